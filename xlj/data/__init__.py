@@ -1,0 +1,1 @@
+"""Formats, cached data sets, statistics and the input pipeline."""

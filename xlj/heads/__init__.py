@@ -1,0 +1,1 @@
+"""Label heads: init, step, loss and topk over a sharded label space."""

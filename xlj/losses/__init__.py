@@ -1,0 +1,1 @@
+"""Losses on a chunk of logits, one small file per family."""

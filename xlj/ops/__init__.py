@@ -1,0 +1,1 @@
+"""The label pass: reference, sharded logits, collectives and top-k."""
