@@ -1,0 +1,197 @@
+"""The sharded dense head equals a textbook model on every mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import meshes
+from xlj import sharding
+from xlj.heads import dense
+from xlj.losses import bce
+from xlj.losses import softmax
+from xlj.ops import feature_rows
+from xlj.ops import reference
+from xlj.ops import targets as targets_lib
+
+N, D, F, K, P = 16, 12, 40, 5, 3
+NUM_LABELS = 83  # divisible by nothing in sight; padded to 96
+LOSSES = {
+  "softmax": (softmax.Softmax(), reference.softmax_loss),
+  "bce": (bce.BinaryCrossEntropy(), reference.bce_loss),
+}
+PARTS = ["rows", "wide", "both"]
+
+
+def make_head(loss, parts):
+  return dense.DenseHead(
+    num_labels=NUM_LABELS,
+    dim=0 if parts == "wide" else D,
+    loss=LOSSES[loss][0],
+    tx=optax.adam(0.1),
+    wide_features=0 if parts == "rows" else F,
+    wide_learning_rate=lambda step: 0.5 / (1 + step),
+    row_multiple=32,
+    init_scale=0.3,
+  )
+
+
+def make_batch(seed):
+  """Numpy batch: embeddings, features, label ids and weights.
+
+  It has examples without positives, with padded positives, without features
+  and of weight 0.
+  """
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(N, D)).astype(np.float32)
+  lengths = rng.integers(0, K + 1, N).astype(np.int32)
+  lengths[0] = 0
+  feature_ids = rng.integers(0, F, (N, K)).astype(np.int32)
+  values = rng.normal(size=(N, K)).astype(np.float32)
+  used = np.arange(K) < lengths[:, None]
+  features = feature_rows.SparseRows(
+    np.where(used, feature_ids, 0).astype(np.int32),
+    np.where(used, values, 0).astype(np.float32),
+    lengths,
+  )
+  ids = np.stack([rng.permutation(NUM_LABELS)[:P] for _ in range(N)])
+  keep = np.arange(P) < rng.integers(0, P + 1, N)[:, None]
+  ids = np.where(keep, ids, -1).astype(np.int32)
+  ids[2] = -1
+  ids[3, 0] = NUM_LABELS - 1
+  weights = rng.uniform(0.5, 1.5, N).astype(np.float32)
+  weights[5] = 0
+  return x, features, targets_lib.Targets(ids, weights)
+
+
+def reference_step(head, reference_loss, params, opt, step, batch):
+  """The same step, dense, on one device, by `jax.grad`."""
+  x, features, targets = batch
+  hot = reference.multi_hot(jnp.asarray(targets.ids), NUM_LABELS)
+  one_hot = jax.nn.one_hot(features.ids, F)
+  dense_features = (features.values[..., None] * one_hot).sum(1)  # [N, F]
+
+  def loss_fn(params, x):
+    z = params["bias"][None]
+    if "rows" in params:
+      z = z + x @ params["rows"].T
+    if "wide" in params:
+      z = z + dense_features @ params["wide"]
+    losses = reference_loss(z[:, :NUM_LABELS], hot)
+    return reference.weighted_mean(losses, targets.weights)
+
+  loss, (grads, dx) = jax.value_and_grad(loss_fn, (0, 1))(params, x)
+  wide = grads.pop("wide", None)
+  plain = {k: v for k, v in params.items() if k != "wide"}
+  updates, opt = head.tx.update(grads, opt, plain)
+  new = optax.apply_updates(plain, updates)
+  if wide is not None:
+    new["wide"] = params["wide"] - head.wide_learning_rate(step) * wide
+  return new, opt, dx, loss
+
+
+def place(mesh, head, params, opt):
+  put = lambda tree, specs: jax.device_put(tree, sharding.named(mesh, specs))
+  return put(params, head.specs()), put(opt, head.optimizer_specs())
+
+
+def inputs(mesh, head, batch):
+  x, features, targets = sharding.put_batch(mesh, batch)
+  return (
+    x if head.dim else None,
+    features if head.wide_features else None,
+    targets,
+  )
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_steps_equal_the_textbook(loss, parts, shape):
+  head = make_head(loss, parts)
+  params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  opt = jax.tree.map(np.asarray, head.init_optimizer(params))
+  expected, expected_opt = params, opt
+  with meshes.mesh(shape) as mesh:
+    params, opt = place(mesh, head, params, opt)
+    for step in range(3):
+      batch = make_batch(step)
+      expected, expected_opt, expected_dx, expected_loss = reference_step(
+        head, LOSSES[loss][1], expected, expected_opt, step, batch
+      )
+      params, opt, dx, value = jax.jit(head.step)(
+        params, opt, jnp.int32(step), *inputs(mesh, head, batch)
+      )
+      np.testing.assert_allclose(value, expected_loss, rtol=2e-6)
+      if head.dim:
+        np.testing.assert_allclose(dx, expected_dx, atol=2e-6)
+    for name, value in params.items():
+      axis = 1 if name == "wide" else 0
+      real = np.take(np.asarray(value), range(NUM_LABELS), axis)
+      want = np.take(np.asarray(expected[name]), range(NUM_LABELS), axis)
+      np.testing.assert_allclose(real, want, atol=3e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+def test_evaluate_loss_equals_the_loss_of_a_step(shape):
+  head = make_head("softmax", "both")
+  params = head.init(jax.random.key(1))
+  opt = head.init_optimizer(params)
+  with meshes.mesh(shape) as mesh:
+    params, opt = place(mesh, head, params, opt)
+    args = inputs(mesh, head, make_batch(0))
+    value = jax.jit(head.evaluate_loss)(params, *args)
+    step_value = jax.jit(head.step)(params, opt, jnp.int32(0), *args)[3]
+  np.testing.assert_allclose(value, step_value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize("k", [1, 7, NUM_LABELS])
+def test_topk_equals_sorting_all_labels(shape, k):
+  head = make_head("softmax", "both")
+  params = jax.tree.map(np.asarray, head.init(jax.random.key(2)))
+  rng = np.random.default_rng(0)
+  params["wide"] = rng.normal(size=params["wide"].shape).astype(np.float32)
+  batch = x, features, _ = make_batch(3)
+  offset = rng.normal(size=head.num_rows).astype(np.float32)
+  exclude = rng.integers(-1, NUM_LABELS, (N, 4)).astype(np.int32)
+  z = x @ params["rows"].T + params["bias"] + offset
+  for n in range(N):
+    for j in range(features.lengths[n]):
+      z[n] += features.values[n, j] * params["wide"][features.ids[n, j]]
+    z[n, exclude[n][exclude[n] >= 0]] = -np.inf
+  z = z[:, :NUM_LABELS]
+  order = np.argsort(-z, axis=1)[:, :k]
+  with meshes.mesh(shape) as mesh:
+    placed, _ = place(mesh, head, params, head.init_optimizer(params))
+    x, features, _ = inputs(mesh, head, batch)
+    scores, ids = jax.jit(head.topk, static_argnums=3)(
+      placed, x, features, k,
+      sharding.put_batch(mesh, exclude),
+      jax.device_put(offset, jax.NamedSharding(mesh, sharding.LABELS)),
+    )
+  expected = np.take_along_axis(z, order, 1)
+  np.testing.assert_allclose(scores, expected, atol=1e-5)
+  found = np.isfinite(expected)
+  assert (np.asarray(ids)[~found] == -1).all()
+  np.testing.assert_array_equal(np.asarray(ids)[found], order[found])
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+def test_add_to_rows_sums_the_vectors_of_each_label(shape):
+  head = make_head("softmax", "rows")
+  x, _, targets = make_batch(4)
+  expected = np.zeros((head.num_rows, D), np.float32)
+  for n in range(N):
+    for label in targets.ids[n]:
+      if label >= 0:
+        expected[label] += x[n]
+  with meshes.mesh(shape) as mesh:
+    rows = jax.device_put(
+      np.zeros_like(expected), jax.NamedSharding(mesh, sharding.LABELS)
+    )
+    got = jax.jit(head.add_to_rows)(
+      rows, *sharding.put_batch(mesh, (targets.ids, x))
+    )
+  np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -1,0 +1,20 @@
+"""Simulated meshes for tests."""
+
+import contextlib
+
+import jax
+from jax.sharding import AxisType
+
+SHAPES = [(1, 1), (2, 4), (8, 1)]
+
+
+@contextlib.contextmanager
+def mesh(shape):
+  """A mesh of `shape` over the first devices, active inside the block."""
+  devices = jax.devices()[: shape[0] * shape[1]]
+  made = jax.make_mesh(
+    shape, ("data", "label"), axis_types=(AxisType.Explicit,) * 2,
+    devices=devices,
+  )
+  with jax.set_mesh(made):
+    yield made

@@ -1,0 +1,345 @@
+"""The dense head: one weight row per label, sharded by rows over all devices.
+
+`logits = x W^T + b (+ S V)`, with embeddings `x [N, D]`, label rows `W [L, D]`,
+bias `b [L]` and, optionally, a wide path: feature-major linear weights
+`V [F, L]` on the sparse features `S` of the examples. Without an embedding
+(`dim = 0`) it is the linear one-vs-all model.
+
+Each device computes the logits of its own labels; the embeddings are gathered
+to all devices, their gradient is reduce-scattered back.
+
+Legend: N examples of the batch, n of this device, L labels (padded), l of this
+device, D embedding width, F features, P positives, K features per example.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from xlj import sharding
+from xlj.ops import feature_rows
+from xlj.ops import targets as targets_lib
+from xlj.ops import topk as topk_lib
+
+P = jax.P
+Params = dict[str, jax.Array]
+
+
+class Loss(Protocol):
+  """What a head needs of a loss; see `xlj.losses.softmax` for an example."""
+
+  def init(self, num_examples: int) -> Any:
+    """Statistics of no logits."""
+
+  def accumulate(self, stats: Any, z: jax.Array) -> Any:
+    """Folds a chunk of logits `[N, c]` into the statistics."""
+
+  def merge(self, stats: Any, axes: tuple[str, ...]) -> Any:
+    """Merges the statistics of all shards."""
+
+  def value_and_grad(
+    self, stats: Any, z: jax.Array, positives: targets_lib.Positives
+  ) -> tuple[jax.Array, jax.Array]:
+    """Partial losses `[N]` and `[N, c]` gradient of a chunk of logits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseHead:
+  """Label rows, bias and wide path with their loss and optimizers.
+
+  Attributes:
+    num_labels: Number of labels L.
+    dim: Width D of the embeddings; 0 for a purely linear model.
+    loss: Loss on a chunk of logits.
+    tx: Optimizer of rows and bias; element-wise (it is applied per shard).
+    wide_features: Number of features F of the wide path; 0 for none.
+    wide_learning_rate: Step -> learning rate of the wide path's SGD.
+    row_multiple: The number of rows is padded to a multiple of this.
+    init_scale: Standard deviation of the initial rows.
+  """
+
+  num_labels: int
+  dim: int
+  loss: Loss
+  tx: optax.GradientTransformation
+  wide_features: int = 0
+  wide_learning_rate: Callable[[jax.Array], jax.Array] | None = None
+  row_multiple: int = 1024
+  init_scale: float = 0.0
+
+  @property
+  def num_rows(self) -> int:
+    """Number of label rows including padding."""
+    return -(-self.num_labels // self.row_multiple) * self.row_multiple
+
+  def init(self, key: jax.Array) -> Params:
+    """Initial parameters, to be created under `jit(..., out_shardings=...)`.
+
+    Args:
+      key: Random key.
+
+    Returns:
+      `rows [L, D]` and `bias [L]` (and `wide [F, L]`), float32.
+    """
+    params = {"bias": jnp.zeros((self.num_rows,))}
+    if self.dim:
+      shape = (self.num_rows, self.dim)
+      params["rows"] = self.init_scale * jax.random.normal(key, shape)
+    if self.wide_features:
+      params["wide"] = jnp.zeros((self.wide_features, self.num_rows))
+    return params
+
+  def init_optimizer(self, params: Params) -> Any:
+    """Optimizer state for `params` (the wide path has none)."""
+    return self.tx.init(_without_wide(params))
+
+  def specs(self) -> dict[str, P]:
+    """`PartitionSpec` of each parameter."""
+    specs = {"bias": sharding.LABELS}
+    if self.dim:
+      specs["rows"] = sharding.LABELS
+    if self.wide_features:
+      specs["wide"] = sharding.LABELS_LAST
+    return specs
+
+  def optimizer_specs(self) -> Any:
+    """`PartitionSpec` of each leaf of the optimizer state."""
+    params = _without_wide(jax.eval_shape(self.init, jax.random.key(0)))
+    specs = {name: self.specs()[name] for name in params}
+    return sharding.optimizer_specs(self.tx, params, specs)
+
+  def step(
+    self,
+    params: Params,
+    opt_state: Any,
+    step: jax.Array,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
+    targets: targets_lib.Targets,
+  ) -> tuple[Params, Any, jax.Array | None, jax.Array]:
+    """One training step of the head.
+
+    Args:
+      params: Parameters, sharded as `specs()`.
+      opt_state: Optimizer state, sharded as `optimizer_specs()`.
+      step: Scalar int32, for the wide path's learning rate.
+      x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
+      features: Sparse features for the wide path; None without one.
+      targets: Positives and example weights, sharded over examples.
+
+    Returns:
+      New parameters, new optimizer state, `dx [N, D]` sharded over examples,
+      and the scalar loss, the weighted mean over the batch.
+    """
+
+    @jax.shard_map(
+      in_specs=(
+        self.specs(),
+        self.optimizer_specs(),
+        sharding.REPLICATED,
+        *self._input_specs(x, features),
+        sharding.BATCH,
+      ),
+      out_specs=(
+        self.specs(),
+        self.optimizer_specs(),
+        None if x is None else sharding.BATCH,
+        sharding.REPLICATED,
+      ),
+    )
+    def run(params, opt_state, step, x, features, targets):
+      x, features, targets = _all_gather((x, features, targets))
+      z = self._logits(params, x, features)
+      stats = self.loss.init(z.shape[0])
+      stats = self.loss.accumulate(stats, z)
+      stats = self.loss.merge(stats, sharding.AXES)
+      value, grad = self.loss.value_and_grad(
+        stats, z, self._positives(targets.ids, z.shape[1])
+      )
+      weights = targets.weights / jnp.maximum(targets.weights.sum(), 1e-9)
+      loss = lax.psum((value * weights).sum(), sharding.AXES)
+      grad *= weights[:, None]  # [N, l]
+      grads = {"bias": grad.sum(0)}
+      dx = None
+      if x is not None:
+        grads["rows"] = grad.T @ x
+        dx = lax.psum_scatter(
+          grad @ params["rows"], sharding.AXES, tiled=True
+        )
+      plain = _without_wide(params)
+      updates, opt_state = self.tx.update(grads, opt_state, plain)
+      new = optax.apply_updates(plain, updates)
+      if features is not None:
+        rate = self.wide_learning_rate(step)
+        new["wide"] = feature_rows.add_outer(
+          params["wide"], features, grad, -rate
+        )
+      return new, opt_state, dx, loss
+
+    return run(params, opt_state, step, x, features, targets)
+
+  def evaluate_loss(
+    self,
+    params: Params,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
+    targets: targets_lib.Targets,
+  ) -> jax.Array:
+    """The loss of a batch without an update.
+
+    Args:
+      params: Parameters, sharded as `specs()`.
+      x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
+      features: Sparse features for the wide path; None without one.
+      targets: Positives and example weights, sharded over examples.
+
+    Returns:
+      Scalar weighted mean over the batch.
+    """
+
+    @jax.shard_map(
+      in_specs=(
+        self.specs(), *self._input_specs(x, features), sharding.BATCH
+      ),
+      out_specs=sharding.REPLICATED,
+    )
+    def run(params, x, features, targets):
+      x, features, targets = _all_gather((x, features, targets))
+      z = self._logits(params, x, features)
+      stats = self.loss.accumulate(self.loss.init(z.shape[0]), z)
+      stats = self.loss.merge(stats, sharding.AXES)
+      value, _ = self.loss.value_and_grad(
+        stats, z, self._positives(targets.ids, z.shape[1])
+      )
+      weights = targets.weights / jnp.maximum(targets.weights.sum(), 1e-9)
+      return lax.psum((value * weights).sum(), sharding.AXES)
+
+    return run(params, x, features, targets)
+
+  def topk(
+    self,
+    params: Params,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
+    k: int,
+    exclude: jax.Array | None = None,
+    offset: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The k labels of highest score for each example, exactly.
+
+    Args:
+      params: Parameters, sharded as `specs()`.
+      x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
+      features: Sparse features for the wide path; None without one.
+      k: How many labels.
+      exclude: `[N, E]` int32 label ids never to be returned for that example;
+        -1 is padding.
+      offset: `[L]` added to the logits before ranking, sharded like the rows.
+
+    Returns:
+      Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded over
+      examples; id -1 and score -inf where fewer than k labels exist.
+    """
+
+    @jax.shard_map(
+      in_specs=(
+        self.specs(),
+        *self._input_specs(x, features),
+        None if exclude is None else sharding.BATCH,
+        None if offset is None else sharding.LABELS,
+      ),
+      out_specs=(P(None, sharding.AXES), P(None, sharding.AXES)),
+    )
+    def candidates(params, x, features, exclude, offset):
+      x, features, exclude = _all_gather((x, features, exclude))
+      z = self._logits(params, x, features)
+      if offset is not None:
+        z += offset
+      if exclude is not None:
+        hidden = self._positives(exclude, z.shape[1])
+        z = z.at[jnp.arange(z.shape[0])[:, None], hidden.columns].set(
+          -jnp.inf, mode="drop"
+        )
+      return topk_lib.local_topk(z, k, self._offset(z.shape[1]))
+
+    scores, ids = candidates(params, x, features, exclude, offset)
+    # [N, G k] split by shard of labels -> split by example, for the merge.
+    scores = jax.reshard(scores, sharding.BATCH)
+    ids = jax.reshard(ids, sharding.BATCH)
+
+    @jax.shard_map(
+      in_specs=(sharding.BATCH, sharding.BATCH),
+      out_specs=(sharding.BATCH, sharding.BATCH),
+    )
+    def merge(scores, ids):
+      return topk_lib.merge_topk(scores, ids, k)
+
+    return merge(scores, ids)
+
+  def add_to_rows(
+    self, rows: jax.Array, ids: jax.Array, x: jax.Array
+  ) -> jax.Array:
+    """Adds each example's vector to the rows of its labels.
+
+    Args:
+      rows: `[L, D]` sharded like the label rows.
+      ids: `[N, P]` int32 label ids, -1 for padding, sharded over examples.
+      x: `[N, D]` sharded over examples.
+
+    Returns:
+      New `[L, D]` rows.
+    """
+
+    @jax.shard_map(
+      in_specs=(sharding.LABELS, sharding.BATCH, sharding.BATCH),
+      out_specs=sharding.LABELS,
+    )
+    def run(rows, ids, x):
+      ids, x = _all_gather((ids, x))
+      columns = self._positives(ids, rows.shape[0]).columns
+      repeated = jnp.repeat(x, ids.shape[1], axis=0)
+      return rows.at[columns.reshape(-1)].add(repeated, mode="drop")
+
+    return run(rows, ids, x)
+
+  def _logits(self, params, x, features) -> jax.Array:
+    """Logits `[N, l]` of this shard; -inf at padding rows."""
+    z = params["bias"][None]
+    if x is not None:
+      z = z + x @ params["rows"].T
+    if features is not None:
+      z = z + feature_rows.sparse_matmul(features, params["wide"])
+    columns = self._offset(z.shape[1]) + jnp.arange(z.shape[1])
+    return jnp.where(columns < self.num_labels, z, -jnp.inf)
+
+  def _offset(self, size: int) -> jax.Array:
+    """First label of this shard of `size` labels."""
+    return (lax.axis_index(sharding.AXES) * size).astype(jnp.int32)
+
+  def _positives(self, ids: jax.Array, size: int) -> targets_lib.Positives:
+    """The positives that this shard owns."""
+    return targets_lib.positives_in_chunk(ids, self._offset(size), size)
+
+  def _input_specs(self, x, features) -> tuple[P | None, P | None]:
+    """Specs of the two optional inputs."""
+    return (
+      None if x is None else sharding.BATCH,
+      None if features is None else sharding.BATCH,
+    )
+
+
+def _all_gather(tree: Any) -> Any:
+  """Gathers the examples of all devices: `[n, ...]` to `[N, ...]`."""
+  return jax.tree.map(
+    lambda a: lax.all_gather(a, sharding.AXES, tiled=True), tree
+  )
+
+
+def _without_wide(params: Params) -> Params:
+  """The parameters that the optax optimizer updates."""
+  return {name: value for name, value in params.items() if name != "wide"}

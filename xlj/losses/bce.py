@@ -1,0 +1,46 @@
+"""Binary cross-entropy over all labels: one logistic regression per label."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from xlj.ops import targets as targets_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryCrossEntropy:
+  """`sum_l softplus(z_l) - sum_{p positive} z_p`, summed over labels.
+
+  The sum over labels (not their mean) keeps the gradient of a positive at
+  order one whatever the number of labels. Needs no statistics phase.
+  """
+
+  def init(self, num_examples: int) -> None:
+    """No statistics."""
+
+  def accumulate(self, stats: None, z: jax.Array) -> None:
+    """No statistics."""
+
+  def merge(self, stats: None, axes: tuple[str, ...]) -> None:
+    """No statistics."""
+
+  def value_and_grad(
+    self, stats: None, z: jax.Array, positives: targets_lib.Positives
+  ) -> tuple[jax.Array, jax.Array]:
+    """This chunk's part of the loss, and its gradient.
+
+    Args:
+      stats: None.
+      z: `[N, c]` float32 logits of the chunk; -inf at padding labels.
+      positives: The positives inside the chunk.
+
+    Returns:
+      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
+    """
+    value = jax.nn.softplus(z).sum(1)
+    value -= targets_lib.gather_columns(z, positives).sum(1)
+    grad = targets_lib.add_at_columns(
+      jax.nn.sigmoid(z), positives, -positives.inside.astype(z.dtype)
+    )
+    return value, grad

@@ -1,0 +1,82 @@
+"""Softmax cross-entropy with any number of positives per example."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from xlj.ops import targets as targets_lib
+
+
+class SoftmaxStatistics(NamedTuple):
+  """Running log-sum-exp: `max` and `total = sum exp(z - max)`, both `[N]`."""
+
+  max: jax.Array
+  total: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax:
+  """`mean over positives of (logsumexp(z) - z_p)`.
+
+  The target distribution is uniform over the positives of the example; an
+  example without positives costs nothing. With one positive this is the
+  ordinary softmax cross-entropy. The log-sum-exp is exact over all shards:
+  maxima are merged by `pmax`, sums by `psum`.
+  """
+
+  def init(self, num_examples: int) -> SoftmaxStatistics:
+    """Statistics of no logits."""
+    return SoftmaxStatistics(
+      jnp.full((num_examples,), -jnp.inf), jnp.zeros((num_examples,))
+    )
+
+  def accumulate(
+    self, stats: SoftmaxStatistics, z: jax.Array
+  ) -> SoftmaxStatistics:
+    """Folds a chunk of logits `[N, c]` into the running statistics."""
+    new_max = jnp.maximum(stats.max, z.max(1))
+    safe = _finite(new_max)
+    total = stats.total * jnp.exp(stats.max - safe)
+    return SoftmaxStatistics(
+      new_max, total + jnp.exp(z - safe[:, None]).sum(1)
+    )
+
+  def merge(
+    self, stats: SoftmaxStatistics, axes: tuple[str, ...]
+  ) -> SoftmaxStatistics:
+    """Merges the statistics of all shards of the mesh axes `axes`."""
+    new_max = lax.pmax(stats.max, axes)
+    total = lax.psum(stats.total * jnp.exp(stats.max - _finite(new_max)), axes)
+    return SoftmaxStatistics(new_max, total)
+
+  def value_and_grad(
+    self,
+    stats: SoftmaxStatistics,
+    z: jax.Array,
+    positives: targets_lib.Positives,
+  ) -> tuple[jax.Array, jax.Array]:
+    """This chunk's part of the loss, and its gradient.
+
+    Args:
+      stats: Merged statistics over all labels.
+      z: `[N, c]` float32 logits of the chunk; -inf at padding labels.
+      positives: The positives inside the chunk.
+
+    Returns:
+      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
+    """
+    lse = _finite(stats.max) + jnp.log(stats.total)
+    target = positives.inside / jnp.maximum(positives.count, 1)[:, None]
+    at_positives = targets_lib.gather_columns(z, positives)
+    value = (target * (lse[:, None] - at_positives)).sum(1)
+    has_positives = (positives.count > 0).astype(z.dtype)
+    probability = jnp.exp(z - lse[:, None]) * has_positives[:, None]
+    return value, targets_lib.add_at_columns(probability, positives, -target)
+
+
+def _finite(maximum: jax.Array) -> jax.Array:
+  """Replaces the -inf of a shard that holds padding rows alone by 0."""
+  return jnp.where(jnp.isneginf(maximum), 0.0, maximum)
