@@ -1,0 +1,54 @@
+import time
+
+import numpy as np
+import pytest
+
+from xlj.data import order as order_lib
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 64, 1000, 4097])
+def test_every_row_once_per_epoch(num_rows):
+  order = order_lib.Order(num_rows, seed=3)
+  for epoch in range(3):
+    rows = order.rows(epoch * num_rows, (epoch + 1) * num_rows)
+    np.testing.assert_array_equal(np.sort(rows), np.arange(num_rows))
+
+
+def test_any_slice_is_the_same_as_the_whole():
+  order = order_lib.Order(97, seed=1)
+  whole = order.rows(0, 500)
+  for start, stop in ((0, 1), (96, 98), (100, 350), (499, 500)):
+    np.testing.assert_array_equal(order.rows(start, stop), whole[start:stop])
+
+
+def test_seed_and_epoch_change_the_order():
+  n = 1000
+  first = order_lib.Order(n, seed=0).rows(0, 2 * n)
+  other = order_lib.Order(n, seed=1).rows(0, 2 * n)
+  assert (first[:n] == first[n:]).mean() < 0.02
+  assert (first == other).mean() < 0.02
+  # The second epoch of one seed is no epoch of the next seed.
+  assert (first[n:] == other[:n]).mean() < 0.02
+
+
+def test_positions_are_uniform_and_uncorrelated():
+  n = 2**10
+  runs = np.stack([order_lib.Order(n, seed).rows(0, n) for seed in range(400)])
+  # Mean row at each position: sd of the mean is n / sqrt(12 * 400) = 14.8.
+  assert abs(runs.mean(axis=0) - (n - 1) / 2).max() < 5 * 14.8
+  neighbours = np.corrcoef(runs[:, :-1].ravel(), runs[:, 1:].ravel())[0, 1]
+  assert abs(neighbours) < 0.01
+
+
+def test_a_late_step_of_a_huge_set_costs_nothing():
+  began = time.monotonic()
+  rows = order_lib.Order(10**12, seed=0).rows(10**15, 10**15 + 512)
+  assert time.monotonic() - began < 0.5
+  assert rows.min() >= 0 and rows.max() < 10**12
+  assert len(np.unique(rows)) == 512
+
+
+@pytest.mark.parametrize("num_rows, seed", [(0, 0), (-1, 0), (5, -1)])
+def test_refuses_impossible_orders(num_rows, seed):
+  with pytest.raises(ValueError, match="got"):
+    order_lib.Order(num_rows, seed)
