@@ -99,7 +99,7 @@ def test_every_row_once_per_epoch():
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("evaluate", [False, True])
 def test_any_number_of_processes_sees_the_same_batches(count, evaluate):
-  split = _split()
+  split = _split(num_rows=400)
 
   def batches(index, count):
     process = pipeline.Slice(index, count)
@@ -111,7 +111,7 @@ def test_any_number_of_processes_sees_the_same_batches(count, evaluate):
       pipeline.train_batches(
         split, None, batch_size=8, seed=5, process=process
       ),
-      40,
+      60,
     )
 
   whole = batches(0, 1)
