@@ -238,6 +238,12 @@ class RankingTest(absltest.TestCase):
     ranking.update(np.array([[3], [-1]]), truth)
     self.assertEqual(ranking.compute()["P@1"], 0)
 
+  def test_fewer_labels_than_the_cut_off(self):
+    ranking = metrics.Ranking(2, ks=(1, 5))
+    ranking.update(np.array([[1, 0]]), rows_of([{0}]))
+    self.assertAlmostEqual(ranking.compute()["P@5"], 20)
+    self.assertAlmostEqual(ranking.compute()["Recall@5"], 100)
+
   def test_without_counts_per_label(self):
     ranking = metrics.Ranking(2**31, ks=(1,), per_label=False)
     top = 2**31 - 1

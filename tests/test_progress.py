@@ -125,6 +125,7 @@ class MetricWriterTest(absltest.TestCase):
     before = time.time()
     with progress.MetricWriter(self.workdir) as writer:
       writer.write(10, "train", {"loss": loss})
+      self.assertLen(self.records(), 1)  # before any flush or close
       writer.write(10, "eval", {"P@1": 50, "loss": math.nan})
     first, second = self.records()
     self.assertBetween(first.pop("time"), before - 1, time.time() + 1)

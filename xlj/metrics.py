@@ -110,7 +110,7 @@ class Ranking:
 
     Args:
       topk_ids: integers [N, K], best first, distinct within a row. K is at
-        least `width`; an id outside [0, L), such as padding by -1, is a miss.
+        least `width`, or all L labels; an id outside [0, L), such as padding by -1, is a miss.
       labels: the true labels of the N points, all of them.
       weights: [N]; a point of weight 0 is padding and left out, every other
         counts as one. None: no padding.
@@ -120,11 +120,13 @@ class Ranking:
         a row predicts a label twice.
     """
     ids = np.asarray(topk_ids)[:, : self.width].astype(np.int64)
-    if ids.shape[1] < self.width:
+    missing = self.width - ids.shape[1]
+    if missing > 0 and ids.shape[1] < self.num_labels:
       raise ValueError(
         f"{ids.shape[1]} predictions per point, expected {self.width} (pad"
         " with -1 where there are fewer)"
       )
+    ids = np.pad(ids, ((0, 0), (0, max(missing, 0))), constant_values=-1)
     pairs.check(labels, len(ids), self.num_labels)
     if weights is not None:
       keep = np.asarray(weights) != 0
