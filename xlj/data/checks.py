@@ -1,0 +1,195 @@
+"""Checks that every block of a sparse matrix passes on its way in.
+
+Whatever the format, what leaves here is canonical: ids in range, ascending
+and unique in a row, values finite in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from xlj.data import csr as csr_lib
+from xlj.data import errors
+
+MAX_COLUMNS = 2**31 - 1
+
+
+class Place(NamedTuple):
+  """Where a block of rows is, for messages.
+
+  Attributes:
+    path: the file.
+    first_line: line of the first row; None in a file without lines.
+    first_row: number of the first row, given when there are no lines.
+  """
+
+  path: str | os.PathLike[str]
+  first_line: int | None = None
+  first_row: int = 0
+
+  def error(
+    self, row: int, found: str, expected: str, hint: str = ""
+  ) -> errors.DataError:
+    """Returns the error for a row of the block, counted from 0.
+
+    Args:
+      row: row of the block.
+      found: what is there.
+      expected: what should be.
+      hint: what to do about it.
+
+    Returns:
+      The exception, to be raised.
+    """
+    if self.first_line is None:
+      found = f"in row {self.first_row + row} (from 0) {found}"
+      return errors.DataError(self.path, found, expected, hint=hint)
+    line = self.first_line + row
+    return errors.DataError(self.path, found, expected, line=line, hint=hint)
+
+
+@dataclasses.dataclass
+class Columns:
+  """The columns of one matrix that arrives in blocks.
+
+  Attributes:
+    what: "feature" or "label".
+    limit: number of columns; None takes what the ids seen so far need.
+    first_id: number of the first column as written, 0 or 1.
+    seen: columns that the ids seen so far need.
+  """
+
+  what: str
+  limit: int | None = None
+  first_id: int = 0
+  seen: int = 0
+
+  def block(
+    self,
+    indptr: np.ndarray,
+    ids: np.ndarray,
+    values: np.ndarray | None,
+    place: Place,
+  ) -> csr_lib.Csr:
+    """Checks a block of rows and puts it in order.
+
+    Args:
+      indptr: int64 [n + 1].
+      ids: integer [entries], as written.
+      values: [entries], or None for all 1. Those of labels must be 0 or 1, and
+        a label with value 0 is left out.
+      place: where the block is.
+
+    Returns:
+      The rows; without values if they are labels.
+
+    Raises:
+      DataError: at an entry that is not right.
+    """
+    if self.first_id:
+      ids = ids - self.first_id
+    self._check_ids(indptr, ids, place)
+    if values is not None:
+      values = self._check_values(indptr, ids, values, place)
+    ids = ids.astype(np.int32)
+    if self.what == "label" and values is not None:
+      indptr, ids, values = _nonzero(indptr, ids, values)
+    return self._in_order(indptr, ids, values, place)
+
+  @property
+  def count(self) -> int:
+    """Number of columns: the limit, or what the ids so far need."""
+    return self.seen if self.limit is None else self.limit
+
+  def _check_ids(
+    self, indptr: np.ndarray, ids: np.ndarray, place: Place
+  ) -> None:
+    if not len(ids):
+      return
+    low, high = int(ids.min()), int(ids.max())
+    bound = MAX_COLUMNS if self.limit is None else self.limit
+    if low < 0 or high >= bound:
+      entry = int(np.argmax((ids < 0) | (ids >= bound)))
+      raise place.error(
+        _row_of(indptr, entry),
+        f"{self.what} {int(ids[entry]) + self.first_id}",
+        f"an id in [{self.first_id}, {bound - 1 + self.first_id}]"
+        if bound
+        else f"no {self.what}s",
+        self._range_hint(int(ids[entry]), bound),
+      )
+    self.seen = max(self.seen, high + 1)
+
+  def _range_hint(self, found: int, bound: int) -> str:
+    if found == bound and not self.first_id and self.what == "feature":
+      return "are the ids counted from 1? then read with zero_based=False"
+    if found == -1 and self.first_id:
+      return "are the ids counted from 0? then read with zero_based=True"
+    return ""
+
+  def _check_values(
+    self, indptr: np.ndarray, ids: np.ndarray, values: np.ndarray, place: Place
+  ) -> np.ndarray:
+    with np.errstate(over="ignore"):
+      single = values.astype(np.float32)
+    good, expected = np.isfinite(single), "a finite number within float32"
+    if self.what == "label":
+      good, expected = (single == 0) | (single == 1), "value 1 (or 0: absent)"
+    if not good.all():
+      entry = int(np.argmin(good))
+      raise place.error(
+        _row_of(indptr, entry),
+        f"value {values[entry]:g} of {self.what} {ids[entry] + self.first_id}",
+        expected,
+      )
+    return single
+
+  def _in_order(
+    self,
+    indptr: np.ndarray,
+    ids: np.ndarray,
+    values: np.ndarray | None,
+    place: Place,
+  ) -> csr_lib.Csr:
+    if not _ascends(indptr, ids):
+      rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+      order = np.lexsort((ids, rows))
+      ids = ids[order]
+      values = None if values is None else values[order]
+      repeats = (np.diff(ids) == 0) & (np.diff(rows) == 0)
+      if repeats.any():
+        entry = int(np.argmax(repeats))
+        raise place.error(
+          int(rows[entry]),
+          f"{self.what} {ids[entry] + self.first_id} twice in a row",
+          "each id once",
+        )
+    return csr_lib.Csr(indptr, ids, values, self.count)
+
+
+def _row_of(indptr: np.ndarray, entry: int) -> int:
+  return int(np.searchsorted(indptr, entry, side="right")) - 1
+
+
+def _ascends(indptr: np.ndarray, ids: np.ndarray) -> bool:
+  if len(ids) < 2:
+    return True
+  good = ids[1:] > ids[:-1]
+  starts = indptr[1:-1]
+  good[starts[(starts > 0) & (starts < len(ids))] - 1] = True
+  return bool(good.all())
+
+
+def _nonzero(
+  indptr: np.ndarray, ids: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, None]:
+  """Drops entries of value 0, and then the values."""
+  keep = values != 0
+  if keep.all():
+    return indptr, ids, None
+  kept = np.concatenate([[0], np.cumsum(keep)])
+  return kept[indptr], ids[keep], None

@@ -1,0 +1,38 @@
+"""The one exception for data that cannot be read as what it claims to be."""
+
+from __future__ import annotations
+
+import os
+
+
+class DataError(ValueError):
+  """Refused data: where, what was found, what was expected, what to do.
+
+  Attributes:
+    path: the file or directory.
+    line: line number from 1, or None when it is not about a line.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    found: str,
+    expected: str,
+    *,
+    line: int | None = None,
+    hint: str = "",
+  ):
+    """Builds the message `path:line: found X, expected Y; hint`.
+
+    Args:
+      path: the file or directory.
+      found: what is there.
+      expected: what should be there.
+      line: line number from 1.
+      hint: what the user can do about it.
+    """
+    self.path = os.fspath(path)
+    self.line = line
+    where = self.path if line is None else f"{self.path}:{line}"
+    message = f"{where}: found {found}, expected {expected}"
+    super().__init__(f"{message}; {hint}" if hint else message)

@@ -1,0 +1,148 @@
+"""Every format of features and labels, told apart by name and content.
+
+`stream_rows` reads one file, whatever it is, as a stream of checked blocks;
+`stream_labels` and `stream_pairs` read the files that hold nothing but labels.
+The formats themselves are in `text` and `arrays`, the writers in `writers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import os
+
+import numpy as np
+
+from xlj.data import arrays
+from xlj.data import checks
+from xlj.data import csr as csr_lib
+from xlj.data import errors
+from xlj.data import lines
+from xlj.data import parse
+from xlj.data import strict
+from xlj.data import text
+
+DataError = errors.DataError
+Rows = text.Rows
+STDIN = lines.STDIN
+Path = str | os.PathLike[str]
+
+
+def stream_rows(
+  path: Path,
+  *,
+  num_features: int | None = None,
+  num_labels: int | None = None,
+  zero_based: bool = True,
+  kind: text.Kind | None = None,
+) -> Iterator[Rows]:
+  """Reads one file of features, with labels if it has them.
+
+  The ending decides: `.npz` is a SciPy CSR matrix, `.npy` a dense one, anything
+  else is text, whose first line tells the one-file format, the split form and
+  svmlight apart (see `text`). Memory is bounded by a block and the longest row
+  (and, of `.npz`, the row pointers); nothing is cached.
+
+  Args:
+    path: the file; "-" reads text, plain or gzip, from standard input.
+    num_features: the width that the features have to have; None takes what
+      the file says or, without a header, what the ids up to each block need.
+    num_labels: likewise for labels.
+    zero_based: False if features are numbered from 1. Labels always count
+      from 0.
+    kind: refuses text of any other kind.
+
+  Yields:
+    Blocks of rows in order. Their `labels` are None for files that cannot hold
+    any, and empty rows for text that could.
+
+  Raises:
+    DataError: at the first thing that is not right, with its line.
+    OSError: when the file cannot be read.
+
+  Example:
+    for features, labels in stream_rows("test.txt", num_features=1836):
+      scores = predict(features)
+  """
+  name = os.fspath(path)
+  if name.endswith(".npy"):
+    for dense in arrays.stream_npy(path, num_features):
+      yield Rows(dense, None)
+  elif name.endswith(".npz"):
+    columns = checks.Columns("feature", num_features)
+    for block in arrays.stream_npz(path, columns):
+      yield Rows(block, None)
+  else:
+    limits = text.Limits(num_features, num_labels, int(not zero_based))
+    yield from text.stream(path, limits, kind)
+
+
+def stream_labels(
+  path: Path, *, num_labels: int | None = None
+) -> Iterator[csr_lib.Csr]:
+  """Reads a file of labels alone: `trn_X_Y.txt` or a SciPy CSR `.npz`.
+
+  Args:
+    path: the file.
+    num_labels: the width that it has to have; None takes what the file says.
+
+  Yields:
+    Blocks of rows in order, without values; an entry of value 0 is no label.
+
+  Raises:
+    DataError: at the first thing that is not right; a value that is neither 0
+      nor 1 is not.
+    OSError: when the file cannot be read.
+  """
+  if os.fspath(path).endswith(".npz"):
+    columns = checks.Columns("label", num_labels)
+    yield from arrays.stream_npz(path, columns)
+    return
+  limits = text.Limits(num_labels, entries="label")
+  for rows in text.stream(path, limits, text.Kind.MATRIX):
+    assert isinstance(rows.features, csr_lib.Csr)
+    yield rows.features
+
+
+def read_pairs(path: Path, num_rows: int, num_labels: int) -> csr_lib.Csr:
+  """Reads lines `row label`, such as `filter_labels_test.txt`.
+
+  Args:
+    path: plain or gzip text; may be empty. Order is free, and a pair may
+      repeat.
+    num_rows: rows that there are, N.
+    num_labels: labels that there are, L.
+
+  Returns:
+    [N, L] without values, in memory: 16 bytes a pair while reading.
+
+  Raises:
+    DataError: at the first line that is not right.
+    OSError: when the file cannot be read.
+  """
+  blocks = []
+  for block in lines.blocks(path):
+    found = parse.pairs(block.text)
+    if found is None:
+      found = strict.pairs(block.text, path, block.first_line)
+    _check_pairs(found, (num_rows, num_labels), path, block.first_line)
+    blocks.append(found)
+  pairs = np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int64)
+  keys = np.unique(pairs[:, 0] * num_labels + pairs[:, 1])
+  indptr = np.searchsorted(keys, np.arange(num_rows + 1) * num_labels)
+  indices = (keys % max(num_labels, 1)).astype(np.int32)
+  return csr_lib.Csr(indptr.astype(np.int64), indices, None, num_labels)
+
+
+def _check_pairs(
+  pairs: np.ndarray, bounds: tuple[int, int], path: Path, first_line: int
+) -> None:
+  outside = pairs >= bounds
+  if outside.any():
+    line, column = np.argwhere(outside)[0].tolist()
+    what = ("row", "label")[column]
+    raise errors.DataError(
+      path,
+      f"{what} {pairs[line, column]}",
+      f"a {what} in [0, {bounds[column] - 1}]",
+      line=first_line + line,
+    )

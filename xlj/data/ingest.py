@@ -1,0 +1,222 @@
+"""Streams the files of a split to arrays on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import contextlib
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from xlj.data import arrays
+from xlj.data import csr as csr_lib
+from xlj.data import discover
+from xlj.data import errors
+from xlj.data import formats
+from xlj.data import mapped
+from xlj.data import text
+
+# Dense float32 features are not copied: the source itself is mapped.
+SOURCE = "source"
+COPY = "copy"
+
+_LOG_SECONDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How files are read.
+
+  Attributes:
+    num_features: the width that features have to have; None takes the file's.
+    num_labels: the width that labels have to have; None takes the file's.
+    zero_based: False if features are numbered from 1.
+    labelled: True refuses rows of which none has a label.
+  """
+
+  num_features: int | None
+  num_labels: int | None
+  zero_based: bool
+  labelled: bool
+
+
+def ingest(
+  files: discover.Files, options: Options, directory: pathlib.Path
+) -> dict[str, Any]:
+  """Writes the arrays of a split.
+
+  Args:
+    files: what to read.
+    options: how to read it.
+    directory: where the arrays go.
+
+  Returns:
+    The description of what was written: sizes, and each array's checksum.
+
+  Raises:
+    DataError: at the first thing that is not right.
+    OSError: when a file cannot be read or written.
+  """
+  size = sum(path.stat().st_size for path in files.all())
+  logging.info("Reading %s (%.1f MB).", files.features, size / 1e6)
+  start = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    out = _Writers(directory, stack)
+    meta = _rows(files, options, out)
+    if files.filter is not None:
+      pairs = formats.read_pairs(
+        files.filter, meta["num_rows"], meta["num_labels"]
+      )
+      out.add_csr("filter", pairs)
+    meta["arrays"] = out.close()
+  seconds = time.monotonic() - start
+  logging.info(
+    "Read %d rows, %d features, %d labels in %.1f s (%.0f MB/s).",
+    *(meta[key] for key in ("num_rows", "num_features", "num_labels")),
+    seconds,
+    size / 1e6 / max(seconds, 1e-9),
+  )
+  return meta
+
+
+class _Writers:
+  """Array files of an entry, by name, opened when first needed."""
+
+  def __init__(self, directory: pathlib.Path, stack: contextlib.ExitStack):
+    self._directory = directory
+    self._stack = stack
+    self._files: dict[str, mapped.ArrayWriter] = {}
+    self._entries: dict[str, int] = {}
+
+  def add(self, name: str, array: np.ndarray, width: int | None = None) -> None:
+    """Appends to an array."""
+    if name not in self._files:
+      path = self._directory / f"{name}.npy"
+      writer = mapped.ArrayWriter(path, array.dtype, width)
+      self._stack.callback(writer.abort)
+      self._files[name] = writer
+    self._files[name].write(array)
+
+  def add_csr(self, part: str, block: csr_lib.Csr) -> None:
+    """Appends rows to the three arrays of a matrix."""
+    if part not in self._entries:
+      self._entries[part] = 0
+      self.add(f"{part}.indptr", np.zeros(1, np.int64))
+    self.add(f"{part}.indptr", block.indptr[1:] + self._entries[part])
+    self.add(f"{part}.indices", block.indices)
+    if block.values is not None:
+      self.add(f"{part}.values", block.values)
+    self._entries[part] += block.nnz
+
+  def close(self) -> dict[str, Any]:
+    """Completes all files and returns their descriptions."""
+    return {name: writer.close() for name, writer in self._files.items()}
+
+
+def _rows(
+  files: discover.Files, options: Options, out: _Writers
+) -> dict[str, Any]:
+  """Writes features and labels; returns the sizes."""
+  dense = _dense(files.features)
+  num_rows, num_features, num_labels, num_entries = 0, 0, 0, 0
+  stream = formats.stream_rows(
+    files.features,
+    num_features=options.num_features,
+    num_labels=options.num_labels,
+    zero_based=options.zero_based,
+    kind=text.Kind.MATRIX if files.labels is not None else None,
+  )
+  for features, labels in _logged(stream, files.features):
+    num_features = features.shape[1]
+    num_rows += features.shape[0]
+    if isinstance(features, csr_lib.Csr):
+      out.add_csr("features", features)
+    elif dense == COPY:
+      out.add("features", features, num_features)
+    if files.labels is None:
+      labels = _own_labels(files, options, labels, features.shape[0])
+      out.add_csr("labels", labels)
+      num_labels, num_entries = labels.num_columns, num_entries + labels.nnz
+  if files.labels is not None:
+    counts = _separate_labels(files, options, out, num_rows)
+    num_labels, num_entries = counts
+  if options.labelled and not num_entries:
+    raise errors.DataError(
+      files.labels or files.features, "no label in any row", "labels"
+    )
+  return {
+    "dense": dense,
+    "num_rows": num_rows,
+    "num_features": num_features,
+    "num_labels": num_labels,
+  }
+
+
+def _dense(path: pathlib.Path) -> str | None:
+  if path.suffix != ".npy":
+    return None
+  array = arrays.open_npy(path)
+  plain = array.dtype == np.float32 and array.flags.c_contiguous
+  return SOURCE if plain else COPY
+
+
+def _own_labels(
+  files: discover.Files,
+  options: Options,
+  labels: csr_lib.Csr | None,
+  num_rows: int,
+) -> csr_lib.Csr:
+  """The labels that came with the features, or empty rows."""
+  if labels is not None:
+    return labels
+  if options.labelled:
+    raise errors.DataError(
+      files.features,
+      "features without labels",
+      "a header 'rows features labels', or svmlight rows",
+      line=None if files.features.suffix in (".npz", ".npy") else 1,
+      hint="the split form is named trn_X_Xf.txt with trn_X_Y.txt",
+    )
+  return csr_lib.Csr(
+    np.zeros(num_rows + 1, np.int64),
+    np.zeros(0, np.int32),
+    None,
+    options.num_labels or 0,
+  )
+
+
+def _separate_labels(
+  files: discover.Files, options: Options, out: _Writers, num_rows: int
+) -> tuple[int, int]:
+  """Writes a file of labels; returns the number of labels and of entries."""
+  assert files.labels is not None
+  rows, num_labels, num_entries = 0, 0, 0
+  stream = formats.stream_labels(files.labels, num_labels=options.num_labels)
+  for labels in stream:
+    out.add_csr("labels", labels)
+    rows += labels.num_rows
+    num_labels, num_entries = labels.num_columns, num_entries + labels.nnz
+  if rows != num_rows:
+    raise errors.DataError(
+      files.labels,
+      f"{rows} rows",
+      f"{num_rows}, as many as in {files.features.name}",
+    )
+  return num_labels, num_entries
+
+
+def _logged(
+  stream: Iterable[formats.Rows], path: pathlib.Path
+) -> Iterable[formats.Rows]:
+  """Passes blocks on and says now and then how many rows there were."""
+  rows, last = 0, time.monotonic()
+  for block in stream:
+    yield block
+    rows += block.features.shape[0]
+    if time.monotonic() - last > _LOG_SECONDS:
+      last = time.monotonic()
+      logging.info("%s: %d rows so far.", path.name, rows)

@@ -1,0 +1,157 @@
+"""Text files as blocks of whole lines: plain, gzip or standard input.
+
+Memory is bounded by the block, or by the longest line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+import contextlib
+import gzip
+import io
+import os
+import sys
+from typing import cast, NamedTuple
+import zlib
+
+from xlj.data import errors
+
+# Small enough that a block and what is computed from it stay in the cache of a
+# core: 1-MiB blocks are parsed at two thirds of the speed.
+BLOCK_BYTES = 2**18
+MAX_LINE_BYTES = 2**28
+STDIN = "-"
+
+_GZIP = b"\x1f\x8b"
+_MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
+_ARCHIVES = {
+  b"PK\x03\x04": "a zip archive",
+  b"BZh": "bzip2",
+  b"\xfd7zXZ": "xz",
+  b"\x28\xb5\x2f\xfd": "zstd",
+  b"\x93NUMPY": "a NumPy array",
+}
+
+
+class Block(NamedTuple):
+  """Consecutive whole lines.
+
+  Attributes:
+    text: lines ended by newlines; carriage returns before them are gone.
+    first_line: number of the first line, from 1.
+  """
+
+  text: bytes
+  first_line: int
+
+
+def blocks(
+  path: str | os.PathLike[str],
+  block_bytes: int = BLOCK_BYTES,
+  *,
+  keep_tabs: bool = False,
+) -> Generator[Block]:
+  """Reads a text file.
+
+  Args:
+    path: a plain or gzip file, told apart by content; "-" is standard input.
+    block_bytes: bytes read at a time.
+    keep_tabs: False turns tabs into spaces.
+
+  Yields:
+    All lines in order. Nothing when the file is empty.
+
+  Raises:
+    DataError: when the file is binary, damaged gzip, or has an endless line.
+    OSError: when it cannot be read.
+  """
+  line = 1
+  for text in _whole_lines(path, block_bytes):
+    if not keep_tabs and b"\t" in text:
+      text = text.replace(b"\t", b" ")
+    yield Block(text, line)
+    line += text.count(b"\n")
+
+
+def _whole_lines(
+  path: str | os.PathLike[str], block_bytes: int
+) -> Iterator[bytes]:
+  pending: list[bytes] = []
+  size, line = 0, 1
+  for chunk in _chunks(path, block_bytes):
+    line += chunk.count(b"\n")
+    if b"\0" in chunk:
+      line -= chunk.count(b"\n", chunk.index(b"\0"))
+      raise errors.DataError(path, "a NUL byte", "text", line=line)
+    head, newline, tail = chunk.rpartition(b"\n")
+    if newline:
+      yield _normalise(b"".join([*pending, head, newline]))
+      pending, size = [], 0
+    pending.append(tail)
+    size += len(tail)
+    if size > MAX_LINE_BYTES:
+      raise errors.DataError(
+        path,
+        f"a line longer than {MAX_LINE_BYTES} bytes",
+        "text with one row per line",
+        line=line,
+      )
+  last = b"".join(pending)
+  if last:
+    yield _normalise(last + b"\n")
+
+
+def _normalise(text: bytes) -> bytes:
+  return text.replace(b"\r\n", b"\n") if b"\r" in text else text
+
+
+def _chunks(path: str | os.PathLike[str], block_bytes: int) -> Iterator[bytes]:
+  """Bytes of the file, after decompression and without a byte order mark."""
+  done = 0
+  with contextlib.ExitStack() as stack:
+    read = _open(path, stack)
+    while True:
+      try:
+        chunk = read(block_bytes)
+      except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise errors.DataError(
+          path,
+          f"damaged gzip after {done} bytes of text ({error})",
+          "a complete gzip file",
+          hint="copy or download the file again",
+        ) from error
+      if not chunk:
+        return
+      if not done:
+        _check_magic(path, chunk)
+        chunk = chunk.removeprefix(_MARK)
+      done += len(chunk)
+      yield chunk
+
+
+def _open(
+  path: str | os.PathLike[str], stack: contextlib.ExitStack
+) -> Callable[[int], bytes]:
+  """Returns a function that reads up to so many bytes of text."""
+  if os.fspath(path) == STDIN:
+    raw = cast("io.BufferedReader", sys.stdin.buffer)
+  else:
+    raw = stack.enter_context(open(path, "rb"))
+  if raw.peek(len(_GZIP)).startswith(_GZIP):
+    return stack.enter_context(gzip.open(raw)).read
+  if os.fspath(path).endswith(".gz"):
+    raise errors.DataError(
+      path,
+      "a name that ends with .gz on content that is not gzip",
+      "a gzip file",
+      hint="rename the file, or copy it again if it should be compressed",
+    )
+  return raw.read1  # a pipe gives what it has, without filling the block
+
+
+def _check_magic(path: str | os.PathLike[str], chunk: bytes) -> None:
+  for magic, name in _ARCHIVES.items():
+    if chunk.startswith(magic):
+      raise errors.DataError(
+        path, name, "text, plain or gzip", hint="unpack it first"
+      )

@@ -1,0 +1,278 @@
+"""Data sets as memory-mapped arrays, written on the first read.
+
+`open_split` finds the files of a split, and `open_file` takes one file. The
+first time they stream it to a cache (see `cache`), block by block, so that
+neither the text nor the matrix has to fit in memory; later the arrays are only
+mapped. A damaged cache is noticed and written again.
+
+Legend: N rows, F features, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from xlj.data import arrays
+from xlj.data import cache
+from xlj.data import csr as csr_lib
+from xlj.data import discover
+from xlj.data import errors
+from xlj.data import ingest
+from xlj.data import lines
+from xlj.data import mapped
+from xlj.data import names
+
+DataError = errors.DataError
+label_names = names.label_names
+Path = str | os.PathLike[str]
+
+# Part of every key: raise it when what is written changes.
+_VERSION = 1
+# Sets up to this size are compared with their checksums whenever opened, which
+# takes a tenth of a second at most; `verify` does it for larger ones.
+_CHECKED_BYTES = 2**26
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """One split of a data set; its arrays are memory maps.
+
+  Attributes:
+    features: [N, F], sparse, or dense float32.
+    labels: [N, L] without values; rows may be empty.
+    filter: [N, L] without values, the labels to leave out when a row is scored
+      (reciprocal pairs); None when the data set has none.
+    name: for logs and reports.
+    fingerprint: hash of the content and of how it was read.
+    cache_dir: directory of the arrays, where what is computed from them may be
+      kept; None when they are not from the cache.
+  """
+
+  features: csr_lib.Csr | np.ndarray
+  labels: csr_lib.Csr
+  filter: csr_lib.Csr | None
+  name: str
+  fingerprint: str
+  cache_dir: pathlib.Path | None = None
+
+  @property
+  def num_rows(self) -> int:
+    """Number of rows, N."""
+    return self.labels.num_rows
+
+  @property
+  def num_features(self) -> int:
+    """Number of features, F."""
+    return self.features.shape[1]
+
+  @property
+  def num_labels(self) -> int:
+    """Number of labels, L."""
+    return self.labels.num_columns
+
+
+def open_split(
+  data_dir: Path,
+  split: str = "train",
+  *,
+  cache_dir: Path | None = None,
+  num_features: int | None = None,
+  num_labels: int | None = None,
+  zero_based: bool = True,
+) -> Split:
+  """Opens a split of a data set.
+
+  Args:
+    data_dir: directory of the data set; `discover` documents the file names.
+    split: "train", "test" or "validation".
+    cache_dir: where the arrays are kept; by default `.xlj_cache` in `data_dir`
+      or, where that cannot be written, the user's cache directory.
+    num_features: the width that the features have to have; None takes what the
+      files say or, without a header, what the ids need.
+    num_labels: likewise for labels.
+    zero_based: False if features are numbered from 1.
+
+  Returns:
+    The split.
+
+  Raises:
+    DataError: when the files are missing, ambiguous, or not right; it names the
+      file, the line, what was found and what was expected.
+    OSError: when a file cannot be read, or the cache cannot be written.
+
+  Example:
+    train = open_split("data/bibtex")
+    test = open_split("data/bibtex", "test", num_labels=train.num_labels)
+  """
+  files = discover.find(data_dir, split)
+  options = ingest.Options(num_features, num_labels, zero_based, labelled=True)
+  name = f"{pathlib.Path(data_dir).absolute().name}/{split}"
+  return _open(files, options, name, cache_dir)
+
+
+def open_file(
+  path: Path,
+  *,
+  labels: Path | None = None,
+  filter_pairs: Path | None = None,
+  cache_dir: Path | None = None,
+  num_features: int | None = None,
+  num_labels: int | None = None,
+  zero_based: bool = True,
+) -> Split:
+  """Opens files given by name; labels are optional.
+
+  Args:
+    path: features, with labels or without, in any format of `formats`.
+    labels: a file of labels alone, for features without.
+    filter_pairs: lines `row label` to leave out when scoring.
+    cache_dir: as in `open_split`.
+    num_features: as in `open_split`.
+    num_labels: as in `open_split`.
+    zero_based: as in `open_split`.
+
+  Returns:
+    The rows, with empty label lists if there are no labels.
+
+  Raises:
+    DataError: when something in a file is not right.
+    OSError: when a file cannot be read, or the cache cannot be written.
+  """
+  if os.fspath(path) == lines.STDIN:
+    raise DataError(
+      path,
+      "standard input",
+      "a file",
+      hint="formats.stream_rows reads it without a cache",
+    )
+  files = discover.Files(
+    pathlib.Path(path),
+    None if labels is None else pathlib.Path(labels),
+    None if filter_pairs is None else pathlib.Path(filter_pairs),
+  )
+  options = ingest.Options(num_features, num_labels, zero_based, labelled=False)
+  return _open(files, options, pathlib.Path(path).name, cache_dir)
+
+
+def verify(split: Split) -> None:
+  """Compares all arrays of a split with their checksums; reads all of them.
+
+  Args:
+    split: from `open_split` or `open_file`.
+
+  Raises:
+    DataError: naming the array that is damaged.
+  """
+  if split.cache_dir is None:
+    return
+  meta = cache.read_meta(split.cache_dir)
+  if meta is None:
+    raise DataError(
+      split.cache_dir, f"no {cache.META}", "an entry of the cache"
+    )
+  _check(split.cache_dir, meta)
+
+
+def _open(
+  files: discover.Files,
+  options: ingest.Options,
+  name: str,
+  cache_dir: Path | None,
+) -> Split:
+  places = cache.roots(files.features.parent, cache_dir)
+  hashes = [cache.content_hash(path, places) for path in files.all()]
+  key = _key(files, options, [digest for digest, _ in hashes])
+  for place in places:
+    found = _load(place / key, files, name)
+    if found is not None:
+      return found
+  place = cache.writable(places)
+  with cache.new_entry(place / key) as directory:
+    cache.write_meta(directory, ingest.ingest(files, options, directory))
+  for path, (_, stamp) in zip(files.all(), hashes):
+    cache.write_stamp(place, path, stamp)
+  found = _load(place / key, files, name)
+  if found is None:
+    raise DataError(place / key, "no entry", "what was just written")
+  return found
+
+
+def _key(
+  files: discover.Files, options: ingest.Options, hashes: Sequence[str]
+) -> str:
+  """Hashes content and options, but neither directories nor stems of names."""
+  roles = [
+    (role, getattr(files, role).suffix.removesuffix(".gz"))
+    for role in ("features", "labels", "filter")
+    if getattr(files, role) is not None
+  ]
+  what = [_VERSION, dataclasses.astuple(options), roles, list(hashes)]
+  return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+
+def _load(
+  entry: pathlib.Path, files: discover.Files, name: str
+) -> Split | None:
+  """Opens an entry; one that is damaged is removed."""
+  meta = cache.read_meta(entry)
+  if meta is None:
+    if entry.exists():
+      _discard(entry, "it has no description")
+    return None
+  try:
+    if sum(map(mapped.array_bytes, meta["arrays"].values())) <= _CHECKED_BYTES:
+      _check(entry, meta)
+    return _split(entry, meta, files, name)
+  except DataError as error:
+    _discard(entry, str(error))
+    return None
+
+
+def _discard(entry: pathlib.Path, why: str) -> None:
+  logging.warning("Removing a damaged cache entry: %s", why)
+  cache.discard(entry)
+
+
+def _check(entry: pathlib.Path, meta: dict[str, Any]) -> None:
+  for name, facts in meta["arrays"].items():
+    path = entry / f"{name}.npy"
+    mapped.open_array(path, facts)
+    mapped.check_array(path, facts)
+
+
+def _split(
+  entry: pathlib.Path, meta: dict[str, Any], files: discover.Files, name: str
+) -> Split:
+  maps = {
+    array: mapped.open_array(entry / f"{array}.npy", facts)
+    for array, facts in meta["arrays"].items()
+  }
+
+  def matrix(part: str, num_columns: int) -> csr_lib.Csr:
+    return csr_lib.Csr(
+      maps[f"{part}.indptr"],
+      maps[f"{part}.indices"],
+      maps.get(f"{part}.values"),
+      num_columns,
+    )
+
+  if meta["dense"] == ingest.SOURCE:
+    features = np.asarray(arrays.open_npy(files.features))
+  elif meta["dense"]:
+    features = maps["features"]
+  else:
+    features = matrix("features", meta["num_features"])
+  pairs = None
+  if files.filter is not None:
+    pairs = matrix("filter", meta["num_labels"])
+  labels = matrix("labels", meta["num_labels"])
+  return Split(features, labels, pairs, name, entry.name, entry)

@@ -1,0 +1,314 @@
+"""Text formats as streams of checked blocks of rows.
+
+Three kinds of file, told apart by their first line:
+  ONE_FILE    `N F L`, then N rows `l1,l2 f:v f:v ...` (a row without labels
+              starts with a space)
+  MATRIX      `N F`, then N rows `f:v f:v ...` (the split form)
+  HEADERLESS  rows like ONE_FILE's, as in multi-label svmlight; comments after
+              `#` are ignored
+
+Order within a row is free, explicit zeros among features are kept, empty lines
+at the end are ignored. An empty line elsewhere is a row with nothing in it if a
+header says how many rows there are, and an error if not.
+
+Legend: N rows, F features, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import enum
+import itertools
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from xlj.data import checks
+from xlj.data import csr as csr_lib
+from xlj.data import errors
+from xlj.data import lines
+from xlj.data import parse
+from xlj.data import strict
+
+Path = str | os.PathLike[str]
+
+_COMMENT = re.compile(rb" *#[^\n]*")
+
+
+class Kind(enum.Enum):
+  """What a text file is, by the number of integers in its header."""
+
+  HEADERLESS = 0
+  MATRIX = 2
+  ONE_FILE = 3
+
+
+class Rows(NamedTuple):
+  """A block of rows.
+
+  Attributes:
+    features: Csr, or float32 [n, F] where they are dense.
+    labels: Csr without values; None where the source cannot have labels.
+  """
+
+  features: csr_lib.Csr | np.ndarray
+  labels: csr_lib.Csr | None
+
+
+class Header(NamedTuple):
+  """Sizes that a file states; None where it does not."""
+
+  kind: Kind
+  num_rows: int | None = None
+  num_columns: int | None = None
+  num_labels: int | None = None
+
+
+class Limits(NamedTuple):
+  """What ids have to stay below.
+
+  Attributes:
+    num_columns: number of features; None takes what the ids need.
+    num_labels: number of labels, likewise.
+    first_id: number of the first feature, 0 or 1.
+    entries: "feature" or "label", what the `f:v` of this file are.
+  """
+
+  num_columns: int | None = None
+  num_labels: int | None = None
+  first_id: int = 0
+  entries: str = "feature"
+
+
+NO_LIMITS = Limits()
+
+
+def stream(
+  path: Path,
+  limits: Limits = NO_LIMITS,
+  kind: Kind | None = None,
+  block_bytes: int = lines.BLOCK_BYTES,
+) -> Iterator[Rows]:
+  """Reads a text file of rows.
+
+  Args:
+    path: plain or gzip; "-" is standard input.
+    limits: sizes that the file has to agree with.
+    kind: refuses any other kind of file; None accepts all.
+    block_bytes: bytes read at a time.
+
+  Yields:
+    All rows in order. Without a header and without limits, a block has as many
+    columns as the ids up to its end need.
+
+  Raises:
+    DataError: at the first line that is not right.
+    OSError: when the file cannot be read.
+  """
+  source = lines.blocks(path, block_bytes)
+  first = next(source, None)
+  if first is None:
+    raise errors.DataError(path, "an empty file", _EXPECTED[kind])
+  header, rest = _header(first, path, kind)
+  _check_header(header, limits, path)
+  limits = limits._replace(
+    num_columns=limits.num_columns or header.num_columns,
+    num_labels=limits.num_labels or header.num_labels,
+  )
+  reader = _Reader(path, header, limits)
+  for block in itertools.chain([rest] if rest.text else [], source):
+    rows = reader.read(block)
+    if rows.features.shape[0]:
+      yield rows
+  reader.finish()
+
+
+def read_header(path: Path) -> Header:
+  """Reads what a file states about itself, and nothing else.
+
+  Args:
+    path: plain or gzip text.
+
+  Returns:
+    Its kind and sizes.
+
+  Raises:
+    DataError: when the file is empty or starts with a bad header.
+    OSError: when it cannot be read.
+  """
+  source = lines.blocks(path)
+  first = next(source, None)
+  source.close()
+  if first is None:
+    raise errors.DataError(path, "an empty file", _EXPECTED[None])
+  return _header(first, path, None)[0]
+
+
+_EXPECTED = {
+  None: "rows 'l1,l2 f:v ...', or a header 'rows features labels' before them",
+  Kind.ONE_FILE: "a header 'rows features labels' of three integers",
+  Kind.MATRIX: "a header 'rows columns' of two integers",
+  Kind.HEADERLESS: "rows 'l1,l2 f:v f:v ...'",
+}
+
+
+def _header(
+  first: lines.Block, path: Path, kind: Kind | None
+) -> tuple[Header, lines.Block]:
+  line, _, rest = first.text.partition(b"\n")
+  tokens = line.split()
+  rows_only = any(mark in line for mark in (b":", b",", b"#"))
+  if rows_only or len(tokens) < 2:
+    header, block = Header(Kind.HEADERLESS), first
+  elif len(tokens) <= 3 and all(_is_size(token) for token in tokens):
+    sizes = [int(token) for token in tokens]
+    header = Header(Kind(len(tokens)), *sizes)
+    block = lines.Block(rest, 2)
+  else:
+    raise errors.DataError(
+      path, f"header {strict.shown(line)}", _EXPECTED[kind], line=1
+    )
+  if kind is not None and header.kind is not kind:
+    what = "no header" if header.kind is Kind.HEADERLESS else "header"
+    raise errors.DataError(
+      path, f"{what} {strict.shown(line)}", _EXPECTED[kind], line=1
+    )
+  return header, block
+
+
+def _is_size(token: bytes) -> bool:
+  return token.isdigit() and len(token) < 20
+
+
+def _check_header(header: Header, limits: Limits, path: Path) -> None:
+  def refuse(found: str, expected: str) -> None:
+    raise errors.DataError(path, f"a header with {found}", expected, line=1)
+
+  if header.num_rows == 0:
+    refuse("0 rows", "at least one row")
+  sizes = (
+    (header.num_columns, limits.num_columns, f"{limits.entries}s"),
+    (header.num_labels, limits.num_labels, "labels"),
+  )
+  for size, limit, what in sizes:
+    if size is not None and size > checks.MAX_COLUMNS:
+      refuse(f"{size} {what}", f"at most {checks.MAX_COLUMNS}")
+    # A file to predict from may say that it has no labels.
+    if size and limit and size != limit:
+      refuse(f"{size} {what}", f"{limit}, as in the rest of the data")
+
+
+class _Reader:
+  """Turns the blocks of one file into rows, and counts them."""
+
+  def __init__(self, path: Path, header: Header, limits: Limits):
+    self._path = path
+    self._header = header
+    self._columns = checks.Columns(
+      limits.entries, limits.num_columns, limits.first_id
+    )
+    self._labels = checks.Columns("label", limits.num_labels)
+    self._num_rows = 0
+    self._blank_line: int | None = None
+    self._last_line = 1
+
+  def read(self, block: lines.Block) -> Rows:
+    """Parses and checks a block."""
+    text = block.text
+    headerless = self._header.kind is Kind.HEADERLESS
+    if headerless and b"#" in text:
+      text = _COMMENT.sub(b"", text)
+    parsed = parse.rows(text)
+    if parsed is None:
+      parsed = strict.rows(
+        text, self._path, block.first_line, self._columns.what
+      )
+    keep = self._kept_rows(parsed, block, text)
+    place = checks.Place(self._path, block.first_line)
+    if self._header.kind is Kind.MATRIX:
+      self._check_no_labels(parsed, place)
+    labels = self._labels.block(parsed.label_indptr, parsed.labels, None, place)
+    features = self._columns.block(
+      parsed.indptr, parsed.ids, parsed.values, place
+    )
+    if keep is not None:
+      features, labels = features.take(keep), labels.take(keep)
+    self._num_rows += features.num_rows
+    self._last_line = block.first_line + len(parsed.indptr) - 2
+    return Rows(features, None if self._header.kind is Kind.MATRIX else labels)
+
+  def finish(self) -> None:
+    """Checks the number of rows at the end of the file."""
+    expected = self._header.num_rows
+    if expected is None:
+      if not self._num_rows:
+        raise errors.DataError(self._path, "no rows", "at least one")
+    elif self._num_rows < expected:
+      raise errors.DataError(
+        self._path,
+        f"{self._num_rows} rows",
+        f"{expected} as in the header",
+        line=self._last_line,
+        hint="the file is cut short, or the header is wrong",
+      )
+
+  def _kept_rows(
+    self, parsed: parse.Parsed, block: lines.Block, text: bytes
+  ) -> np.ndarray | None:
+    """Rows to keep of the block's lines; None for all."""
+    filled = np.diff(parsed.indptr) + np.diff(parsed.label_indptr) > 0
+    if self._header.num_rows is not None:
+      return self._within_count(filled, block.first_line)
+    if filled.all() and self._blank_line is None:
+      return None
+    return self._without_blanks(filled, block, text)
+
+  def _within_count(
+    self, filled: np.ndarray, first_line: int
+  ) -> np.ndarray | None:
+    assert self._header.num_rows is not None
+    left = self._header.num_rows - self._num_rows
+    if len(filled) <= left:
+      return None
+    extra = left + np.flatnonzero(filled[left:])
+    if len(extra):
+      raise errors.DataError(
+        self._path,
+        "more rows",
+        f"{self._header.num_rows} as in the header",
+        line=first_line + int(extra[0]),
+      )
+    return np.arange(left)
+
+  def _without_blanks(
+    self, filled: np.ndarray, block: lines.Block, text: bytes
+  ) -> np.ndarray:
+    written, cleaned = block.text.split(b"\n"), text.split(b"\n")
+    keep = []
+    for row, is_filled in enumerate(filled):
+      if is_filled or (cleaned[row] and b"#" not in written[row]):
+        if self._blank_line is not None:
+          raise errors.DataError(
+            self._path,
+            "an empty line",
+            "a row",
+            line=self._blank_line,
+            hint="a row with neither labels nor features is a single space",
+          )
+        keep.append(row)
+      elif not written[row] and self._blank_line is None:
+        self._blank_line = block.first_line + row
+    return np.array(keep, np.int64)
+
+  def _check_no_labels(self, parsed: parse.Parsed, place: checks.Place) -> None:
+    """Refuses rows of the split form that start with a bare id."""
+    if len(parsed.labels):
+      row = int(np.argmax(np.diff(parsed.label_indptr) > 0))
+      raise place.error(
+        row,
+        f"'{parsed.labels[0]}' without a value",
+        f"{self._columns.what}:value",
+        "after a header of two integers, rows are 'id:value id:value ...'",
+      )
