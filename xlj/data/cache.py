@@ -28,7 +28,6 @@ from xlj.data import errors
 DIRECTORY = ".xlj_cache"
 META = "meta.json"
 
-_READ = 2**22
 _STALE_SECONDS = 24 * 3600
 # A file that changed this shortly before it was hashed could change again
 # without its time stamp moving.
@@ -105,11 +104,7 @@ def content_hash(
     if known and {**stamp, "sha256": known.get("sha256")} == known:
       return known["sha256"], {}
   settled = time.time_ns() - facts.st_mtime_ns > _TICK_NS
-  digest = hashlib.sha256()
-  with open(path, "rb") as file:
-    while chunk := file.read(_READ):
-      digest.update(chunk)
-  out = digest.hexdigest()
+  out = _hash(path)
   return out, {**stamp, "sha256": out} if settled else {}
 
 
@@ -186,6 +181,11 @@ def read_meta(entry: pathlib.Path) -> dict[str, Any] | None:
     What `write_meta` wrote, or None when there is none that can be read.
   """
   return _read_json(entry / META)
+
+
+def _hash(path: pathlib.Path) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stamp_path(place: pathlib.Path, path: pathlib.Path) -> pathlib.Path:

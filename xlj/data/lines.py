@@ -5,7 +5,7 @@ Memory is bounded by the block, or by the longest line.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 import contextlib
 import gzip
 import io
