@@ -67,6 +67,9 @@ def blocks(
   """
   line = 1
   for text in _whole_lines(path, block_bytes):
+    if b"\0" in text:
+      line += text.count(b"\n", 0, text.index(b"\0"))
+      raise errors.DataError(path, "a NUL byte", "text", line=line)
     if not keep_tabs and b"\t" in text:
       text = text.replace(b"\t", b" ")
     yield Block(text, line)
@@ -77,12 +80,8 @@ def _whole_lines(
   path: str | os.PathLike[str], block_bytes: int
 ) -> Iterator[bytes]:
   pending: list[bytes] = []
-  size, line = 0, 1
+  size = 0
   for chunk in _chunks(path, block_bytes):
-    line += chunk.count(b"\n")
-    if b"\0" in chunk:
-      line -= chunk.count(b"\n", chunk.index(b"\0"))
-      raise errors.DataError(path, "a NUL byte", "text", line=line)
     head, newline, tail = chunk.rpartition(b"\n")
     if newline:
       yield _normalise(b"".join([*pending, head, newline]))
@@ -92,9 +91,8 @@ def _whole_lines(
     if size > MAX_LINE_BYTES:
       raise errors.DataError(
         path,
-        f"a line longer than {MAX_LINE_BYTES} bytes",
+        f"more than {MAX_LINE_BYTES} bytes without a line end",
         "text with one row per line",
-        line=line,
       )
   last = b"".join(pending)
   if last:

@@ -51,7 +51,7 @@ class _Runs(NamedTuple):
   position: np.ndarray  # int64 [M + 1], of the other bytes
   kind: np.ndarray  # uint8 [M + 1], their class
   length: np.ndarray  # int64 [M]
-  number: np.ndarray  # uint64 [M]
+  number: np.ndarray  # uint64 [M]; right for up to _MAX_DIGITS digits
 
 
 def rows(block: bytes) -> Parsed | None:
@@ -65,7 +65,7 @@ def rows(block: bytes) -> Parsed | None:
   """
   data = b"\n" + block + bytes(_WINDOW)
   runs = _digit_runs(data)
-  if runs is None or runs.kind.max() == _OTHER:
+  if runs.kind.max() == _OTHER:
     return None
   ends = np.flatnonzero(runs.kind <= _COLON)  # [T + 1], into the other bytes
   first = ends[:-1]  # the first run of each token
@@ -87,7 +87,7 @@ def rows(block: bytes) -> Parsed | None:
   if not (is_label | is_space | ids | values).all():
     return None
   whole = is_label | ids
-  if not ((extent == 1) & (length > 0))[whole].all():
+  if not ((extent == 1) & _is_number(length))[whole].all():
     return None
 
   id_tokens = np.flatnonzero(is_id)
@@ -115,12 +115,16 @@ def pairs(block: bytes) -> np.ndarray | None:
     int64 [lines, 2]; None when the block is not plainly right.
   """
   runs = _digit_runs(b"\n" + block + bytes(_WINDOW))
-  if runs is None or len(runs.length) % 2 or not runs.length.all():
+  if len(runs.length) % 2 or not _is_number(runs.length).all():
     return None
   kind = runs.kind[1:].reshape(-1, 2)
   if (kind != (_SPACE, _LINE)).any():
     return None
   return runs.number.astype(np.int64).reshape(-1, 2)
+
+
+def _is_number(length: np.ndarray) -> np.ndarray:
+  return (length > 0) & (length <= _MAX_DIGITS)
 
 
 def _indptr(tokens: np.ndarray, line_tokens: np.ndarray) -> np.ndarray:
@@ -129,22 +133,20 @@ def _indptr(tokens: np.ndarray, line_tokens: np.ndarray) -> np.ndarray:
   return indptr
 
 
-def _digit_runs(data: bytes) -> _Runs | None:
+def _digit_runs(data: bytes) -> _Runs:
   """Converts all runs of digits of `data`, whose last bytes are a margin."""
   array = np.frombuffer(data, np.uint8)
   text = array[:-_WINDOW]
   position = np.flatnonzero(text - np.uint8(ord("0")) > 9)
-  kind = _CLASS[text[position]]
+  kind = _CLASS.take(text[position])
   length = np.diff(position)
   length -= 1
-  longest = int(length.max(initial=0))
-  if longest > _MAX_DIGITS:
-    return None
-  # windows[i] is bytes i to i + 7 as one little-endian number.
+  # windows[i] is bytes i to i + 7 as one little-endian number. (On these and
+  # on table look-ups, `take` is up to twice as fast as indexing.)
   windows = np.ndarray((len(text) + 1,), "<u8", data, strides=(1,))
   start = position[:-1] + 1
-  if longest <= _WINDOW:
-    return _Runs(position, kind, length, _decimal(windows[start], length))
+  if length.max(initial=0) <= _WINDOW:
+    return _Runs(position, kind, length, _decimal(windows.take(start), length))
   low = np.minimum(length, _WINDOW)
   number = _decimal(windows[start + (length - low)], low)
   long = np.flatnonzero(length > _WINDOW)
@@ -190,6 +192,8 @@ def _values(
   odd = extent > 2
   if (extent > 1).any():
     at = np.flatnonzero(extent == 2)
+    if len(at) == len(extent):
+      at = slice(None)  # the usual case, without copies
     first = first[at]
     fraction = runs.length[first + 1]
     digits[at] += fraction
