@@ -1,1 +1,5 @@
-"""Extreme classification in JAX."""
+"""Extreme classification in JAX: thousands to billions of labels."""
+
+from xlj.predictor import load as load
+
+__version__ = "0.1.0"

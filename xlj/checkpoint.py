@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -60,7 +58,6 @@ class Checkpointer:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policy,
         create=not read_only,
-        read_only=read_only,
         cleanup_tmp_directories=not read_only,
       ),
       item_handlers={
@@ -103,17 +100,21 @@ class Checkpointer:
 
   def best_step(self) -> int | None:
     """Step of the best finished checkpoint by the metric, else the newest."""
+    metrics = {
+      step: self._manager.metrics(step) for step in self._manager.all_steps()
+    }
     scored = [
-      (self._manager.metrics(step)[self._best_metric], step)
-      for step in self._manager.all_steps()
-      if self._manager.metrics(step)
+      (found[self._best_metric], step)
+      for step, found in metrics.items()
+      if found
     ]
     return max(scored)[1] if scored else self.latest_step()
 
   def meta(self, step: int) -> dict[str, Any]:
     """The JSON facts saved with a checkpoint."""
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args)["meta"]
+    restored: Any = self._manager.restore(step, args=args)
+    return restored["meta"]
 
   def restore_model(self, step: int, abstract: Any) -> Any:
     """Restores what prediction needs.
@@ -127,7 +128,8 @@ class Checkpointer:
       The tree of arrays.
     """
     args = ocp.args.Composite(model=ocp.args.StandardRestore(abstract))
-    return self._manager.restore(step, args=args)["model"]
+    restored: Any = self._manager.restore(step, args=args)
+    return restored["model"]
 
   def restore(
     self, step: int, abstract_model: Any, abstract_training: Any
@@ -142,7 +144,7 @@ class Checkpointer:
     Returns:
       The two trees of arrays.
     """
-    restored = self._manager.restore(
+    restored: Any = self._manager.restore(
       step,
       args=ocp.args.Composite(
         model=ocp.args.StandardRestore(abstract_model),
@@ -154,6 +156,14 @@ class Checkpointer:
   def wait(self) -> None:
     """Blocks until saves in the background have finished."""
     self._manager.wait_until_finished()
+
+  def __enter__(self) -> "Checkpointer":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Closes; a save that is under way when the run fails is finished."""
+    self.close()
 
   def close(self) -> None:
     """Waits for saves and releases the threads."""

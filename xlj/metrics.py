@@ -46,8 +46,9 @@ class Ranking:
     num_labels: L.
     ks: the cut-offs, e.g. (1, 3, 5).
     propensities: p_l, float [L] in (0, 1]; None leaves out PSP and PSnDCG.
-    deciles: label-frequency decile of each label, integers [L] in 1..10, 0 for
-      a label of none; None leaves out `deciles()`.
+    deciles: label-frequency decile of each label, integers [L] in 0..9, 0 the
+      most frequent, -1 for a label of none (`xlj.data.statistics` has them);
+      None leaves out `deciles()`.
     label_counts: training points of each label, integers [L]; only to describe
       the deciles.
     per_label: keep three counts per label and cut-off. False saves 4 L (1 + 2
@@ -110,7 +111,8 @@ class Ranking:
 
     Args:
       topk_ids: integers [N, K], best first, distinct within a row. K is at
-        least `width`, or all L labels; an id outside [0, L), such as padding by -1, is a miss.
+        least `width`, or L; an id outside [0, L), such as padding by -1, is a
+        miss.
       labels: the true labels of the N points, all of them.
       weights: [N]; a point of weight 0 is padding and left out, every other
         counts as one. None: no padding.
@@ -194,7 +196,8 @@ class Ranking:
     """Figures by label-frequency decile, for deciles that hold labels.
 
     Returns:
-      One dict per decile. `decile` (1..10), `labels` (labels in it),
+      One dict per decile: `decile` (1, the most frequent labels, to 10),
+      `labels` (how many it has),
       `test_labels` and `test_instances` (those among the points added),
       `min_count` and `max_count` (training points of its labels, where label
       counts were given); `P@k`, the part of the overall P@k that hits on this
@@ -207,7 +210,7 @@ class Ranking:
     """
     if self._deciles is None or not self._per_label:
       raise ValueError("needs deciles and per_label=True")
-    members = (np.flatnonzero(self._deciles == d) for d in range(1, 11))
+    members = (np.flatnonzero(self._deciles == d) for d in range(10))
     return [
       self._decile(d, ids) for d, ids in enumerate(members, 1) if ids.size
     ]

@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import optax
 
-Schedule = Callable[[jax.Array | int], jax.Array]
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 
 
 def make_schedule(

@@ -4,9 +4,11 @@ Label rows, and the examples of a batch, are split over all devices; everything
 that does not grow with the number of labels is replicated.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 P = jax.P
@@ -46,7 +48,7 @@ def optimizer_specs(
     Tree of `PartitionSpec` with the structure of `tx.init(params)`.
   """
   return optax.tree_utils.tree_map_params(
-    tx,
+    tx.init,
     lambda _, spec: spec,
     jax.eval_shape(tx.init, params),
     param_specs,
@@ -54,17 +56,45 @@ def optimizer_specs(
   )
 
 
-def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
+def by_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Lets the compiler shard the batch axis inside `function`.
+
+  Any code written for one device works then, at the price that the compiler
+  may communicate as it sees fit; so what scales with L does not go through it.
+
+  Args:
+    function: From arrays to a tree of arrays with examples leading.
+
+  Returns:
+    The function, whose results are sharded by `BATCH`.
+  """
+  run: Any = jax.sharding.auto_axes(function, out_sharding=BATCH)
+  return run
+
+
+def put_batch(batch: Any) -> Any:
   """Assembles global arrays from this process's rows of a batch.
 
   Args:
-    mesh: The mesh whose devices hold the batch.
     batch: Tree of numpy arrays, each with this process's examples leading.
 
   Returns:
-    The same tree of global `jax.Array`, sharded by `BATCH`.
+    The same tree of global `jax.Array` on the mesh in context, sharded by
+    `BATCH`.
   """
-  target = jax.NamedSharding(mesh, BATCH)
+  target = jax.NamedSharding(jax.sharding.get_mesh(), BATCH)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(target, x), batch
   )
+
+
+def replicate(tree: Any) -> Any:
+  """Puts arrays that every process has onto all devices of the mesh."""
+  target = jax.NamedSharding(jax.sharding.get_mesh(), REPLICATED)
+  return jax.device_put(tree, target)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+  """This process's rows of an array sharded by `BATCH`, as numpy."""
+  shards = {s.index[0].start or 0: s.data for s in array.addressable_shards}
+  return np.concatenate([np.asarray(shards[i]) for i in sorted(shards)])

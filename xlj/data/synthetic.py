@@ -30,6 +30,8 @@ from xlj.data import csr as csr_lib
 from xlj.data import process as process_lib
 from xlj.data import writers
 
+ORACLE_FILE = "oracle.npz"
+
 Spec = process_lib.Spec
 DEMO = Spec()  # what `make demo` learns
 
@@ -81,7 +83,7 @@ def generate(
     writers.write_one_file(directory / f"{split}.txt", features, labels)
     if split == "test":
       oracle = rank(process, features)
-      np.savez(directory / "oracle.npz", **dataclasses.asdict(oracle))
+      np.savez(directory / ORACLE_FILE, **dataclasses.asdict(oracle))
   names = "\n".join([*process.label_names(), ""])
   (directory / "labels.txt").write_text(names, encoding="utf-8")
   return process
@@ -121,7 +123,7 @@ def load_oracle(directory: str | os.PathLike[str]) -> Oracle:
   Raises:
     FileNotFoundError: when the directory holds no generated data set.
   """
-  with np.load(pathlib.Path(directory) / "oracle.npz") as file:
+  with np.load(pathlib.Path(directory) / ORACLE_FILE) as file:
     return Oracle(file["labels"], file["probabilities"])
 
 

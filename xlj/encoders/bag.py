@@ -8,8 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from xlj.ops import feature_rows
+from xlj.ops import normalize
 
 Features = feature_rows.SparseRows | jax.Array
+
+# With few features, a product with zeros in it is faster than reading one row
+# per feature: products run near peak, reads and their gradients do not.
+_DENSE_WITHIN = 32
 
 
 class BagEncoder(nnx.Module):
@@ -28,7 +33,9 @@ class BagEncoder(nnx.Module):
     activation: str = "relu",
     embedding_dropout: float = 0.0,
     hidden_dropout: float = 0.0,
-    init_scale: float = 0.0,
+    std: float | None = None,
+    input_scale: float = 1.0,
+    scale: float = 0.0,
     rngs: nnx.Rngs,
   ):
     """Creates the parameters.
@@ -37,24 +44,28 @@ class BagEncoder(nnx.Module):
       num_features: F.
       dim: D, the width of the bag.
       hidden: Widths of the hidden layers that follow the bag.
-      activation: Name of a function of `jax.nn`, applied after the bag and
-        after every hidden layer when `hidden` is not empty.
+      activation: Name of a function of `jax.nn`, applied after the bag (plus
+        a bias) and after every hidden layer; empty for a linear encoder.
       embedding_dropout: Dropout rate on the embedding that is returned.
       hidden_dropout: Dropout rate after every hidden activation.
-      init_scale: Standard deviation of the initial embeddings; 0 means
-        `1 / sqrt(dim)`.
+      std: Standard deviation of the initial table; default `1 / sqrt(dim)`.
+      input_scale: Factor on the features.
+      scale: If positive, embeddings are normalised to unit length and
+        multiplied by a trained scale that starts here (cosine logits).
       rngs: Source of random keys.
     """
-    scale = init_scale or dim**-0.5
+    std = dim**-0.5 if std is None else std
     self.table = nnx.Param(
-      scale * jax.random.normal(rngs.params(), (num_features, dim))
+      std * jax.random.normal(rngs.params(), (num_features, dim))
     )
+    self.scale = nnx.Param(jnp.array(scale)) if scale else None
     widths = (dim, *hidden)
-    self.bias = nnx.Param(jnp.zeros((dim,))) if hidden else None
+    self.bias = nnx.Param(jnp.zeros((dim,))) if activation else None
+    self.input_scale = input_scale
     self.layers = nnx.List(
       nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:])
     )
-    self.activation = getattr(jax.nn, activation)
+    self.activation = getattr(jax.nn, activation or "identity")
     self.hidden_dropout = nnx.Dropout(hidden_dropout)
     self.embedding_dropout = nnx.Dropout(embedding_dropout)
 
@@ -70,16 +81,27 @@ class BagEncoder(nnx.Module):
     Returns:
       `[N, D]` float32 embeddings, D the last of `hidden` if there is one.
     """
-    if isinstance(features, feature_rows.SparseRows):
-      h = jnp.einsum(
-        "nk,nkd->nd", features.values, self.table[features.ids]
-      )
-    else:
-      h = features @ self.table[...]
+    h = self.input_scale * _bag(features, self.table[...])
     evaluate = rngs is None
     if self.bias is not None:
-      h = self.activation(h + self.bias)
+      h = self.activation(h + self.bias[...])
     for layer in self.layers:
       h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
       h = self.activation(layer(h))
+    if self.scale is not None:
+      h = self.scale[...] * normalize.unit_rows(h)
     return self.embedding_dropout(h, rngs=rngs, deterministic=evaluate)
+
+
+def _bag(features: Features, table: jax.Array) -> jax.Array:
+  """`S E`, `[N, D]`, of sparse or dense examples."""
+  if not isinstance(features, feature_rows.SparseRows):
+    return features @ table
+  num_features = table.shape[0]
+  if num_features > _DENSE_WITHIN * features.ids.shape[1]:
+    return jnp.einsum("nk,nkd->nd", features.values, table[features.ids])
+
+  def dense(ids: jax.Array, values: jax.Array) -> jax.Array:
+    return jnp.zeros((num_features,), values.dtype).at[ids].add(values)
+
+  return jax.vmap(dense)(features.ids, features.values) @ table

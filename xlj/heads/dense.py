@@ -8,8 +8,14 @@ bias `b [L]` and, optionally, a wide path: feature-major linear weights
 Each device computes the logits of its own labels; the embeddings are gathered
 to all devices, their gradient is reduce-scattered back.
 
+Labels are dealt out to `blocks` blocks of rows like cards, label i to block
+`i % blocks`, and every device holds whole blocks (see `xlj.heads.layout`). So
+if the labels are numbered by frequency, every device has its share of the
+frequent ones, and the wide path can be limited to the most frequent labels.
+
 Legend: N examples of the batch, n of this device, L labels (padded), l of this
-device, D embedding width, F features, P positives, K features per example.
+device, D embedding width, F features, P positives, K features per example,
+w labels of this device with a wide path.
 """
 
 from collections.abc import Callable
@@ -22,12 +28,15 @@ import jax.numpy as jnp
 import optax
 
 from xlj import sharding
+from xlj.heads import layout as layout_lib
 from xlj.ops import feature_rows
+from xlj.ops import normalize
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 
 P = jax.P
 Params = dict[str, jax.Array]
+ArrayLike = jax.typing.ArrayLike
 
 
 class Loss(Protocol):
@@ -58,9 +67,14 @@ class DenseHead:
     loss: Loss on a chunk of logits.
     tx: Optimizer of rows and bias; element-wise (it is applied per shard).
     wide_features: Number of features F of the wide path; 0 for none.
+    wide_labels: The first so many labels have a wide path; 0 for all.
     wide_learning_rate: Step -> learning rate of the wide path's SGD.
-    row_multiple: The number of rows is padded to a multiple of this.
+    blocks: Number of blocks that labels are dealt out to; a multiple of the
+      number of devices.
     init_scale: Standard deviation of the initial rows.
+    init_bias: Initial bias of every label.
+    cosine: Label rows count by their direction alone (they are normalised in
+      the logits; the embeddings are expected to be).
   """
 
   num_labels: int
@@ -68,14 +82,34 @@ class DenseHead:
   loss: Loss
   tx: optax.GradientTransformation
   wide_features: int = 0
-  wide_learning_rate: Callable[[jax.Array], jax.Array] | None = None
-  row_multiple: int = 1024
+  wide_labels: int = 0
+  wide_learning_rate: Callable[[jax.Array], ArrayLike] = lambda _: 0.0
+  blocks: int = 64
   init_scale: float = 0.0
+  init_bias: float = 0.0
+  cosine: bool = False
+
+  @property
+  def layout(self) -> layout_lib.Layout:
+    """Where each label's row is."""
+    return layout_lib.Layout(self.num_labels, self.blocks)
 
   @property
   def num_rows(self) -> int:
     """Number of label rows including padding."""
-    return -(-self.num_labels // self.row_multiple) * self.row_multiple
+    return self.layout.num_rows
+
+  @property
+  def wide_columns(self) -> int:
+    """Number of columns of the wide path including padding."""
+    return layout_lib.Layout(
+      self.wide_labels or self.num_labels, self.blocks
+    ).num_rows
+
+  def by_row(self, values: jax.Array, fill: int) -> jax.Array:
+    """`[num_labels]` values by label to `[L]` by row, `fill` at padding."""
+    labels = self.layout.label_of_row(jnp.arange(self.num_rows))
+    return values.at[labels].get(mode="fill", fill_value=fill)
 
   def init(self, key: jax.Array) -> Params:
     """Initial parameters, to be created under `jit(..., out_shardings=...)`.
@@ -84,14 +118,14 @@ class DenseHead:
       key: Random key.
 
     Returns:
-      `rows [L, D]` and `bias [L]` (and `wide [F, L]`), float32.
+      `rows [L, D]` and `bias [L]` (and `wide`, `[F, wide_columns]`), float32.
     """
-    params = {"bias": jnp.zeros((self.num_rows,))}
+    params = {"bias": jnp.full((self.num_rows,), self.init_bias)}
     if self.dim:
       shape = (self.num_rows, self.dim)
       params["rows"] = self.init_scale * jax.random.normal(key, shape)
     if self.wide_features:
-      params["wide"] = jnp.zeros((self.wide_features, self.num_rows))
+      params["wide"] = jnp.zeros((self.wide_features, self.wide_columns))
     return params
 
   def init_optimizer(self, params: Params) -> Any:
@@ -167,18 +201,21 @@ class DenseHead:
       grads = {"bias": grad.sum(0)}
       dx = None
       if x is not None:
-        grads["rows"] = grad.T @ x
-        dx = lax.psum_scatter(
-          grad @ params["rows"], sharding.AXES, tiled=True
-        )
+        rows, rows_vjp = jax.vjp(self._directions, params["rows"])
+        (grads["rows"],) = rows_vjp(grad.T @ x)
+        dx = lax.psum_scatter(grad @ rows, sharding.AXES, tiled=True)
       plain = _without_wide(params)
       updates, opt_state = self.tx.update(grads, opt_state, plain)
-      new = optax.apply_updates(plain, updates)
+      new: Any = optax.apply_updates(plain, updates)
       if features is not None:
-        rate = self.wide_learning_rate(step)
-        new["wide"] = feature_rows.add_outer(
-          params["wide"], features, grad, -rate
+        rate = jnp.asarray(self.wide_learning_rate(step))
+        # The logits have been read from it: without the barrier the compiler
+        # may start the update earlier, on a copy of the whole array.
+        wide, grad = lax.optimization_barrier((params["wide"], grad))
+        columns = _first_of_blocks(
+          grad, self._local_blocks(), wide.shape[1] // self._local_blocks()
         )
+        new["wide"] = feature_rows.add_outer(wide, features, columns, -rate)
       return new, opt_state, dx, loss
 
     return run(params, opt_state, step, x, features, targets)
@@ -203,9 +240,7 @@ class DenseHead:
     """
 
     @jax.shard_map(
-      in_specs=(
-        self.specs(), *self._input_specs(x, features), sharding.BATCH
-      ),
+      in_specs=(self.specs(), *self._input_specs(x, features), sharding.BATCH),
       out_specs=sharding.REPLICATED,
     )
     def run(params, x, features, targets):
@@ -265,7 +300,9 @@ class DenseHead:
         z = z.at[jnp.arange(z.shape[0])[:, None], hidden.columns].set(
           -jnp.inf, mode="drop"
         )
-      return topk_lib.local_topk(z, k, self._offset(z.shape[1]))
+      scores, columns = topk_lib.local_topk(z, k)
+      row = columns + self._offset(z.shape[1])
+      return scores, jnp.where(columns < 0, -1, self.layout.label_of_row(row))
 
     scores, ids = candidates(params, x, features, exclude, offset)
     # [N, G k] split by shard of labels -> split by example, for the merge.
@@ -282,7 +319,7 @@ class DenseHead:
     return merge(scores, ids)
 
   def add_to_rows(
-    self, rows: jax.Array, ids: jax.Array, x: jax.Array
+    self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
   ) -> jax.Array:
     """Adds each example's vector to the rows of its labels.
 
@@ -311,19 +348,31 @@ class DenseHead:
     """Logits `[N, l]` of this shard; -inf at padding rows."""
     z = params["bias"][None]
     if x is not None:
-      z = z + x @ params["rows"].T
+      z = z + x @ self._directions(params["rows"]).T
     if features is not None:
-      z = z + feature_rows.sparse_matmul(features, params["wide"])
-    columns = self._offset(z.shape[1]) + jnp.arange(z.shape[1])
-    return jnp.where(columns < self.num_labels, z, -jnp.inf)
+      wide = feature_rows.sparse_matmul(features, params["wide"])
+      z = _add_to_first_of_blocks(z, wide, self._local_blocks())
+    row = self._offset(z.shape[1]) + jnp.arange(z.shape[1])
+    return jnp.where(
+      self.layout.label_of_row(row) < self.num_labels, z, -jnp.inf
+    )
+
+  def _directions(self, rows: jax.Array) -> jax.Array:
+    """The rows as the logits use them, `[l, D]`."""
+    return normalize.unit_rows(rows) if self.cosine else rows
 
   def _offset(self, size: int) -> jax.Array:
-    """First label of this shard of `size` labels."""
+    """First row of this shard of `size` rows."""
     return (lax.axis_index(sharding.AXES) * size).astype(jnp.int32)
 
   def _positives(self, ids: jax.Array, size: int) -> targets_lib.Positives:
     """The positives that this shard owns."""
-    return targets_lib.positives_in_chunk(ids, self._offset(size), size)
+    rows = jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
+    return targets_lib.positives_in_chunk(rows, self._offset(size), size)
+
+  def _local_blocks(self) -> int:
+    """Number of blocks of this shard."""
+    return self.blocks // lax.axis_size(sharding.AXES)
 
   def _input_specs(self, x, features) -> tuple[P | None, P | None]:
     """Specs of the two optional inputs."""
@@ -331,6 +380,23 @@ class DenseHead:
       None if x is None else sharding.BATCH,
       None if features is None else sharding.BATCH,
     )
+
+
+def _first_of_blocks(z: jax.Array, blocks: int, width: int) -> jax.Array:
+  """The first `width` columns of each of `blocks` blocks of `z [N, l]`."""
+  split = z.reshape(z.shape[0], blocks, -1)
+  return split[:, :, :width].reshape(z.shape[0], -1)
+
+
+def _add_to_first_of_blocks(
+  z: jax.Array, wide: jax.Array, blocks: int
+) -> jax.Array:
+  """Adds `wide [N, w]` to the first columns of each block of `z [?, l]`."""
+  per_block = z.shape[1] // blocks
+  wide = wide.reshape(wide.shape[0], blocks, -1)
+  missing = per_block - wide.shape[2]
+  wide = jnp.pad(wide, ((0, 0), (0, 0), (0, missing)))
+  return z + wide.reshape(wide.shape[0], -1)
 
 
 def _all_gather(tree: Any) -> Any:

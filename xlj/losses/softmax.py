@@ -40,9 +40,7 @@ class Softmax:
     new_max = jnp.maximum(stats.max, z.max(1))
     safe = _finite(new_max)
     total = stats.total * jnp.exp(stats.max - safe)
-    return SoftmaxStatistics(
-      new_max, total + jnp.exp(z - safe[:, None]).sum(1)
-    )
+    return SoftmaxStatistics(new_max, total + jnp.exp(z - safe[:, None]).sum(1))
 
   def merge(
     self, stats: SoftmaxStatistics, axes: tuple[str, ...]

@@ -27,6 +27,22 @@ class SparseRows(NamedTuple):
   lengths: jax.Array
 
 
+def sparse_rows(ids: jax.Array, values: jax.Array) -> SparseRows:
+  """Padded features to `SparseRows`; what trails the last non-zero is padding.
+
+  Args:
+    ids: `[N, K]` int32.
+    values: `[N, K]` float32, 0 at padding.
+
+  Returns:
+    The examples.
+  """
+  width = ids.shape[1]
+  trailing = jnp.argmax(values[:, ::-1] != 0, axis=1)
+  lengths = jnp.where((values != 0).any(1), width - trailing, 0)
+  return SparseRows(ids, values, lengths.astype(jnp.int32))
+
+
 def sparse_matmul(rows: SparseRows, weights: jax.Array) -> jax.Array:
   """`S V`: the examples times the weights.
 

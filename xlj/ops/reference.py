@@ -21,8 +21,7 @@ def softmax_loss(logits: jax.Array, hot: jax.Array) -> jax.Array:
 def bce_loss(logits: jax.Array, hot: jax.Array) -> jax.Array:
   """Binary cross-entropy summed over labels, `[N]`."""
   return (
-    -hot * jax.nn.log_sigmoid(logits)
-    - (1 - hot) * jax.nn.log_sigmoid(-logits)
+    -hot * jax.nn.log_sigmoid(logits) - (1 - hot) * jax.nn.log_sigmoid(-logits)
   ).sum(1)
 
 

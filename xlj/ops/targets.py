@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
 
 
 class Targets(NamedTuple):
@@ -14,8 +17,8 @@ class Targets(NamedTuple):
     weights: `[N]` float32 weight of each example; 0 for padding examples.
   """
 
-  ids: jax.Array
-  weights: jax.Array
+  ids: Array
+  weights: Array
 
 
 class Positives(NamedTuple):

@@ -5,25 +5,22 @@ from jax import lax
 import jax.numpy as jnp
 
 
-def local_topk(
-  z: jax.Array, k: int, offset: jax.Array | int
-) -> tuple[jax.Array, jax.Array]:
-  """Top-k of this shard's logits, with global label ids.
+def local_topk(z: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """Top-k of this shard's logits.
 
   Args:
     z: `[N, c]` logits; -inf where a label may not be chosen.
-    k: How many to keep. Shards with fewer columns are filled with -inf.
-    offset: Label id of column 0.
+    k: How many to keep. Shards with fewer columns are filled up.
 
   Returns:
-    Scores `[N, k]`, descending, and int32 label ids `[N, k]`.
+    Scores `[N, k]`, descending, and int32 columns `[N, k]`; -inf and -1 where
+    there are fewer than k columns.
   """
   scores, columns = lax.top_k(z, min(k, z.shape[1]))
-  ids = columns.astype(jnp.int32) + offset
   missing = ((0, 0), (0, k - scores.shape[1]))
   return (
     jnp.pad(scores, missing, constant_values=-jnp.inf),
-    jnp.pad(ids, missing, constant_values=-1),
+    jnp.pad(columns.astype(jnp.int32), missing, constant_values=-1),
   )
 
 

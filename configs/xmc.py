@@ -1,0 +1,80 @@
+"""Extreme multi-label classification of sparse (or dense) features.
+
+Any data set:
+
+  python launch/train.py --config=configs/xmc.py --config.data.dir=DIR \\
+    --workdir=WD
+
+One of the sets below, whose settings were chosen on a held-out part of its
+training file and then used to train on all of it:
+
+  python launch/train.py --config=configs/xmc.py:bibtex \\
+    --config.data.dir=DIR --workdir=WD
+
+Append `,objective=psp` to weight rare labels more when predicting.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from xlj import config as config_lib
+
+# Fields beside the defaults of the family that `xlj.config` picks.
+_SETS: dict[str, dict[str, Any]] = {
+  # 159 labels: a network.
+  "bibtex": {
+    "encoder.dim": 1024,
+    "encoder.embedding_dropout": 0.8,
+    "train.epochs": 20.0,
+    "predict.propensity_power": 0.5,
+  },
+  # 983 labels: a network.
+  "delicious": {
+    "encoder.dim": 1024,
+    "encoder.embedding_dropout": 0.8,
+    "train.epochs": 20.0,
+    "predict.propensity_power": 0.75,
+  },
+  # 19,766 labels, nearly one per point: linear.
+  "wordnet_hypernym": {
+    "optim.wide.learning_rate": 8.0,
+    "predict.propensity_power": 0.5,
+  },
+  # 46,405 labels, 11 per point: linear, and the frequent tags need less.
+  "citeulike_tags": {
+    "optim.wide.learning_rate": 3.0,
+    "predict.propensity_power": 1.0,
+  },
+  # 97,275 labels, the median has one point: linear on the frequent ones.
+  "acl_authors": {
+    "optim.wide.learning_rate": 8.0,
+    "predict.propensity_power": 1.0,
+  },
+  # Made by launch/demo.py: 131,072 labels.
+  "demo": {},
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The config of a set, or of any set when no name is given.
+
+  Args:
+    arg: Name of a set, and `objective=psp` to serve rare labels.
+
+  Returns:
+    The config; set `data.dir`.
+  """
+  chosen = config_lib.parse_arg(arg, tuple(_SETS), objective="precision")
+  config = config_lib.base()
+  fields = dict(_SETS.get(chosen["name"], {}))
+  if chosen["name"] and chosen["name"] != "demo":
+    fields["data.validation"] = 0.0
+  if chosen["objective"] == "psp":
+    fields["predict.propensity_power"] = 2.0
+  elif chosen["objective"] != "precision":
+    raise config_lib.ConfigError(
+      f"objective={chosen['objective']}; use precision or psp"
+    )
+  config.update_from_flattened_dict(fields)
+  return config

@@ -1,0 +1,34 @@
+"""Scores a run on a test split: a table, then one line of JSON.
+
+python launch/evaluate.py --workdir=runs/bibtex
+"""
+
+from absl import flags
+
+from xlj import evaluate
+from xlj import launching
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the run.", required=True
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Directory of the data; default: that of the training."
+)
+_SPLIT = flags.DEFINE_string("split", "test", "Which split to score.")
+_CHECKPOINT = flags.DEFINE_enum(
+  "checkpoint", "best", ["best", "last"], "Which checkpoint to score."
+)
+
+
+def main() -> None:
+  """Evaluates."""
+  evaluate.evaluate(
+    _WORKDIR.value,
+    data_dir=_DATA_DIR.value,
+    split=_SPLIT.value,
+    which=_CHECKPOINT.value,
+  )
+
+
+if __name__ == "__main__":
+  launching.run(main)

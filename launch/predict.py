@@ -1,0 +1,49 @@
+"""Writes the k best labels of each row of a file.
+
+python launch/predict.py --workdir=runs/bibtex --input=FILE \
+  --output=predictions.jsonl --k=5
+"""
+
+from absl import flags
+
+from xlj import launching
+from xlj import predict
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the run.", required=True
+)
+_INPUT = flags.DEFINE_string(
+  "input",
+  None,
+  "Rows to label, in any format of the data; '-' is stdin.",
+  required=True,
+)
+_OUTPUT = flags.DEFINE_string(
+  "output",
+  None,
+  "TSV, or JSONL if it ends in .jsonl; '-' is stdout.",
+  required=True,
+)
+_K = flags.DEFINE_integer("k", 5, "Labels per row.", lower_bound=1)
+_LABELS = flags.DEFINE_string(
+  "labels", None, "File with a label name per line; default: that of the data."
+)
+_CHECKPOINT = flags.DEFINE_enum(
+  "checkpoint", "best", ["best", "last"], "Which checkpoint to use."
+)
+
+
+def main() -> None:
+  """Predicts."""
+  predict.predict(
+    _WORKDIR.value,
+    _INPUT.value,
+    _OUTPUT.value,
+    k=_K.value,
+    labels=_LABELS.value,
+    which=_CHECKPOINT.value,
+  )
+
+
+if __name__ == "__main__":
+  launching.run(main)

@@ -1,0 +1,79 @@
+"""Small real runs for tests: generated data, configs, launchers."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+from xlj import config as config_lib
+from xlj.data import synthetic
+
+ROOT = Path(__file__).parents[1]
+SPEC = synthetic.Spec(
+  num_labels=700,
+  num_train=900,
+  num_test=200,
+  num_features=500,
+  num_groups=4,
+  topics_per_group=4,
+)
+
+
+def make_data(directory):
+  """Writes a small data set; returns its directory."""
+  synthetic.generate(directory, SPEC)
+  return directory
+
+
+def make_config(data_dir, **overrides):
+  """A config that trains in seconds; overrides are dotted names with __."""
+  config = config_lib.base()
+  config.data.dir = str(data_dir)
+  config.encoder.dim = 16
+  config.head.blocks = 8
+  config.train.batch_size = 64
+  config.train.epochs = 2.0
+  config.train.log_every = 1
+  config.eval.batch_size = 64
+  for name, value in overrides.items():
+    *sections, field = name.split("__")
+    section = config
+    for key in sections:
+      section = section[key]
+    section[field] = value
+  return config
+
+
+def records(workdir, kind):
+  """Lines of metrics.jsonl of a kind, without the clock."""
+  lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return [
+    {k: v for k, v in row.items() if k != "time"}
+    for row in rows
+    if row["kind"] == kind
+  ]
+
+
+def launch(name, *args, devices=1, **kwargs):
+  """Starts a launcher as a user would, in a process of its own."""
+  env = dict(os.environ)
+  env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+  env["PYTHONPATH"] = str(ROOT)
+  command = [sys.executable, str(ROOT / "launch" / f"{name}.py"), *args]
+  return subprocess.Popen(
+    command,
+    env=env,
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    **kwargs,
+  )
+
+
+def finish(process, timeout=240):
+  """Waits; returns (exit status, stdout, stderr)."""
+  out, err = process.communicate(timeout=timeout)
+  return process.returncode, out, err

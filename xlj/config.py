@@ -1,0 +1,453 @@
+"""Checked configs: what a user asked for, and what the data makes of it.
+
+A config is an `ml_collections.ConfigDict`. Fields that are None are decided
+here from facts about the data set, so that a resolved config has no open
+field; it is saved with the run and in every checkpoint.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+FILE = "config.json"
+WIDE_BYTES = 4 << 30  # what the linear weights may take if not told otherwise
+FEW_LABELS = 2048  # up to here a network is the default
+
+# Fields that may differ between a run and its continuation: they do not
+# change what is learned.
+_FREE = (
+  "data.dir",
+  "data.cache_dir",
+  "data.threads",
+  "mesh.shape",
+  "train.log_every",
+  "checkpoint.keep",
+)
+
+
+Config = ml_collections.ConfigDict | Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+  """A config that cannot be run; the message names the field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+  """What the rules below need to know about a training split.
+
+  Attributes:
+    num_rows: Training examples.
+    num_features: F.
+    num_labels: L.
+    labels_per_row: Mean number of labels of an example.
+    features_per_row: Mean number of non-zero features of an example.
+    dense: Whether the features are a dense matrix.
+    kind: "binary", "counts", "weighted", "normalised" or "dense".
+    fingerprint: Hash of the training files.
+  """
+
+  num_rows: int
+  num_features: int
+  num_labels: int
+  labels_per_row: float
+  features_per_row: float
+  dense: bool
+  kind: str
+  fingerprint: str
+
+
+def base() -> ml_collections.ConfigDict:
+  """The default config: every field, with None for "decide from the data"."""
+  # One placeholder per field: fields that share one share their value.
+  auto = config_dict.placeholder
+
+  def optimizer() -> dict[str, Any]:
+    return {
+      "name": auto(str),  # "sgd", "momentum", "adam" or "adagrad"
+      "learning_rate": auto(float),  # peak
+      "weight_decay": 0.0,  # decoupled
+      "b1": 0.9,
+      "b2": 0.999,
+      "eps": 1e-8,
+    }
+
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "family": auto(str),  # whose rules fill open fields: network or linear
+      "data": {
+        "dir": "",  # where the files are
+        "cache_dir": "",  # of the memory maps; empty: beside the files
+        "validation": 0.05,  # share of the training rows held out
+        "weighting": auto(str),  # "none", "log", "tfidf" or "log_tfidf"
+        "l2": auto(bool),  # scale each row of features to length 1
+        "max_features": 0,  # most features a row keeps; 0 for all
+        "max_labels": 0,  # most labels a training row keeps; 0 for all
+        "propensity_a": 0.55,  # Jain et al. 2016
+        "propensity_b": 1.5,
+        "threads": 1,  # that read ahead
+        # Facts, filled in from the training split:
+        "num_rows": auto(int),
+        "num_features": auto(int),
+        "num_labels": auto(int),
+        "dense": auto(bool),
+        "fingerprint": auto(str),
+        "feature_norm": auto(float),  # root of the mean squared row norm
+        "features_per_row": auto(float),
+      },
+      "encoder": {
+        "dim": auto(int),  # width of the bag; 0 for a linear model
+        "hidden": (),  # widths of the layers after it
+        "activation": "relu",  # after the bag and every layer; "" for none
+        "feature_dropout": 0.0,
+        "embedding_dropout": auto(float),
+        "hidden_dropout": 0.0,
+        "init_scale": 0.3,  # standard deviation of the bag at the start
+        "input_scale": auto(float),  # of the features, for the encoder alone
+        "scale": auto(float),  # > 0: unit embeddings times a trained scale
+      },
+      "head": {
+        "loss": auto(str),  # "softmax" or "bce"
+        "wide": auto(bool),  # add linear weights from features to labels
+        "cosine": auto(bool),  # label rows count by their direction alone
+        "init": auto(str),  # "normal" or "centroid"
+        "init_scale": auto(float),  # of the label rows
+        "prior_bias": auto(bool),  # biases start at the labels' log odds
+        "bias": auto(float),  # where they start otherwise
+        "wide_labels": auto(int),  # only the most frequent ones; 0 for all
+        "blocks": 64,  # of label rows; a multiple of the number of devices
+      },
+      "optim": {
+        "warmup": auto(float),  # share of the steps
+        "decay": auto(str),  # "cosine", "linear" or "constant"
+        "encoder": optimizer(),
+        "head": optimizer(),
+        # SGD on the features seen; a rate for the sum over the batch
+        "wide": {"learning_rate": auto(float)},
+      },
+      "train": {
+        "batch_size": auto(int),
+        "epochs": auto(float),
+        "num_steps": auto(int),  # given: replaces epochs
+        "log_every": 20,  # steps between lines of metrics.jsonl
+      },
+      "eval": {
+        "every": auto(int),  # steps between validations
+        "batch_size": 512,
+        "metric": "P@1",  # that the best checkpoint is chosen by
+      },
+      "checkpoint": {
+        "every": auto(int),  # steps between checkpoints
+        "keep": 1,  # newest ones kept, besides the best
+      },
+      "predict": {
+        "propensity_power": auto(
+          float
+        ),  # adds power * log(1 / propensity) to logits
+      },
+      "mesh": {"shape": ()},  # (data, label); empty: all devices
+    }
+  )
+
+
+def parse_arg(
+  arg: str | None, choices: Sequence[str], **defaults: str
+) -> dict[str, str]:
+  """Parses what follows the colon in `--config=file.py:NAME,key=value`.
+
+  Args:
+    arg: The text, e.g. "bibtex,objective=psp"; may be empty.
+    choices: Names that may come first.
+    **defaults: Keys that may follow, and their values if they do not.
+
+  Returns:
+    `defaults` with the given values, and `name`, "" if there is none.
+
+  Raises:
+    ConfigError: On an unknown name or key.
+  """
+  found = {"name": "", **defaults}
+  for i, part in enumerate(filter(None, (arg or "").split(","))):
+    key, equals, value = part.partition("=")
+    if not equals and i == 0 and key in choices:
+      found["name"] = key
+    elif equals and key in defaults:
+      found[key] = value
+    else:
+      raise ConfigError(
+        f"{part!r} is not known here; names: {', '.join(choices)}; keys:"
+        f" {', '.join(defaults) or 'none'}"
+      )
+  return found
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+  """Fields that differ between two configs and matter to what is learned.
+
+  Args:
+    old: One config, nested.
+    new: The other.
+
+  Returns:
+    Dotted field name to the two values; a missing one is None.
+  """
+  flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
+  return {
+    name: (flat_old.get(name), flat_new.get(name))
+    for name in sorted(flat_old.keys() | flat_new.keys())
+    if flat_old.get(name) != flat_new.get(name) and name not in _FREE
+  }
+
+
+def resolve(
+  config: ml_collections.ConfigDict, facts: DataFacts
+) -> ml_collections.ConfigDict:
+  """Decides the open fields from the data and checks all of them.
+
+  Args:
+    config: A config with the fields of `base()`; None where open.
+    facts: About the training split.
+
+  Returns:
+    A new config without open fields.
+
+  Raises:
+    ConfigError: If a field cannot be used; the message names it.
+  """
+  config = ml_collections.ConfigDict(config.to_dict())
+  data, train = config.data, config.train
+  data.num_rows = facts.num_rows
+  data.num_features = facts.num_features
+  data.num_labels = facts.num_labels
+  data.dense = facts.dense
+  data.fingerprint = facts.fingerprint
+  if config.family is None:
+    few = facts.dense or facts.num_labels <= FEW_LABELS
+    config.family = "network" if few else "linear"
+  _check_choices(config, {"family": ("network", "linear")})
+  for part, rules in _rules(facts, config.family).items():
+    section = config
+    for name in part.split("."):
+      section = section[name]
+    for name, value in rules.items():
+      if section[name] is None:
+        section[name] = value
+  train_rows = facts.num_rows - round(data.validation * facts.num_rows)
+  if train.num_steps is None:
+    train.num_steps = max(
+      1, round(train.epochs * train_rows / train.batch_size)
+    )
+  for section in (config.eval, config.checkpoint):
+    if section.every is None:
+      section.every = max(1, -(-train.num_steps // 5))
+  check(config)
+  return config
+
+
+def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
+  """Values of open fields, by section.
+
+  "network": one wide hidden layer and strong dropout; the default for few
+  labels. "linear": weights from features to labels, trained for few passes at
+  a high rate; the default for many labels, which are mostly rare, so that
+  networks overfit them. Both add the log of the inverse propensity to the
+  logits when they predict, which serves rare labels. The figures are those
+  that validation splits preferred on several data sets.
+  """
+  network: dict[str, dict[str, Any]] = {
+    "data": {"weighting": "none" if facts.kind == "binary" else "auto"},
+    "encoder": {"dim": 1024, "embedding_dropout": 0.8},
+    "head": {
+      "wide": False,
+      "wide_labels": 0,
+      "init_scale": 0.02,
+      "prior_bias": True,
+      "bias": 0.0,
+    },
+    "optim": {"warmup": 0.05, "decay": "cosine"},
+    "optim.encoder": {"name": "adam", "learning_rate": 5e-3},
+    "optim.head": {"name": "adam", "learning_rate": 5e-3},
+    "train": {
+      "batch_size": _power_of_two(facts.num_rows / 50, 64, 1024),
+      "epochs": min(20.0, max(3.0, 20.0 * (25_000 / facts.num_rows) ** 0.5)),
+    },
+    "predict": {"propensity_power": 0.5},
+  }
+  batch = 64
+  wide_labels = WIDE_BYTES // (4 * facts.num_features)
+  linear: dict[str, dict[str, Any]] = {
+    "data": {"weighting": "auto"},
+    "encoder": {"dim": 0, "embedding_dropout": 0.0},
+    "head": {
+      "wide": True,
+      "wide_labels": wide_labels if wide_labels < facts.num_labels else 0,
+      "init_scale": 0.0,
+      "prior_bias": False,
+      "bias": -8.0,
+    },
+    "optim": {"warmup": 0.0, "decay": "linear"},
+    "optim.encoder": {"name": "sgd", "learning_rate": 0.0},
+    "optim.head": {"name": "sgd", "learning_rate": 0.02 * batch},
+    "train": {"batch_size": batch, "epochs": 2.0},
+    "predict": {"propensity_power": 1.0},
+  }
+  chosen = network if family == "network" else linear
+  chosen["head"] |= {"loss": "bce", "cosine": False, "init": "normal"}
+  chosen["encoder"] |= {"scale": 0.0, "input_scale": None}
+  rate = 8.0 if facts.labels_per_row < 5 else 3.0
+  return chosen | {"optim.wide": {"learning_rate": rate}}
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+  """The power of two nearest to `value` within the bounds."""
+  return min(high, max(low, 2 ** round(math.log2(max(value, 1)))))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that cannot be used.
+
+  Args:
+    config: A resolved config.
+
+  Raises:
+    ConfigError: Naming the field, its value and what it may be.
+  """
+  _check_choices(
+    config,
+    {
+      "data.weighting": ("auto", "none", "log", "tfidf", "log_tfidf"),
+      "head.loss": ("softmax", "bce"),
+      "head.init": ("normal", "centroid"),
+      "optim.decay": ("cosine", "linear", "constant"),
+      "optim.encoder.name": ("sgd", "momentum", "adam", "adagrad"),
+      "optim.head.name": ("sgd", "momentum", "adam", "adagrad"),
+    },
+  )
+  values = dict(_flatten(config))
+  positive = (
+    "train.batch_size",
+    "train.num_steps",
+    "train.log_every",
+    "eval.every",
+    "eval.batch_size",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "head.blocks",
+  )
+  for name in positive:
+    if values[name] < 1:
+      raise ConfigError(f"{name} is {values[name]}; it must be at least 1")
+  rates = (
+    "data.validation",
+    "encoder.feature_dropout",
+    "encoder.embedding_dropout",
+    "encoder.hidden_dropout",
+    "optim.warmup",
+  )
+  for name in rates:
+    if not 0 <= values[name] < 1:
+      raise ConfigError(f"{name} is {values[name]}; it must be in [0, 1)")
+  head, encoder = config.head, config.encoder
+  if not encoder.dim and not head.wide:
+    raise ConfigError(
+      "encoder.dim is 0 and head.wide is False: there is nothing to train;"
+      " set one of them"
+    )
+  if head.wide and config.data.dense:
+    raise ConfigError(
+      "head.wide needs sparse features, and these are dense; set"
+      " head.wide=False"
+    )
+  if head.init == "centroid" and not encoder.dim:
+    raise ConfigError(
+      "head.init is 'centroid' but encoder.dim is 0; there are no embeddings"
+    )
+
+
+def _check_choices(
+  config: ml_collections.ConfigDict, choices: Mapping[str, tuple[str, ...]]
+) -> None:
+  values = dict(_flatten(config))
+  for name, allowed in choices.items():
+    if values[name] not in allowed:
+      raise ConfigError(f"{name} is {values[name]!r}; use one of {allowed}")
+
+
+def check_same_run(
+  old: ml_collections.ConfigDict,
+  new: ml_collections.ConfigDict,
+  workdir: str | Path,
+) -> None:
+  """Refuses to continue a run with another config.
+
+  Args:
+    old: The config of the run.
+    new: The config asked for, resolved.
+    workdir: Directory of the run, for the message.
+
+  Raises:
+    ConfigError: Listing the fields that differ.
+  """
+  found = differences(old, new)
+  if found:
+    lines = [
+      f"{name}: {a!r} there, {b!r} now" for name, (a, b) in found.items()
+    ]
+    raise ConfigError(
+      f"{workdir} holds a run with another config ({'; '.join(lines)});"
+      " use another --workdir, or the same config to continue it"
+    )
+
+
+def field_names(config: ml_collections.ConfigDict) -> list[str]:
+  """Dotted names of all fields, those of open ones included."""
+  return [name for name, _ in _flatten(config)]
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The config as indented JSON."""
+  return json.dumps(_plain(config), indent=2) + "\n"
+
+
+def load(path: str | Path) -> ml_collections.ConfigDict:
+  """Reads a config written by `to_json`.
+
+  Args:
+    path: The JSON file.
+
+  Returns:
+    The config.
+
+  Raises:
+    ConfigError: If the file is missing or is not JSON.
+  """
+  try:
+    return ml_collections.ConfigDict(json.loads(Path(path).read_text()))
+  except FileNotFoundError:
+    raise ConfigError(
+      f"{path} does not exist; is this the working directory of a run?"
+    ) from None
+  except json.JSONDecodeError as error:
+    raise ConfigError(f"{path} is not a JSON config: {error}") from None
+
+
+def _plain(config: Any) -> Any:
+  """ConfigDicts to dicts and tuples to lists, as JSON would."""
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  return json.loads(json.dumps(config))
+
+
+def _flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  for key, value in _plain(config).items():
+    if isinstance(value, dict):
+      yield from _flatten(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value

@@ -1,0 +1,143 @@
+"""Scores a trained run on a split: table, JSON, report."""
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from xlj import evaluator
+from xlj import metrics
+from xlj import predictor
+from xlj import report
+from xlj.data import statistics
+from xlj.data import store
+from xlj.data import synthetic
+
+
+def evaluate(
+  workdir: str | Path,
+  *,
+  data_dir: str | None = None,
+  split: str = "test",
+  which: str = "best",
+) -> dict[str, float]:
+  """Scores a run, prints a table and one line of JSON, renews the report.
+
+  Beside the model stand the popularity baseline and, on generated data, the
+  best score that anything can reach.
+
+  Args:
+    workdir: Directory of the run.
+    data_dir: Directory of the data; by default that of the training.
+    split: Which split to score.
+    which: "best" checkpoint by the validation metric, or "last".
+
+  Returns:
+    The metrics by name, in percent.
+
+  Raises:
+    ConfigError: If the directory holds no finished checkpoint.
+    DataError: If the split cannot be read or does not fit the model.
+  """
+  run = predictor.load(workdir, which=which)
+  data_dir = data_dir or run.config.data.dir
+  data = store.open_split(
+    data_dir,
+    split,
+    cache_dir=run.config.data.cache_dir or None,
+    num_features=run.num_features,
+    num_labels=run.num_labels,
+  )
+  logging.info(
+    "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step
+  )
+  start = time.monotonic()
+  counts = run.label_counts()
+  about = {
+    "num_labels": run.num_labels,
+    "propensities": statistics.propensities(
+      counts,
+      run.config.data.num_rows,
+      run.config.data.propensity_a,
+      run.config.data.propensity_b,
+    ),
+    "deciles": statistics.label_groups(counts).group + 1,
+    "label_counts": counts,
+  }
+  with jax.set_mesh(run.mesh):
+    ranking = evaluator.Evaluator(
+      run.model,
+      data,
+      run.weighting,
+      run.order,
+      batch_size=run.config.eval.batch_size,
+      **about,
+    ).run(run.state)
+  seconds = time.monotonic() - start
+  values = ranking.compute()
+  by_name = {"xlj": values}
+  by_name |= _baselines(data, data_dir, split, counts, about)
+  if jax.process_index() == 0:
+    _write(Path(workdir), split, run.step, ranking, by_name)
+    _print(by_name, data.num_rows, seconds)
+  return values
+
+
+def _baselines(
+  data: store.Split,
+  data_dir: str,
+  split: str,
+  counts: np.ndarray,
+  about: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+  """What to compare with."""
+  popular = evaluator.popularity(data, counts, metrics.Ranking(**about))
+  found = {"popularity": popular.compute()}
+  if split == "test" and (Path(data_dir) / synthetic.ORACLE_FILE).exists():
+    oracle = synthetic.load_oracle(data_dir)
+    best = metrics.Ranking(**about)
+    best.update(oracle.labels, data.labels)
+    found["best possible"] = best.compute()
+  return found
+
+
+def _write(
+  workdir: Path,
+  split: str,
+  step: int,
+  ranking: metrics.Ranking,
+  by_name: Mapping[str, Mapping[str, float]],
+) -> None:
+  """Leaves the figures for the report, and renews it."""
+  baselines = {k: v for k, v in by_name.items() if k != "xlj"}
+  found = {
+    "split": split,
+    "step": step,
+    "metrics": by_name["xlj"],
+    "baselines": baselines,
+    "deciles": ranking.deciles(),
+  }
+  text = json.dumps(found, indent=2) + "\n"
+  (workdir / report.EVALUATION_FILE).write_text(text)
+  path = report.write_report(workdir)
+  logging.info("Wrote %s", path)
+
+
+def _print(
+  by_name: Mapping[str, Mapping[str, float]], num_rows: int, seconds: float
+) -> None:
+  """The table, and as the last line the model's figures as JSON."""
+  names = list(by_name)
+  width = max(len(metric) for metric in by_name["xlj"])
+  print(f"{num_rows:,} rows in {seconds:.1f} s, percent")
+  print(" " * width, *(f"{name:>14}" for name in names))
+  for metric in by_name["xlj"]:
+    cells = (f"{by_name[name][metric]:14.2f}" for name in names)
+    print(f"{metric:<{width}}", *cells)
+  rounded = {k: round(v, 4) for k, v in by_name["xlj"].items()}
+  print(json.dumps(rounded), flush=True)

@@ -1,0 +1,171 @@
+"""Scores a split: batches through the model's top-k into ranking metrics."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from xlj import label_order
+from xlj import metrics
+from xlj import model as model_lib
+from xlj import sharding
+from xlj.data import padding
+from xlj.data import pipeline
+from xlj.data import store
+from xlj.data import weighting as weighting_lib
+
+KS = (1, 3, 5)
+
+
+class Ranked(NamedTuple):
+  """Predictions for some rows of a split.
+
+  Attributes:
+    rows: int64 `[n]` rows of the split.
+    scores: float32 `[n, k]`, descending.
+    ids: int32 `[n, k]` label ids; -1 where there is none.
+  """
+
+  rows: np.ndarray
+  scores: np.ndarray
+  ids: np.ndarray
+
+
+class Evaluator:
+  """Evaluates a model on (some rows of) a split, again and again."""
+
+  def __init__(
+    self,
+    model: model_lib.Model,
+    split: store.Split,
+    weighting: weighting_lib.Weighting | None,
+    order: label_order.LabelOrder,
+    *,
+    batch_size: int,
+    num_labels: int,
+    rows: np.ndarray | None = None,
+    propensities: np.ndarray | None = None,
+    deciles: np.ndarray | None = None,
+    label_counts: np.ndarray | None = None,
+  ):
+    """Prepares widths and the compiled top-k.
+
+    Args:
+      model: The model.
+      split: The data to score.
+      weighting: Feature weighting fitted on the training split.
+      order: The head's numbers of the labels.
+      batch_size: Examples scored at a time, over all devices.
+      num_labels: L of the model.
+      rows: Rows of the split to score; by default all.
+      propensities: `[L]` for PSP; None leaves it out.
+      deciles: `[L]` frequency decile of each label; None leaves them out.
+      label_counts: `[L]`, to describe the deciles.
+    """
+    self._model = model
+    self._split = split
+    self._weighting = weighting
+    self._order = order
+    self._rows = rows
+    self._batch_size = batch_size
+    self._ranking = lambda: metrics.Ranking(
+      num_labels=num_labels,
+      ks=KS,
+      propensities=propensities,
+      deciles=deciles,
+      label_counts=label_counts,
+    )
+    self._widths = padding.plan(split, batch_size=batch_size, rows=rows)
+    self._topk = jax.jit(model.topk, static_argnums=2)
+
+  def run(self, state: dict[str, Any]) -> metrics.Ranking:
+    """Scores every row once.
+
+    Args:
+      state: The `model` part of a state.
+
+    Returns:
+      The metrics' sums over the rows.
+    """
+    ranking = self._ranking()
+    for ranked in self.rank(state, max(KS)):
+      ranking.update(ranked.ids, self._split.labels.take(ranked.rows))
+    return ranking
+
+  def rank(self, state: dict[str, Any], k: int) -> Iterator[Ranked]:
+    """Yields the top-k of every row, batch by batch.
+
+    Args:
+      state: The `model` part of a state.
+      k: Labels per row.
+
+    Yields:
+      Predictions for the real rows of each batch of this process.
+    """
+    batches = pipeline.eval_batches(
+      self._split,
+      self._weighting,
+      batch_size=self._batch_size,
+      rows=self._rows,
+      widths=self._widths,
+      process=this_process(),
+    )
+    for batch in batches:
+      inputs, exclude = sharding.put_batch(
+        (to_inputs(batch, self._order), self._exclude(batch.rows))
+      )
+      scores, ids = self._topk(state, inputs, k, exclude)
+      real = batch.rows >= 0
+      yield Ranked(
+        batch.rows[real],
+        sharding.local_rows(scores)[real],
+        self._order.to_data(sharding.local_rows(ids)[real]),
+      )
+
+  def _exclude(self, rows: np.ndarray) -> np.ndarray | None:
+    """Labels that the split's reciprocal filter forbids, `[n, E]`."""
+    if self._split.filter is None:
+      return None
+    width = int(self._split.filter.row_lengths.max(initial=1))
+    forbidden = self._split.filter.take(rows[rows >= 0]).pad(width).ids
+    missing = len(rows) - len(forbidden)
+    forbidden = self._order.to_head(forbidden)
+    return np.pad(forbidden, ((0, missing), (0, 0)), constant_values=-1)
+
+
+def this_process() -> pipeline.Slice:
+  """The part of each global batch that this process reads."""
+  return pipeline.Slice(jax.process_index(), jax.process_count())
+
+
+def to_inputs(
+  batch: pipeline.Batch, order: label_order.LabelOrder
+) -> model_lib.Inputs:
+  """The arrays of a batch that the model reads."""
+  return model_lib.Inputs(
+    batch.feature_ids,
+    batch.feature_values,
+    order.to_head(batch.label_ids),
+    batch.weights,
+  )
+
+
+def popularity(
+  split: store.Split, label_counts: np.ndarray, ranking: metrics.Ranking
+) -> metrics.Ranking:
+  """Adds to `ranking` the answer that never looks at the input.
+
+  Args:
+    split: The data to score.
+    label_counts: `[L]` training examples of each label.
+    ranking: Empty metrics.
+
+  Returns:
+    `ranking`, with the most frequent labels predicted for every row.
+  """
+  best = np.argsort(-label_counts, kind="stable")[: ranking.width]
+  for start in range(0, split.num_rows, 4096):
+    labels = split.labels.slice_rows(start, start + 4096)
+    ranking.update(np.tile(best, (labels.num_rows, 1)), labels)
+  return ranking

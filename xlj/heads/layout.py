@@ -1,0 +1,46 @@
+"""Where the row of a label is: labels dealt out to blocks like cards.
+
+Label i is in block `i % blocks`, at place `i // blocks` of it. A device holds
+whole blocks, so the layout of a checkpoint does not depend on the devices, and
+each of them gets its share of any range of labels, the most frequent ones in
+particular.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+Ids = TypeVar("Ids", jax.Array, np.ndarray)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Rows for `num_labels` labels in `blocks` blocks of equal size.
+
+  Example:
+    Layout(5, 2): row 0 1 2 3 4 5 holds label 0 2 4 1 3 -
+  """
+
+  num_labels: int
+  blocks: int
+
+  @property
+  def rows_per_block(self) -> int:
+    """Rows of a block, padding included."""
+    return -(-self.num_labels // self.blocks)
+
+  @property
+  def num_rows(self) -> int:
+    """Rows in all, padding included."""
+    return self.rows_per_block * self.blocks
+
+  def row_of_label(self, labels: Ids) -> Ids:
+    """Rows of labels, both integers `[...]`."""
+    return labels % self.blocks * self.rows_per_block + labels // self.blocks
+
+  def label_of_row(self, rows: Ids) -> Ids:
+    """Labels of rows; at least `num_labels` for a padding row."""
+    place = rows % self.rows_per_block
+    return place * self.blocks + rows // self.rows_per_block

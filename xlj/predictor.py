@@ -1,0 +1,210 @@
+"""A trained run, restored for inference on whatever devices are here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy.sparse
+
+from xlj import checkpoint
+from xlj import config as config_lib
+from xlj import label_order
+from xlj import mesh as mesh_lib
+from xlj import model as model_lib
+from xlj import sharding
+from xlj.data import csr as csr_lib
+from xlj.data import weighting as weighting_lib
+
+Features = (
+  csr_lib.Csr
+  | np.ndarray
+  | scipy.sparse.sparray
+  | scipy.sparse.spmatrix
+  | Sequence[Mapping[int, float]]
+)
+
+
+def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
+  """Restores a trained run for prediction.
+
+  Args:
+    workdir: Directory of the run.
+    which: "best" checkpoint by the validation metric, or "last".
+
+  Returns:
+    A predictor; the devices need not be those that trained it.
+
+  Raises:
+    ConfigError: If the directory holds no finished checkpoint.
+
+  Example:
+    >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
+  """
+  return Predictor(workdir, which=which)
+
+
+class Predictor:
+  """The model of a run with its weighting; see `load`."""
+
+  def __init__(self, workdir: str | Path, *, which: str = "best"):
+    """Restores; see `load`."""
+    workdir = Path(workdir).absolute()
+    self.workdir = workdir
+    self.config = config_lib.load(workdir / config_lib.FILE)
+    self.mesh = mesh_lib.make_mesh()
+    with jax.set_mesh(self.mesh):
+      self.model = model_lib.Model(self.config)
+      with checkpoint.Checkpointer(
+        workdir, best_metric=self.config.eval.metric, read_only=True
+      ) as keeper:
+        self.step = _choose(keeper, which, workdir)
+        self.state = keeper.restore_model(
+          self.step, self.model.abstract().model
+        )
+    self.weighting = self._weighting()
+    self.order = label_order.LabelOrder.of(self._by_label("label_ids"))
+    self._topk = jax.jit(self.model.topk, static_argnums=2)
+
+  @property
+  def num_labels(self) -> int:
+    """Number of labels L."""
+    return self.config.data.num_labels
+
+  @property
+  def num_features(self) -> int:
+    """Number of features F."""
+    return self.config.data.num_features
+
+  def label_counts(self) -> np.ndarray:
+    """Training examples of each label, int64 `[L]`."""
+    return self._by_label("label_counts")[self.order.head_ids].astype(np.int64)
+
+  def topk(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best labels of each example.
+
+    Args:
+      features: n examples with raw features, as in the data files: CSR (of
+        scipy or `xlj.data.csr`), a dense `[n, F]` array, or a dict from
+        feature id to value for each example.
+      k: How many labels, at most the number of labels.
+
+    Returns:
+      float32 scores `[n, k]`, descending (logits), and int32 label ids.
+
+    Raises:
+      ValueError: If k or the number of features does not fit the model.
+    """
+    if not 1 <= k <= self.num_labels:
+      raise ValueError(f"k is {k}; it must be in [1, {self.num_labels}]")
+    rows = self._rows(features)
+    size = self.config.eval.batch_size
+    scores, ids = [], []
+    for start in range(0, _count(rows), size):
+      part = _slice(rows, start, start + size)
+      found = self._batch(part, k)
+      scores.append(found[0])
+      ids.append(found[1])
+    if not scores:
+      return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
+    return np.concatenate(scores), np.concatenate(ids)
+
+  def _batch(
+    self, rows: csr_lib.Csr | np.ndarray, k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Top-k of at most one batch; sizes are rounded up to powers of two."""
+    count = _count(rows)
+    size = _power_of_two(max(count, self.mesh.size))
+    size += -size % self.mesh.size
+    if isinstance(rows, csr_lib.Csr):
+      if self.weighting is not None:
+        rows = self.weighting(rows)
+      width = _power_of_two(max(8, int(rows.row_lengths.max(initial=0))))
+      ids, values, _ = rows.pad(width, fill=0)
+      feature_ids, feature_values = _fill(ids, size), _fill(values, size)
+    else:
+      feature_ids = None
+      feature_values = _fill(np.asarray(rows, np.float32), size)
+    inputs = model_lib.Inputs(
+      feature_ids,
+      feature_values,
+      np.full((size, 1), -1, np.int32),
+      np.zeros((size,), np.float32),
+    )
+    with jax.set_mesh(self.mesh):
+      scores, ids = self._topk(self.state, sharding.put_batch(inputs), k, None)
+      scores, ids = sharding.local_rows(scores), sharding.local_rows(ids)
+    return scores[:count], self.order.to_data(ids[:count])
+
+  def _rows(self, features: Features) -> csr_lib.Csr | np.ndarray:
+    """Checks the examples and brings them to Csr or a dense array."""
+    if isinstance(features, Sequence):
+      rows = _from_dicts(features, self.num_features)
+    elif isinstance(features, csr_lib.Csr | np.ndarray):
+      rows = features
+    else:
+      rows = csr_lib.Csr.from_scipy(features)
+    if rows.shape[1] > self.num_features:
+      raise ValueError(
+        f"the examples have {rows.shape[1]} features, the model"
+        f" {self.num_features}"
+      )
+    if isinstance(rows, np.ndarray) and not self.config.data.dense:
+      return csr_lib.Csr.from_scipy(scipy.sparse.csr_array(rows))
+    if isinstance(rows, csr_lib.Csr) and self.config.data.dense:
+      return rows.to_scipy().toarray()
+    return rows
+
+  def _by_label(self, name: str) -> np.ndarray:
+    """A buffer by the head's labels instead of by row."""
+    layout = self.model.head.layout
+    rows = layout.row_of_label(np.arange(self.num_labels))
+    return np.asarray(self.state["buffers"][name])[rows]
+
+  def _weighting(self) -> weighting_lib.Weighting | None:
+    if self.config.data.dense:
+      return None
+    idf = np.asarray(self.state["buffers"]["idf"])
+    data = self.config.data
+    return weighting_lib.Weighting(data.weighting, data.l2, idf)
+
+
+def _choose(keeper: checkpoint.Checkpointer, which: str, workdir: Path) -> int:
+  if which not in ("best", "last"):
+    raise config_lib.ConfigError(
+      f"which checkpoint: {which!r}; use 'best' or 'last'"
+    )
+  step = keeper.best_step() if which == "best" else keeper.latest_step()
+  if step is None:
+    raise config_lib.ConfigError(
+      f"{workdir} holds no finished checkpoint; train it first"
+    )
+  return step
+
+
+def _from_dicts(
+  rows: Sequence[Mapping[int, float]], num_features: int
+) -> csr_lib.Csr:
+  ids = [sorted(row) for row in rows]
+  values = [[row[i] for i in order] for row, order in zip(rows, ids)]
+  return csr_lib.Csr.from_rows(ids, num_features, values)
+
+
+def _count(rows: csr_lib.Csr | np.ndarray) -> int:
+  return rows.num_rows if isinstance(rows, csr_lib.Csr) else len(rows)
+
+
+def _slice(
+  rows: csr_lib.Csr | np.ndarray, start: int, stop: int
+) -> csr_lib.Csr | np.ndarray:
+  if isinstance(rows, csr_lib.Csr):
+    return rows.slice_rows(start, stop)
+  return rows[start:stop]
+
+
+def _fill(block: np.ndarray, size: int) -> np.ndarray:
+  return np.pad(block, ((0, size - len(block)), (0, 0)))
+
+
+def _power_of_two(n: int) -> int:
+  return 1 << (n - 1).bit_length()
