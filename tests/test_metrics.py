@@ -277,6 +277,7 @@ class RankingTest(absltest.TestCase):
       ("cut-offs differ", lambda: ranking.merge(metrics.Ranking(4, ks=(1, 3)))),
       ("other labels", lambda: ranking.merge(metrics.Ranking(5, ks=(1, 2)))),
       ("k >= 1", lambda: metrics.Ranking(4, ks=(0,))),
+      ("expected 1 to 10", lambda: metrics.Ranking(2, deciles=np.arange(2))),
       ("propensities has", lambda: metrics.Ranking(4, propensities=np.ones(3))),
     ]
     for message, call in cases:

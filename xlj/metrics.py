@@ -46,16 +46,16 @@ class Ranking:
     num_labels: L.
     ks: the cut-offs, e.g. (1, 3, 5).
     propensities: p_l, float [L] in (0, 1]; None leaves out PSP and PSnDCG.
-    deciles: label-frequency decile of each label, integers [L] in 0..9, 0 the
-      most frequent, -1 for a label of none (`xlj.data.statistics` has them);
-      None leaves out `deciles()`.
+    deciles: label-frequency decile of each label, integers [L] in 1..10, 1
+      the most frequent; None leaves out `deciles()`.
     label_counts: training points of each label, integers [L]; only to describe
       the deciles.
     per_label: keep three counts per label and cut-off. False saves 4 L (1 + 2
       len(ks)) bytes and leaves out Coverage, MacroF1 and `deciles()`.
 
   Raises:
-    ValueError: a length is not L, or `ks` are not positive.
+    ValueError: a length is not L, a decile is not in 1..10, or `ks` are not
+      positive.
 
   Example:
     >>> ranking = Ranking(num_labels=4, ks=(1, 2))
@@ -82,6 +82,11 @@ class Ranking:
     self.ks = np.unique(np.asarray(ks, np.int64))
     self._propensities = _of_length(num_labels, "propensities", propensities)
     self._deciles = _of_length(num_labels, "deciles", deciles)
+    if deciles is not None and not np.isin(deciles, np.arange(1, 11)).all():
+      raise ValueError(
+        f"deciles run from {np.min(deciles)} to {np.max(deciles)}, expected"
+        " 1 to 10"
+      )
     self._label_counts = _of_length(num_labels, "label_counts", label_counts)
     self._sums = _zeros(len(self.ks), num_labels if per_label else 0)
     self._per_label = per_label
@@ -197,8 +202,8 @@ class Ranking:
 
     Returns:
       One dict per decile: `decile` (1, the most frequent labels, to 10),
-      `labels` (how many it has),
-      `test_labels` and `test_instances` (those among the points added),
+      `labels` (how many it has), `test_labels` and `test_instances` (those
+      among the points added),
       `min_count` and `max_count` (training points of its labels, where label
       counts were given); `P@k`, the part of the overall P@k that hits on this
       decile's labels make up, so that the deciles add up to P@k; and, averaged
@@ -210,7 +215,7 @@ class Ranking:
     """
     if self._deciles is None or not self._per_label:
       raise ValueError("needs deciles and per_label=True")
-    members = (np.flatnonzero(self._deciles == d) for d in range(10))
+    members = (np.flatnonzero(self._deciles == d) for d in range(1, 11))
     return [
       self._decile(d, ids) for d, ids in enumerate(members, 1) if ids.size
     ]

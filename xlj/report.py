@@ -7,20 +7,17 @@ Reads what a run leaves in its folder, each part only if it is there:
 * `config.json`: the resolved config, nested
 * `evaluation.json`: `metrics` and, optionally, `split`, `step`, `deciles` (rows
   as of `metrics.Ranking.deciles`), `baselines` (name to metrics)
-* `machine.json`: what `machine_facts` returns
+* `machine.json`: what `machine.facts` returns
 """
 
-import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import re
 from typing import Any
 
 from xlj import figures
+from xlj import machine as machine_lib
 from xlj import page
 from xlj import progress
 
@@ -28,7 +25,6 @@ REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.json"
 MACHINE_FILE = "machine.json"
 _CONFIG_FILE = "config.json"
-_PACKAGES = ("xlj", "jax", "jaxlib", "flax", "optax", "numpy")
 _DECILE_CHARTS = {  # axis: name in the legend to name in the rows
   "part of P@k, points": {f"P@{k}": f"P@{k}" for k in (1, 3, 5)},
   "mean over labels, %": {
@@ -57,6 +53,8 @@ _METRICS_NOTE = (
 _CARDS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "nDCG@5")
 
 Values = Mapping[str, Any]
+
+machine_facts = machine_lib.facts
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -87,38 +85,6 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
   partial.write_text(page.html(name, body), encoding="utf-8")
   os.replace(partial, path)  # a reader never sees half a page
   return path
-
-
-def machine_facts(devices: Sequence[Any] = ()) -> dict[str, Any]:
-  """What the run ran on, for `machine.json`.
-
-  Args:
-    devices: the JAX devices, `jax.devices()`.
-
-  Returns:
-    `cpu`, `cores` (those the process may use), `memory_gib`, `devices` (kind
-    and number of each, e.g. "NVIDIA H200 \N{MULTIPLICATION SIGN} 8"),
-    `processes`, `system`, and under `versions` those of Python and of the
-    packages that matter.
-  """
-  kinds = collections.Counter(str(d.device_kind) for d in devices)
-  versions = {"python": platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return {
-    "cpu": _cpu_model(),
-    "cores": _usable_cores(),
-    "memory_gib": _memory_gib(),
-    "devices": ", ".join(
-      f"{kind} \N{MULTIPLICATION SIGN} {n}" for kind, n in kinds.items()
-    ),
-    "processes": len({d.process_index for d in devices}) or 1,
-    "system": f"{platform.system()} {platform.release()}",
-    "versions": versions,
-  }
 
 
 def _summary(
@@ -356,27 +322,3 @@ def _shown(value: Any) -> str:
   if value in (None, "", [], ()):
     return "\N{EN DASH}"
   return value if isinstance(value, str) else json.dumps(value)
-
-
-def _cpu_model() -> str:
-  """The model by its trade name, which only /proc tells on Linux."""
-  try:
-    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-  except OSError:
-    return platform.processor() or platform.machine()
-  found = re.search(r"model name\s*:\s*(.+)", text)
-  return found[1] if found else platform.machine()
-
-
-def _usable_cores() -> int:
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def _memory_gib() -> float | None:
-  try:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  except (ValueError, OSError, AttributeError):
-    return None
-  return round(total / 2**30, 1)

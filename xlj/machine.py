@@ -1,0 +1,68 @@
+"""Facts about the machine that a run is on."""
+
+import collections
+from collections.abc import Sequence
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+from typing import Any
+
+_PACKAGES = ("xlj", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def facts(devices: Sequence[Any] = ()) -> dict[str, Any]:
+  """What the run ran on, for `machine.json`.
+
+  Args:
+    devices: the JAX devices, `jax.devices()`.
+
+  Returns:
+    `cpu`, `cores` (those the process may use), `memory_gib`, `devices` (kind
+    and number of each, e.g. "NVIDIA H200 × 8"),
+    `processes`, `system`, and under `versions` those of Python and of the
+    packages that matter.
+  """
+  kinds = collections.Counter(str(d.device_kind) for d in devices)
+  versions = {"python": platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return {
+    "cpu": _cpu_model(),
+    "cores": _usable_cores(),
+    "memory_gib": _memory_gib(),
+    "devices": ", ".join(
+      f"{kind} \N{MULTIPLICATION SIGN} {n}" for kind, n in kinds.items()
+    ),
+    "processes": len({d.process_index for d in devices}) or 1,
+    "system": f"{platform.system()} {platform.release()}",
+    "versions": versions,
+  }
+
+
+def _cpu_model() -> str:
+  """The model by its trade name, which only /proc tells on Linux."""
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+  except OSError:
+    return platform.processor() or platform.machine()
+  found = re.search(r"model name\s*:\s*(.+)", text)
+  return found[1] if found else platform.machine()
+
+
+def _usable_cores() -> int:
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _memory_gib() -> float | None:
+  try:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (ValueError, OSError, AttributeError):
+    return None
+  return round(total / 2**30, 1)
