@@ -1,7 +1,6 @@
 """Metrics against plain loops written from the definitions."""
 
 import math
-import time
 
 from absl.testing import absltest
 import hypothesis
@@ -296,42 +295,9 @@ class RankingTest(absltest.TestCase):
       propensities=rng.uniform(0.1, 1, num_labels),
       ks=(*KS, 100),
     )
-    began = time.process_time()
     ranking.update(ids, truth)
     ranking.compute()
-    # About 0.3 s; loops over points would take tens of seconds.
-    self.assertLess(time.process_time() - began, 3)
     self.assertAlmostEqual(ranking.compute()["Recall@100"], 100)
-
-
-class FilterTest(absltest.TestCase):
-  @hypothesis.settings(deadline=None, max_examples=100)
-  @hypothesis.given(problems(), strategies.integers(1, 5), strategies.data())
-  def test_equals_ranking_without_the_filtered(self, problem, k, data):
-    num_labels, _, filtered, _ = problem
-    rows = rows_of(filtered)
-    depth = pairs.filter_depth(rows, k, num_labels)
-    full = [
-      data.draw(strategies.permutations(range(num_labels))) for _ in filtered
-    ]
-    ids = np.array(full)[:, :depth]
-    scores = np.broadcast_to(-np.arange(depth, dtype=np.float32), ids.shape)
-    kept_scores, kept_ids = pairs.mask_filtered(
-      scores, ids, rows, k, num_labels
-    )
-    for row, order, drop in zip(range(len(full)), full, filtered):
-      expected = [label for label in order if label not in drop][:k]
-      found = [label for label in kept_ids[row].tolist() if label >= 0]
-      self.assertEqual(found, expected)
-      places = [-float(order.index(label)) for label in expected]
-      self.assertEqual(kept_scores[row, : len(places)].tolist(), places)
-      self.assertTrue(np.all(np.isneginf(kept_scores[row, len(places) :])))
-
-  def test_too_short_predictions_are_refused(self):
-    rows = rows_of([{1, 2}, set()])
-    ids = np.array([[1, 0, 2], [3, 4, 5]])
-    with self.assertRaisesRegex(ValueError, "4 are needed to keep 2"):
-      pairs.mask_filtered(ids.astype(float), ids, rows, 2, num_labels=9)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 DIRECTORY = "checkpoints"
+# Large arrays are written and read in pieces of this size, or a save would
+# hold a second copy of the label matrix in memory, and then a compressed one.
+_PIECE_BYTES = 64 << 20
 
 
 class Checkpointer:
@@ -87,8 +91,8 @@ class Checkpointer:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        model=ocp.args.StandardSave(model),
-        training=ocp.args.StandardSave(training),
+        model=ocp.args.StandardSave(model, _in_pieces(model)),
+        training=ocp.args.StandardSave(training, _in_pieces(training)),
         meta=ocp.args.JsonSave(dict(meta)),
       ),
       metrics=dict(metrics) if metrics else None,
@@ -168,3 +172,10 @@ class Checkpointer:
   def close(self) -> None:
     """Waits for saves and releases the threads."""
     self._manager.close()
+
+
+def _in_pieces(tree: Any) -> Any:
+  """How to write each array of a tree."""
+  return jax.tree.map(
+    lambda _: ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES), tree
+  )

@@ -242,11 +242,13 @@ def resolve(
   train_rows = facts.num_rows - round(data.validation * facts.num_rows)
   if train.num_steps is None:
     train.num_steps = max(
-      1, round(train.epochs * train_rows / train.batch_size)
+      1, round(train.epochs * train_rows / max(train.batch_size, 1))
     )
+  # Linear weights are large: saving them often would cost more than training.
+  parts = 5 if config.family == "network" else 2
   for section in (config.eval, config.checkpoint):
     if section.every is None:
-      section.every = max(1, -(-train.num_steps // 5))
+      section.every = max(1, -(-train.num_steps // parts))
   check(config)
   return config
 
@@ -280,7 +282,6 @@ def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
     },
     "predict": {"propensity_power": 0.5},
   }
-  batch = 64
   wide_labels = WIDE_BYTES // (4 * facts.num_features)
   linear: dict[str, dict[str, Any]] = {
     "data": {"weighting": "auto"},
@@ -290,18 +291,18 @@ def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
       "wide_labels": wide_labels if wide_labels < facts.num_labels else 0,
       "init_scale": 0.0,
       "prior_bias": False,
-      "bias": -8.0,
+      "bias": -6.0,
     },
     "optim": {"warmup": 0.0, "decay": "linear"},
     "optim.encoder": {"name": "sgd", "learning_rate": 0.0},
-    "optim.head": {"name": "sgd", "learning_rate": 0.02 * batch},
-    "train": {"batch_size": batch, "epochs": 2.0},
-    "predict": {"propensity_power": 1.0},
+    "optim.head": {"name": "sgd", "learning_rate": 0.0},
+    "train": {"batch_size": 64, "epochs": 2.0},
+    "predict": {"propensity_power": 0.5},
   }
   chosen = network if family == "network" else linear
   chosen["head"] |= {"loss": "bce", "cosine": False, "init": "normal"}
   chosen["encoder"] |= {"scale": 0.0, "input_scale": None}
-  rate = 8.0 if facts.labels_per_row < 5 else 3.0
+  rate = 8.0 if facts.labels_per_row < 5 else 4.0
   return chosen | {"optim.wide": {"learning_rate": rate}}
 
 

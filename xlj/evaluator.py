@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from xlj import label_order
@@ -91,7 +92,7 @@ class Evaluator:
     ranking = self._ranking()
     for ranked in self.rank(state, max(KS)):
       ranking.update(ranked.ids, self._split.labels.take(ranked.rows))
-    return ranking
+    return self._of_all_processes(ranking)
 
   def rank(self, state: dict[str, Any], k: int) -> Iterator[Ranked]:
     """Yields the top-k of every row, batch by batch.
@@ -122,6 +123,16 @@ class Evaluator:
         sharding.local_rows(scores)[real],
         self._order.to_data(sharding.local_rows(ids)[real]),
       )
+
+  def _of_all_processes(self, ranking: metrics.Ranking) -> metrics.Ranking:
+    """Adds up the sums of all processes; the same on each of them."""
+    if jax.process_count() == 1:
+      return ranking
+    states = multihost_utils.process_allgather(ranking.state)
+    total = self._ranking()
+    for process in range(jax.process_count()):
+      total.add_state({name: sums[process] for name, sums in states.items()})
+    return total
 
   def _exclude(self, rows: np.ndarray) -> np.ndarray | None:
     """Labels that the split's reciprocal filter forbids, `[n, E]`."""

@@ -1,4 +1,4 @@
-"""Sets of (row, label) pairs in CSR form: membership and reciprocal filters.
+"""Sets of (row, label) pairs in CSR form.
 
 Shapes: N rows, K ids per row, L labels, nnz pairs.
 """
@@ -57,73 +57,6 @@ def contains(rows: SparseRows, ids: np.ndarray, num_columns: int) -> np.ndarray:
   wanted = first + ids  # [N, K]
   at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
   return (keys[at] == wanted) & (ids >= 0) & (ids < num_columns)
-
-
-def filter_depth(filtered: SparseRows, k: int, num_labels: int) -> int:
-  """How many predictions per row keep k of them through `mask_filtered`.
-
-  Args:
-    filtered: the (row, label) pairs to leave out, of every row to be scored.
-    k: predictions wanted.
-    num_labels: L.
-
-  Returns:
-    min(L, k + the longest row of `filtered`).
-
-  Example:
-    >>> filter_depth(LabelRows(np.array([0, 2]), np.array([3, 7])), 5, 100)
-    7
-  """
-  longest = np.diff(filtered.indptr).max(initial=0)
-  return min(num_labels, k + int(longest))
-
-
-def mask_filtered(
-  topk_scores: np.ndarray,
-  topk_ids: np.ndarray,
-  filtered: SparseRows,
-  k: int,
-  num_labels: int,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Removes filtered labels from over-long predictions and keeps k.
-
-  Data sets whose labels are documents list (row, label) pairs of a document
-  with itself; these must not take up a place among the top k.
-
-  Args:
-    topk_scores: float [N, K], descending.
-    topk_ids: integers [N, K], -1 where there is no prediction.
-    filtered: the pairs to leave out of these N rows.
-    k: predictions to keep.
-    num_labels: L.
-
-  Returns:
-    scores [N, k] and ids [N, k] in the order they came in; places that stay
-    empty have score -inf and id -1.
-
-  Raises:
-    ValueError: K is below `filter_depth(filtered, k, num_labels)`, so that a
-      row could lose labels that belong to its top k.
-
-  Example:
-    >>> rows = LabelRows(np.array([0, 1]), np.array([7]))
-    >>> scores, ids = np.array([[3.0, 2.0, 1.0]]), np.array([[7, 4, 2]])
-    >>> mask_filtered(scores, ids, rows, 2, 10)
-    (array([[2., 1.]]), array([[4, 2]]))
-  """
-  needed = filter_depth(filtered, k, num_labels)
-  if topk_ids.shape[1] < needed:
-    raise ValueError(
-      f"{topk_ids.shape[1]} predictions per row, but {needed} are needed to"
-      f" keep {k} after filtering: ask for filter_depth(...) predictions"
-    )
-  drop = contains(filtered, topk_ids, num_labels) | (topk_ids < 0)  # [N, K]
-  # A stable sort moves what is dropped to the end and keeps the ranking.
-  order = np.argsort(drop, axis=1, kind="stable")[:, :k]
-  empty = np.take_along_axis(drop, order, axis=1)
-  scores = np.take_along_axis(topk_scores, order, axis=1)
-  ids = np.take_along_axis(topk_ids, order, axis=1)
-  return np.where(empty, -np.inf, scores), np.where(empty, -1, ids)
 
 
 def take(rows: SparseRows, keep: np.ndarray) -> LabelRows:

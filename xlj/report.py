@@ -17,7 +17,6 @@ import pathlib
 from typing import Any
 
 from xlj import figures
-from xlj import machine as machine_lib
 from xlj import page
 from xlj import progress
 
@@ -53,8 +52,6 @@ _METRICS_NOTE = (
 _CARDS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "nDCG@5")
 
 Values = Mapping[str, Any]
-
-machine_facts = machine_lib.facts
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:

@@ -16,6 +16,7 @@ from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import evaluator
 from xlj import label_order
+from xlj import machine
 from xlj import mesh as mesh_lib
 from xlj import model as model_lib
 from xlj import progress
@@ -167,8 +168,8 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
     path.write_text(config_lib.to_json(config))
-    machine = report.machine_facts(jax.devices())
-    (workdir / "machine.json").write_text(json.dumps(machine, indent=2))
+    facts = json.dumps(machine.facts(jax.devices()), indent=2)
+    (workdir / report.MACHINE_FILE).write_text(facts + "\n")
 
 
 def _start(

@@ -1,0 +1,71 @@
+"""The whole job on generated data: make, train, evaluate, predict.
+
+python launch/demo.py
+"""
+
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from xlj import launching
+from xlj.data import synthetic
+
+_DIRECTORY = flags.DEFINE_string(
+  "directory", "demo_run", "Where the data and the run go."
+)
+_LAUNCH = Path(__file__).resolve().parent
+
+
+def _step(title: str, name: str, *arguments: str) -> None:
+  """Runs another launcher in a process of its own, as a user would."""
+  shown = " \\\n    ".join([f"python launch/{name}.py", *arguments])
+  print(f"\n=== {title}\n$ {shown}\n", flush=True)
+  subprocess.run(
+    [sys.executable, str(_LAUNCH / f"{name}.py"), *arguments], check=True
+  )
+
+
+def main() -> None:
+  """Runs the demo."""
+  start = time.monotonic()
+  root = Path(_DIRECTORY.value).resolve()
+  data, workdir = root / "data", root / "run"
+  predictions = root / "predictions.jsonl"
+  print(f"=== Generate data with 131,072 labels in {data}", flush=True)
+  synthetic.generate(data)
+  config = _LAUNCH.parent / "configs" / "xmc.py"
+  _step(
+    "Train",
+    "train",
+    f"--config={config}:demo",
+    f"--config.data.dir={data}",
+    f"--workdir={workdir}",
+  )
+  _step(
+    "Evaluate: restore in a new process, score the test split",
+    "evaluate",
+    f"--workdir={workdir}",
+  )
+  _step(
+    "Predict: the five best labels of each test row",
+    "predict",
+    f"--workdir={workdir}",
+    f"--input={data / 'test.txt'}",
+    f"--output={predictions}",
+    "--k=5",
+  )
+  print(
+    f"\n=== Done in {time.monotonic() - start:.0f} s\n"
+    f"report:      {workdir / 'report.html'}\n"
+    f"predictions: {predictions}\n"
+    "Train on your own files (see README.md for the formats):\n"
+    f"  {sys.executable} launch/train.py --config=configs/xmc.py"
+    " --config.data.dir=DIR --workdir=WD"
+  )
+
+
+if __name__ == "__main__":
+  launching.run(main)
