@@ -58,8 +58,12 @@ _SETS: dict[str, dict[str, Any]] = {
     "optim.wide.learning_rate": 8.0,
     "predict.propensity_power": 1.5,
   },
-  # Made by launch/demo.py: 131,072 labels.
-  "demo": {},
+  # Made by launch/demo.py: 131,072 labels, weights for the frequent ones.
+  "demo": {
+    "head.wide_labels": 16_384,
+    "optim.wide.learning_rate": 4.0,
+    "train.epochs": 1.0,
+  },
 }
 
 

@@ -81,7 +81,7 @@ def base() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     {
       "seed": 0,
-      "family": auto(str),  # whose rules fill open fields: network or linear
+      "family": auto(str),  # whose rules fill open fields; see FAMILIES
       "data": {
         "dir": "",  # where the files are
         "cache_dir": "",  # of the memory maps; empty: beside the files
@@ -105,7 +105,7 @@ def base() -> ml_collections.ConfigDict:
       "encoder": {
         "dim": auto(int),  # width of the bag; 0 for a linear model
         "hidden": (),  # widths of the layers after it
-        "activation": "relu",  # after the bag and every layer; "" for none
+        "activation": auto(str),  # after the bag and each layer; "" for none
         "feature_dropout": 0.0,
         "embedding_dropout": auto(float),
         "hidden_dropout": 0.0,
@@ -229,9 +229,8 @@ def resolve(
   data.dense = facts.dense
   data.fingerprint = facts.fingerprint
   if config.family is None:
-    few = facts.dense or facts.num_labels <= FEW_LABELS
-    config.family = "network" if few else "linear"
-  _check_choices(config, {"family": ("network", "linear")})
+    config.family = _family(facts)
+  _check_choices(config, {"family": tuple(FAMILIES)})
   for part, rules in _rules(facts, config.family).items():
     section = config
     for name in part.split("."):
@@ -245,7 +244,7 @@ def resolve(
       1, round(train.epochs * train_rows / max(train.batch_size, 1))
     )
   # Linear weights are large: saving them often would cost more than training.
-  parts = 5 if config.family == "network" else 2
+  parts = 2 if config.family == "linear" else 5
   for section in (config.eval, config.checkpoint):
     if section.every is None:
       section.every = max(1, -(-train.num_steps // parts))
@@ -253,22 +252,40 @@ def resolve(
   return config
 
 
-def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
-  """Values of open fields, by section.
+def _family(facts: DataFacts) -> str:
+  """Which family of models suits a data set."""
+  if facts.num_labels <= FEW_LABELS:
+    return "network"
+  fits = 4 * facts.num_features * facts.num_labels <= 4 * WIDE_BYTES
+  return "linear" if fits and not facts.dense else "embedding"
 
-  "network": one wide hidden layer and strong dropout; the default for few
-  labels. "linear": weights from features to labels, trained for few passes at
-  a high rate; the default for many labels, which are mostly rare, so that
-  networks overfit them. Both add the log of the inverse propensity to the
-  logits when they predict, which serves rare labels. The figures are those
-  that validation splits preferred on several data sets.
-  """
-  network: dict[str, dict[str, Any]] = {
+
+def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
+  """Values of open fields, by section."""
+  chosen = FAMILIES[family](facts)
+  chosen["data"] = {"weighting": "auto"} | chosen.get("data", {})
+  chosen["optim.wide"] = {
+    "learning_rate": 8.0 if facts.labels_per_row < 5 else 4.0
+  }
+  return chosen
+
+
+def _network(facts: DataFacts) -> dict[str, dict[str, Any]]:
+  """One wide hidden layer with strong dropout: for few labels."""
+  return {
     "data": {"weighting": "none" if facts.kind == "binary" else "auto"},
-    "encoder": {"dim": 1024, "embedding_dropout": 0.8},
+    "encoder": {
+      "dim": 1024,
+      "embedding_dropout": 0.8,
+      "activation": "relu",
+      "scale": 0.0,
+    },
     "head": {
+      "loss": "bce",
       "wide": False,
       "wide_labels": 0,
+      "cosine": False,
+      "init": "normal",
       "init_scale": 0.02,
       "prior_bias": True,
       "bias": 0.0,
@@ -282,13 +299,27 @@ def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
     },
     "predict": {"propensity_power": 0.5},
   }
+
+
+def _linear(facts: DataFacts) -> dict[str, dict[str, Any]]:
+  """Weights from features to labels, few passes at a high rate.
+
+  For many labels: most of them are rare then, and networks overfit them.
+  """
   wide_labels = WIDE_BYTES // (4 * facts.num_features)
-  linear: dict[str, dict[str, Any]] = {
-    "data": {"weighting": "auto"},
-    "encoder": {"dim": 0, "embedding_dropout": 0.0},
+  return {
+    "encoder": {
+      "dim": 0,
+      "embedding_dropout": 0.0,
+      "activation": "",
+      "scale": 0.0,
+    },
     "head": {
+      "loss": "bce",
       "wide": True,
       "wide_labels": wide_labels if wide_labels < facts.num_labels else 0,
+      "cosine": False,
+      "init": "normal",
       "init_scale": 0.0,
       "prior_bias": False,
       "bias": -6.0,
@@ -299,11 +330,44 @@ def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
     "train": {"batch_size": 64, "epochs": 2.0},
     "predict": {"propensity_power": 0.5},
   }
-  chosen = network if family == "network" else linear
-  chosen["head"] |= {"loss": "bce", "cosine": False, "init": "normal"}
-  chosen["encoder"] |= {"scale": 0.0, "input_scale": None}
-  rate = 8.0 if facts.labels_per_row < 5 else 4.0
-  return chosen | {"optim.wide": {"learning_rate": rate}}
+
+
+def _embedding(facts: DataFacts) -> dict[str, dict[str, Any]]:
+  """Unit embeddings against unit label rows that start at centroids.
+
+  For so many features and labels that linear weights do not fit, and for
+  dense features with many labels.
+  """
+  return {
+    "encoder": {
+      "dim": 256,
+      "embedding_dropout": 0.3,
+      "activation": "",
+      "scale": 12.0,
+    },
+    "head": {
+      "loss": "softmax",
+      "wide": False,
+      "wide_labels": 0,
+      "cosine": True,
+      "init": "centroid",
+      "init_scale": 1.0,
+      "prior_bias": False,
+      "bias": 0.0,
+    },
+    "optim": {"warmup": 0.05, "decay": "cosine"},
+    "optim.encoder": {"name": "adam", "learning_rate": 2e-3},
+    "optim.head": {"name": "adam", "learning_rate": 2e-3},
+    "train": {"batch_size": 512, "epochs": 4.0},
+    "predict": {"propensity_power": 0.5},
+  }
+
+
+# Each decides the fields left open, from facts about the data. The figures are
+# those that validation splits preferred on several data sets. All of them add
+# the log of the inverse propensity to the logits when they predict, which
+# serves rare labels.
+FAMILIES = {"network": _network, "linear": _linear, "embedding": _embedding}
 
 
 def _power_of_two(value: float, low: int, high: int) -> int:

@@ -10,7 +10,7 @@ from typing import NoReturn
 from absl import app
 from absl import flags
 from absl import logging
-import ml_collections
+from ml_collections import config_flags
 
 from xlj import config as config_lib
 
@@ -66,11 +66,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _unknown_field(argv: Sequence[str]) -> str:
   """Names the config field that does not exist, and the nearest that does."""
-  flags.FLAGS.unparse_flags()
-  flags.FLAGS([a for a in argv if not a.startswith(_OVERRIDE)])
-  config = flags.FLAGS["config"].value
-  assert isinstance(config, ml_collections.ConfigDict)
-  known = config_lib.field_names(config)
+  fresh = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=fresh)
+  plain = [a for a in argv if not a.startswith(_OVERRIDE)]
+  sys.argv = plain  # config_flags looks for overrides here
+  fresh(plain, known_only=True)
+  known = config_lib.field_names(fresh["config"].value)
   for argument in argv:
     name = argument.removeprefix(_OVERRIDE).split("=")[0]
     if argument.startswith(_OVERRIDE) and name not in known:

@@ -58,7 +58,8 @@ class BagEncoder(nnx.Module):
     self.table = nnx.Param(
       std * jax.random.normal(rngs.params(), (num_features, dim))
     )
-    self.scale = nnx.Param(jnp.array(scale)) if scale else None
+    # The logarithm, so that Adam changes the scale by a share of itself.
+    self.log_scale = nnx.Param(jnp.log(scale)) if scale else None
     widths = (dim, *hidden)
     self.bias = nnx.Param(jnp.zeros((dim,))) if activation else None
     self.input_scale = input_scale
@@ -88,8 +89,8 @@ class BagEncoder(nnx.Module):
     for layer in self.layers:
       h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
       h = self.activation(layer(h))
-    if self.scale is not None:
-      h = self.scale[...] * normalize.unit_rows(h)
+    if self.log_scale is not None:
+      h = jnp.exp(self.log_scale[...]) * normalize.unit_rows(h)
     return self.embedding_dropout(h, rngs=rngs, deterministic=evaluate)
 
 
