@@ -30,7 +30,11 @@ def make_config(data_dir, **overrides):
   """A config that trains in seconds; overrides are dotted names with __."""
   config = config_lib.base()
   config.data.dir = str(data_dir)
+  config.family = "network"
   config.encoder.dim = 16
+  config.encoder.embedding_dropout = 0.3
+  config.head.loss = "softmax"
+  config.head.wide = True
   config.head.blocks = 8
   config.train.batch_size = 64
   config.train.epochs = 2.0

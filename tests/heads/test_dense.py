@@ -22,7 +22,7 @@ LOSSES = {
   "bce": (bce.BinaryCrossEntropy(), reference.bce_loss),
 }
 PARTS = ["rows", "wide", "both", "cosine", "wide_first"]
-WIDE_FIRST = 21
+WIDE_FIRST = 21  # rounded up to 24, a multiple of the blocks
 
 
 def make_head(loss, parts):
@@ -104,7 +104,9 @@ def in_label_order(head, params):
   out = {}
   for name, value in params.items():
     wide = name == "wide"
-    num_labels = head.wide_labels if wide and head.wide_labels else NUM_LABELS
+    num_labels = NUM_LABELS
+    if wide and head.wide_labels:
+      num_labels = -(-head.wide_labels // head.blocks) * head.blocks
     rows = [
       i % head.blocks * -(-num_labels // head.blocks) + i // head.blocks
       for i in range(num_labels)

@@ -20,7 +20,7 @@ w labels of this device with a wide path.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax import lax
@@ -30,6 +30,7 @@ import optax
 from xlj import sharding
 from xlj.heads import layout as layout_lib
 from xlj.ops import feature_rows
+from xlj.ops import loss as loss_lib
 from xlj.ops import normalize
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
@@ -37,24 +38,6 @@ from xlj.ops import topk as topk_lib
 P = jax.P
 Params = dict[str, jax.Array]
 ArrayLike = jax.typing.ArrayLike
-
-
-class Loss(Protocol):
-  """What a head needs of a loss; see `xlj.losses.softmax` for an example."""
-
-  def init(self, num_examples: int) -> Any:
-    """Statistics of no logits."""
-
-  def accumulate(self, stats: Any, z: jax.Array) -> Any:
-    """Folds a chunk of logits `[N, c]` into the statistics."""
-
-  def merge(self, stats: Any, axes: tuple[str, ...]) -> Any:
-    """Merges the statistics of all shards."""
-
-  def value_and_grad(
-    self, stats: Any, z: jax.Array, positives: targets_lib.Positives
-  ) -> tuple[jax.Array, jax.Array]:
-    """Partial losses `[N]` and `[N, c]` gradient of a chunk of logits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +50,8 @@ class DenseHead:
     loss: Loss on a chunk of logits.
     tx: Optimizer of rows and bias; element-wise (it is applied per shard).
     wide_features: Number of features F of the wide path; 0 for none.
-    wide_labels: The first so many labels have a wide path; 0 for all.
+    wide_labels: The first so many labels have a wide path, rounded up to a
+      multiple of `blocks`; 0 for all.
     wide_learning_rate: Step -> learning rate of the wide path's SGD.
     blocks: Number of blocks that labels are dealt out to; a multiple of the
       number of devices.
@@ -79,7 +63,7 @@ class DenseHead:
 
   num_labels: int
   dim: int
-  loss: Loss
+  loss: loss_lib.Loss
   tx: optax.GradientTransformation
   wide_features: int = 0
   wide_labels: int = 0
@@ -155,6 +139,7 @@ class DenseHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
+    label_values: targets_lib.LabelValues | None = None,
   ) -> tuple[Params, Any, jax.Array | None, jax.Array]:
     """One training step of the head.
 
@@ -165,6 +150,8 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
+      label_values: Vectors `[L]` by row (see `by_row`), sharded like the rows,
+        that the loss needs, by name; None if it needs none.
 
     Returns:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
@@ -178,6 +165,7 @@ class DenseHead:
         sharding.REPLICATED,
         *self._input_specs(x, features),
         sharding.BATCH,
+        sharding.LABELS,
       ),
       out_specs=(
         self.specs(),
@@ -186,15 +174,10 @@ class DenseHead:
         sharding.REPLICATED,
       ),
     )
-    def run(params, opt_state, step, x, features, targets):
+    def run(params, opt_state, step, x, features, targets, label_values):
       x, features, targets = _all_gather((x, features, targets))
       z = self._logits(params, x, features)
-      stats = self.loss.init(z.shape[0])
-      stats = self.loss.accumulate(stats, z)
-      stats = self.loss.merge(stats, sharding.AXES)
-      value, grad = self.loss.value_and_grad(
-        stats, z, self._positives(targets.ids, z.shape[1])
-      )
+      value, grad = self._value_and_grad(z, targets, label_values)
       weights = targets.weights / jnp.maximum(targets.weights.sum(), 1e-9)
       loss = lax.psum((value * weights).sum(), sharding.AXES)
       grad *= weights[:, None]  # [N, l]
@@ -218,7 +201,7 @@ class DenseHead:
         new["wide"] = feature_rows.add_outer(wide, features, columns, -rate)
       return new, opt_state, dx, loss
 
-    return run(params, opt_state, step, x, features, targets)
+    return run(params, opt_state, step, x, features, targets, label_values)
 
   def evaluate_loss(
     self,
@@ -226,6 +209,7 @@ class DenseHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
+    label_values: targets_lib.LabelValues | None = None,
   ) -> jax.Array:
     """The loss of a batch without an update.
 
@@ -234,27 +218,30 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
+      label_values: Vectors `[L]` by row (see `by_row`), sharded like the rows,
+        that the loss needs, by name; None if it needs none.
 
     Returns:
       Scalar weighted mean over the batch.
     """
 
     @jax.shard_map(
-      in_specs=(self.specs(), *self._input_specs(x, features), sharding.BATCH),
+      in_specs=(
+        self.specs(),
+        *self._input_specs(x, features),
+        sharding.BATCH,
+        sharding.LABELS,
+      ),
       out_specs=sharding.REPLICATED,
     )
-    def run(params, x, features, targets):
+    def run(params, x, features, targets, label_values):
       x, features, targets = _all_gather((x, features, targets))
       z = self._logits(params, x, features)
-      stats = self.loss.accumulate(self.loss.init(z.shape[0]), z)
-      stats = self.loss.merge(stats, sharding.AXES)
-      value, _ = self.loss.value_and_grad(
-        stats, z, self._positives(targets.ids, z.shape[1])
-      )
+      value, _ = self._value_and_grad(z, targets, label_values)
       weights = targets.weights / jnp.maximum(targets.weights.sum(), 1e-9)
       return lax.psum((value * weights).sum(), sharding.AXES)
 
-    return run(params, x, features, targets)
+    return run(params, x, features, targets, label_values)
 
   def topk(
     self,
@@ -357,6 +344,21 @@ class DenseHead:
       self.layout.label_of_row(row) < self.num_labels, z, -jnp.inf
     )
 
+  def _value_and_grad(
+    self,
+    z: jax.Array,
+    targets: targets_lib.Targets,
+    label_values: targets_lib.LabelValues | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Partial losses `[N]` of this shard's logits `[N, l]`, their gradient."""
+    positives = self._positives(
+      targets.ids, z.shape[1], targets.values, label_values
+    )
+    stats = self.loss.init(*targets.ids.shape)
+    stats = self.loss.accumulate(stats, z, positives)
+    stats = self.loss.merge(stats, sharding.AXES)
+    return self.loss.value_and_grad(stats, z, positives)
+
   def _directions(self, rows: jax.Array) -> jax.Array:
     """The rows as the logits use them, `[l, D]`."""
     return normalize.unit_rows(rows) if self.cosine else rows
@@ -365,10 +367,18 @@ class DenseHead:
     """First row of this shard of `size` rows."""
     return (lax.axis_index(sharding.AXES) * size).astype(jnp.int32)
 
-  def _positives(self, ids: jax.Array, size: int) -> targets_lib.Positives:
+  def _positives(
+    self,
+    ids: jax.Array,
+    size: int,
+    values: jax.Array | None = None,
+    label_values: targets_lib.LabelValues | None = None,
+  ) -> targets_lib.Positives:
     """The positives that this shard owns."""
     rows = jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
-    return targets_lib.positives_in_chunk(rows, self._offset(size), size)
+    return targets_lib.positives_in_chunk(
+      rows, self._offset(size), size, values, label_values
+    )
 
   def _local_blocks(self) -> int:
     """Number of blocks of this shard."""
