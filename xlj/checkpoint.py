@@ -7,6 +7,7 @@ consumed). Prediction restores `model` alone.
 """
 
 from collections.abc import Mapping
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,11 @@ class Checkpointer:
     """
     directory = Path(workdir).absolute() / DIRECTORY
     self._best_metric = best_metric
-    # A save without metrics must never count as the best one.
     policy = preservation_policy.AnyPreservationPolicy(
       [
         preservation_policy.LatestN(keep),
         preservation_policy.BestN(
-          get_metric_fn=lambda metrics: metrics[best_metric],
+          get_metric_fn=self._score,
           n=1,
           keep_checkpoints_without_metrics=False,
         ),
@@ -61,6 +61,9 @@ class Checkpointer:
       directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policy,
+        # The policy decides what is kept, but without this Orbax does not
+        # write the metrics, and a continued run would not know its best.
+        best_fn=self._score,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
       ),
@@ -95,7 +98,7 @@ class Checkpointer:
         training=ocp.args.StandardSave(training, _in_pieces(training)),
         meta=ocp.args.JsonSave(dict(meta)),
       ),
-      metrics=dict(metrics) if metrics else None,
+      metrics=dict(metrics or {}),
     )
 
   def latest_step(self) -> int | None:
@@ -108,9 +111,7 @@ class Checkpointer:
       step: self._manager.metrics(step) for step in self._manager.all_steps()
     }
     scored = [
-      (found[self._best_metric], step)
-      for step, found in metrics.items()
-      if found
+      (self._score(found), step) for step, found in metrics.items() if found
     ]
     return max(scored)[1] if scored else self.latest_step()
 
@@ -172,6 +173,10 @@ class Checkpointer:
   def close(self) -> None:
     """Waits for saves and releases the threads."""
     self._manager.close()
+
+  def _score(self, metrics: Mapping[str, float]) -> float:
+    """What the best checkpoint has most of; least for one not evaluated."""
+    return metrics[self._best_metric] if metrics else -math.inf
 
 
 def _in_pieces(tree: Any) -> Any:
