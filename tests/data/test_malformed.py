@@ -358,14 +358,20 @@ def saved(matrix):
   return file.getvalue()
 
 
-def without(name):
+def rewritten(change):
+  """An archive whose members' bytes are changed; None leaves one out."""
   out = io.BytesIO()
   with zipfile.ZipFile(io.BytesIO(saved(csr()))) as old:
     with zipfile.ZipFile(out, "w") as new:
       for member in old.namelist():
-        if member != f"{name}.npy":
-          new.writestr(member, old.read(member))
+        content = change(member, old.read(member))
+        if content is not None:
+          new.writestr(member, content)
   return out.getvalue()
+
+
+def without(name):
+  return rewritten(lambda m, content: None if m == f"{name}.npy" else content)
 
 
 def flipped():
@@ -421,6 +427,10 @@ NPZ = {
     "in row 1 (from 0) value inf of feature 2, expected a finite number",
   ),
   "flipped bit": (flipped(), "damaged"),
+  "bytes after the end": (
+    rewritten(lambda m, content: content + b"x" * (m == "data.npy")),
+    "found damaged data (there is more of it than its header says)",
+  ),
 }
 
 
