@@ -3,31 +3,37 @@
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+INSTALLED := $(VENV)/installed
+INSTALLED_TEST := $(VENV)/installed-test
 
 .PHONY: demo test test-slow lint format clean
 
-$(STAMP): pyproject.toml
+$(INSTALLED): pyproject.toml
+	@echo "Installing xlj and what it needs into $(VENV) (about a minute)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
 
-demo: $(STAMP)
+$(INSTALLED_TEST): $(INSTALLED)
+	@echo "Installing what the tests need into $(VENV)"
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+demo: $(INSTALLED)
 	$(BIN)/python launch/demo.py
 
-test: $(STAMP)
+test: $(INSTALLED_TEST)
 	$(BIN)/python -m pytest -n 2 tests
 
-test-slow: $(STAMP)
+test-slow: $(INSTALLED_TEST)
 	$(BIN)/python -m pytest -m slow tests
 
-lint: $(STAMP)
+lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
-format: $(STAMP)
+format: $(INSTALLED_TEST)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

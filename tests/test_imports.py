@@ -2,6 +2,8 @@
 
 import ast
 from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -83,6 +85,21 @@ def test_imports_go_down(path):
   assert not forbidden, f"{path} may not import {forbidden} of xlj"
   if part in LABEL_LAYER:
     assert not packages & NOT_FOR_THE_LABEL_LAYER
+
+
+def test_the_label_layer_loads_alone():
+  code = (
+    "import sys, xlj, xlj.heads.dense, xlj.losses.softmax, xlj.ops.reference;"
+    "print({'grain', 'orbax', 'ml_collections'} & set(sys.modules))"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    check=True,
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert out.stdout.strip() == "set()"
 
 
 def test_the_allowed_edges_have_no_cycle():

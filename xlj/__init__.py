@@ -1,5 +1,21 @@
 """Extreme classification in JAX: thousands to billions of labels."""
 
-from xlj.predictor import load as load
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from xlj.predictor import load as load
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+  """Imports `load` when it is asked for.
+
+  The label layer (`xlj.ops`, `xlj.losses`, `xlj.heads`) can be used alone,
+  without the packages that data and checkpoints need.
+  """
+  if name == "load":
+    from xlj import predictor
+
+    return predictor.load
+  raise AttributeError(f"module 'xlj' has no attribute {name!r}")

@@ -5,7 +5,7 @@ import difflib
 import logging as std_logging
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app
 from absl import flags
@@ -71,7 +71,8 @@ def _unknown_field(argv: Sequence[str]) -> str:
   plain = [a for a in argv if not a.startswith(_OVERRIDE)]
   sys.argv = plain  # config_flags looks for overrides here
   fresh(plain, known_only=True)
-  known = config_lib.field_names(fresh["config"].value)
+  config: Any = fresh["config"].value
+  known = config_lib.field_names(config)
   for argument in argv:
     name = argument.removeprefix(_OVERRIDE).split("=")[0]
     if argument.startswith(_OVERRIDE) and name not in known:

@@ -8,6 +8,7 @@ from pathlib import Path
 import sys
 from typing import IO
 
+from absl import logging
 import numpy as np
 
 from xlj import config as config_lib
@@ -71,6 +72,7 @@ def predict(
       )
       output.flush()
       count += len(ids)
+  logging.info("Labelled %d rows of %s in %s", count, input_path, output_path)
   return count
 
 

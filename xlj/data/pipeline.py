@@ -258,7 +258,7 @@ def _fetcher(
 ) -> _Fetch:
   if widths is None:
     widths = padding.plan(split, batch_size=batch_size, rows=rows)
-  logging.info("Padded widths: %s", widths)
+  logging.debug("Padded widths: %s", widths)
   return _Fetch(split, weighting, widths, process.of(batch_size))
 
 
