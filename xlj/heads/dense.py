@@ -369,12 +369,13 @@ class DenseHead:
 
   def _positives(
     self,
-    ids: jax.Array,
+    ids: targets_lib.Array,
     size: int,
-    values: jax.Array | None = None,
+    values: targets_lib.Array | None = None,
     label_values: targets_lib.LabelValues | None = None,
   ) -> targets_lib.Positives:
     """The positives that this shard owns."""
+    ids = jnp.asarray(ids)
     rows = jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
     return targets_lib.positives_in_chunk(
       rows, self._offset(size), size, values, label_values

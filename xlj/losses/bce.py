@@ -15,10 +15,15 @@ class BinaryCrossEntropy:
   order one whatever the number of labels. Needs no statistics phase.
   """
 
-  def init(self, num_examples: int) -> None:
+  def init(self, num_examples: int, num_positives: int = 0) -> None:
     """No statistics."""
 
-  def accumulate(self, stats: None, z: jax.Array) -> None:
+  def accumulate(
+    self,
+    stats: None,
+    z: jax.Array,
+    positives: targets_lib.Positives | None = None,
+  ) -> None:
     """No statistics."""
 
   def merge(self, stats: None, axes: tuple[str, ...]) -> None:

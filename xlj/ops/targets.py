@@ -1,12 +1,13 @@
 """Positives of a batch, and the part of them that falls into a label chunk."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
+LabelValues = dict[str, jax.Array]
 
 
 class Targets(NamedTuple):
@@ -15,10 +16,13 @@ class Targets(NamedTuple):
   Attributes:
     ids: `[N, P]` int32 label ids; -1 is padding.
     weights: `[N]` float32 weight of each example; 0 for padding examples.
+    values: `[N, P]` float weight of each positive, for the losses that say
+      so; None otherwise.
   """
 
   ids: Array
   weights: Array
+  values: Array | None = None
 
 
 class Positives(NamedTuple):
@@ -29,15 +33,27 @@ class Positives(NamedTuple):
       positive is padding or belongs to another chunk.
     inside: `[N, P]` bool, whether the column is in the chunk.
     count: `[N]` float32 number of positives of the example over ALL labels.
+    used: `[N, P]` bool, whether it is a positive, of any chunk, not padding.
+    values: `[N, P]` weights of ALL positives of the example, 0 at padding;
+      None if the targets have none.
+    labels: Vectors `[c]` with one value per label of the chunk, by name; what
+      a loss weighs or shifts labels by. None if there are none.
   """
 
   columns: jax.Array
   inside: jax.Array
   count: jax.Array
+  used: jax.Array
+  values: jax.Array | None = None
+  labels: LabelValues | None = None
 
 
 def positives_in_chunk(
-  ids: jax.Array, offset: jax.Array | int, size: int
+  ids: Array,
+  offset: jax.Array | int,
+  size: int,
+  values: Array | None = None,
+  labels: LabelValues | None = None,
 ) -> Positives:
   """Localises label ids to the chunk `[offset, offset + size)`.
 
@@ -45,16 +61,53 @@ def positives_in_chunk(
     ids: `[N, P]` int32 label ids, -1 for padding.
     offset: First label of the chunk.
     size: Number of labels in the chunk.
+    values: `[N, P]` weights of the positives, or None.
+    labels: Vectors `[c]`, the chunk's part of values given per label, or None.
 
   Returns:
     The positives of the chunk.
   """
+  ids = jnp.asarray(ids)
   inside = (ids >= offset) & (ids < offset + size)
   return Positives(
     columns=jnp.where(inside, ids - offset, size),
     inside=inside,
     count=(ids >= 0).sum(1).astype(jnp.float32),
+    used=ids >= 0,
+    values=None if values is None else jnp.where(ids >= 0, values, 0),
+    labels=labels,
   )
+
+
+def label_values(positives: Positives, name: str) -> jax.Array:
+  """The chunk's values per label `[c]` of that name.
+
+  Args:
+    positives: The positives of a chunk.
+    name: Which of the values.
+
+  Returns:
+    `[c]` values.
+
+  Raises:
+    ValueError: There are no values of that name.
+  """
+  labels = positives.labels or {}
+  if name not in labels:
+    raise ValueError(
+      f"the loss needs one value per label named '{name}'; "
+      f"given are {sorted(labels)}"
+    )
+  return labels[name]
+
+
+def shares(positives: Positives, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """1 / (number of positives) at each positive of the chunk, `[N, P]`.
+
+  They add up to 1 over all chunks for an example that has positives.
+  """
+  count = jnp.maximum(positives.count, 1).astype(dtype)
+  return positives.inside.astype(dtype) / count[:, None]
 
 
 def gather_columns(z: jax.Array, positives: Positives) -> jax.Array:
@@ -69,5 +122,24 @@ def add_at_columns(
   z: jax.Array, positives: Positives, values: jax.Array
 ) -> jax.Array:
   """Adds `values` `[N, P]` to `z` `[N, c]` at the positives of the chunk."""
+  return _at(z, positives).add(values, mode="drop")
+
+
+def set_at_columns(
+  z: jax.Array, positives: Positives, values: jax.Array | float
+) -> jax.Array:
+  """Puts `values` `[N, P]` into `z` `[N, c]` at the positives of the chunk."""
+  return _at(z, positives).set(values, mode="drop")
+
+
+def multiply_at_columns(
+  z: jax.Array, positives: Positives, values: jax.Array
+) -> jax.Array:
+  """Multiplies `z` `[N, c]` by `values` `[N, P]` at the chunk's positives."""
+  return _at(z, positives).multiply(values, mode="drop")
+
+
+def _at(z: jax.Array, positives: Positives) -> Any:
+  """`z` at the positives; those outside the chunk are to be dropped."""
   rows = jnp.arange(z.shape[0])[:, None]
-  return z.at[rows, positives.columns].add(values, mode="drop")
+  return z.at[rows, positives.columns]

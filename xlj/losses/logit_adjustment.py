@@ -1,0 +1,66 @@
+"""Logit adjustment: frequent labels start ahead while training."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from xlj.losses import softmax
+from xlj.ops import loss as loss_lib
+from xlj.ops import targets as targets_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitAdjustment:
+  """A loss on `z_l + strength * log(prior_l)`.
+
+  What is learnt on top of the prior is then the balanced score: rank by z
+  itself. Source: Menon et al. 2021, "Long-tail learning via logit adjustment",
+  equation 10.
+
+  Needs the values per label named "log_prior", finite.
+
+  Attributes:
+    strength: Factor of the log prior (tau in the paper).
+    base: The loss on the adjusted logits.
+  """
+
+  strength: float = 1.0
+  base: loss_lib.Loss = softmax.Softmax()
+
+  def init(self, num_examples: int, num_positives: int = 0) -> Any:
+    """Statistics of no logits."""
+    return self.base.init(num_examples, num_positives)
+
+  def accumulate(
+    self, stats: Any, z: jax.Array, positives: targets_lib.Positives
+  ) -> Any:
+    """Folds a chunk of logits `[N, c]` into the running statistics."""
+    z = self._adjusted(z, positives)
+    return self.base.accumulate(stats, z, positives)
+
+  def merge(self, stats: Any, axes: tuple[str, ...]) -> Any:
+    """Merges the statistics of all shards of the mesh axes `axes`."""
+    return self.base.merge(stats, axes)
+
+  def value_and_grad(
+    self, stats: Any, z: jax.Array, positives: targets_lib.Positives
+  ) -> tuple[jax.Array, jax.Array]:
+    """This chunk's part of the loss, and its gradient.
+
+    Args:
+      stats: Merged statistics over all labels.
+      z: `[N, c]` logits of the chunk; -inf at padding labels.
+      positives: The positives inside the chunk, with values per label.
+
+    Returns:
+      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
+    """
+    z = self._adjusted(z, positives)
+    return self.base.value_and_grad(stats, z, positives)
+
+  def _adjusted(
+    self, z: jax.Array, positives: targets_lib.Positives
+  ) -> jax.Array:
+    log_prior = targets_lib.label_values(positives, "log_prior")
+    return z + self.strength * log_prior.astype(z.dtype)[None]
