@@ -49,7 +49,10 @@ def write_run(workdir, dense):
         jax.NamedSharding(mesh, sharding.LABELS_LAST),
       )
     with checkpoint.Checkpointer(workdir) as keeper:
-      keeper.save(1, state.model, state.training, {"step": 1})
+      for step, score in ((1, 2.0), (2, 1.0)):
+        keeper.save(
+          step, state.model, state.training, {"step": step}, {"P@1": score}
+        )
   (workdir / config_lib.FILE).write_text(config_lib.to_json(config))
   return workdir
 
@@ -155,6 +158,11 @@ def test_a_model_of_dense_features_takes_sparse_ones(dense):
 def test_label_counts_are_by_the_ids_of_the_data(linear):
   np.testing.assert_array_equal(linear.label_counts(), COUNTS)
   assert linear.num_labels == L and linear.num_features == F
+
+
+def test_the_best_checkpoint_or_the_last_is_loaded(linear):
+  assert linear.step == 1
+  assert predictor.load(linear.workdir, which="last").step == 2
 
 
 def test_what_is_no_run_is_refused(linear, tmp_path):
