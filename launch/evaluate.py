@@ -18,6 +18,9 @@ _SPLIT = flags.DEFINE_string("split", "test", "Which split to score.")
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint", "best", ["best", "last"], "Which checkpoint to score."
 )
+_KS = flags.DEFINE_list(
+  "ks", [], "Cut-offs of the metrics, e.g. 1,5,20; default: the config's."
+)
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     data_dir=_DATA_DIR.value,
     split=_SPLIT.value,
     which=_CHECKPOINT.value,
+    ks=[int(k) for k in _KS.value],
   )
 
 

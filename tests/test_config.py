@@ -83,6 +83,8 @@ def test_linear_weights_are_limited_to_what_fits():
     ("eval.every", -1, "eval.every is -1"),
     ("data.validation", 1.0, "data.validation is 1.0; it must be in"),
     ("encoder.embedding_dropout", -0.1, "encoder.embedding_dropout is -0.1"),
+    ("eval.ks", (0, 1), "eval.ks is"),
+    ("eval.metric", "P@2", "eval.metric is 'P@2'; use one of P@1, P@3"),
     ("head.wide", False, "there is nothing to train"),
     ("head.init", "centroid", "there are no embeddings"),
   ],

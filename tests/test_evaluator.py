@@ -17,6 +17,7 @@ from xlj.data import store
 
 N, F, L, BATCH, K = 21, 12, 13, 8, 5
 COUNTS = np.random.default_rng(3).permutation(L) + 1
+KS = (1, 3, 5)
 ORDER = label_order.LabelOrder.by_frequency(COUNTS)
 
 
@@ -71,7 +72,7 @@ def linear():
 
 def make_evaluator(model, split, **options):
   return evaluator.Evaluator(
-    model, split, None, ORDER, batch_size=BATCH, num_labels=L, **options
+    model, split, None, ORDER, batch_size=BATCH, num_labels=L, ks=KS, **options
   )
 
 
@@ -127,7 +128,7 @@ def test_metrics_are_those_of_the_rankings(reciprocal, linear):
     scorer = make_evaluator(model, split, **about)
     first, again = scorer.run(state), scorer.run(state)
     parts = list(scorer.rank(state, K))
-  expected = metrics.Ranking(L, ks=evaluator.KS, **about)
+  expected = metrics.Ranking(L, ks=KS, **about)
   expected.update(np.concatenate([part.ids for part in parts]), split.labels)
   assert first.num_points == N
   assert first.compute() == again.compute()
@@ -143,7 +144,7 @@ def test_metrics_of_some_rows(linear):
   split, rows = make_split(False), np.array([5, 1, 8])
   with meshes.mesh((2, 4)):
     got = make_evaluator(model, split, rows=rows).run(state)
-  expected = metrics.Ranking(L, ks=evaluator.KS)
+  expected = metrics.Ranking(L, ks=KS)
   expected.update(brute_force(split, weights, rows)[1], split.labels.take(rows))
   assert got.num_points == 3
   assert got.compute() == pytest.approx(expected.compute())

@@ -27,6 +27,9 @@ _FREE = (
   "data.threads",
   "mesh.shape",
   "train.log_every",
+  "eval.ks",
+  "eval.every",
+  "checkpoint.every",
   "checkpoint.keep",
 )
 
@@ -141,6 +144,7 @@ def base() -> ml_collections.ConfigDict:
       "eval": {
         "every": auto(int),  # steps between validations
         "batch_size": 512,
+        "ks": (1, 3, 5),  # cut-offs of the metrics
         "metric": "P@1",  # that the best checkpoint is chosen by
       },
       "checkpoint": {
@@ -419,6 +423,17 @@ def check(config: ml_collections.ConfigDict) -> None:
   for name in rates:
     if not 0 <= values[name] < 1:
       raise ConfigError(f"{name} is {values[name]}; it must be in [0, 1)")
+  if not config.eval.ks or min(config.eval.ks) < 1:
+    raise ConfigError(f"eval.ks is {config.eval.ks}; give cut-offs from 1 up")
+  names = [
+    f"{kind}@{k}"
+    for kind in ("P", "nDCG", "PSP", "PSnDCG", "Recall", "Coverage", "MacroF1")
+    for k in config.eval.ks
+  ]
+  if config.eval.metric not in names:
+    raise ConfigError(
+      f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)}"
+    )
   head, encoder = config.head, config.encoder
   if not encoder.dim and not head.wide:
     raise ConfigError(

@@ -1,6 +1,6 @@
 """Scores a trained run on a split: table, JSON, report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
 import time
@@ -25,6 +25,7 @@ def evaluate(
   data_dir: str | None = None,
   split: str = "test",
   which: str = "best",
+  ks: Sequence[int] = (),
 ) -> dict[str, float]:
   """Scores a run, prints a table and one line of JSON, renews the report.
 
@@ -36,6 +37,7 @@ def evaluate(
     data_dir: Directory of the data; by default that of the training.
     split: Which split to score.
     which: "best" checkpoint by the validation metric, or "last".
+    ks: Cut-offs of the metrics; by default those of the config.
 
   Returns:
     The metrics by name, in percent.
@@ -60,6 +62,7 @@ def evaluate(
   counts = run.label_counts()
   about = {
     "num_labels": run.num_labels,
+    "ks": tuple(ks) or tuple(run.config.eval.ks),
     "propensities": statistics.propensities(
       counts,
       run.config.data.num_rows,

@@ -1,6 +1,6 @@
 """Scores a split: batches through the model's top-k into ranking metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,6 @@ from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
-
-KS = (1, 3, 5)
 
 
 class Ranked(NamedTuple):
@@ -45,6 +43,7 @@ class Evaluator:
     *,
     batch_size: int,
     num_labels: int,
+    ks: Sequence[int],
     rows: np.ndarray | None = None,
     propensities: np.ndarray | None = None,
     deciles: np.ndarray | None = None,
@@ -59,6 +58,7 @@ class Evaluator:
       order: The head's numbers of the labels.
       batch_size: Examples scored at a time, over all devices.
       num_labels: L of the model.
+      ks: Cut-offs of the metrics.
       rows: Rows of the split to score; by default all.
       propensities: `[L]` for PSP; None leaves it out.
       deciles: `[L]` frequency decile of each label; None leaves them out.
@@ -72,7 +72,7 @@ class Evaluator:
     self._batch_size = batch_size
     self._ranking = lambda: metrics.Ranking(
       num_labels=num_labels,
-      ks=KS,
+      ks=ks,
       propensities=propensities,
       deciles=deciles,
       label_counts=label_counts,
@@ -90,7 +90,7 @@ class Evaluator:
       The metrics' sums over the rows.
     """
     ranking = self._ranking()
-    for ranked in self.rank(state, max(KS)):
+    for ranked in self.rank(state, min(ranking.width, ranking.num_labels)):
       ranking.update(ranked.ids, self._split.labels.take(ranked.rows))
     return self._of_all_processes(ranking)
 

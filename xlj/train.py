@@ -305,6 +305,7 @@ def _validator(
     data.order,
     batch_size=config.eval.batch_size,
     num_labels=config.data.num_labels,
+    ks=config.eval.ks,
     rows=data.valid_rows,
     propensities=statistics.propensities(
       data.stats.label_counts,

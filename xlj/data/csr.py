@@ -219,7 +219,7 @@ class Csr:
     import scipy.sparse
 
     out = scipy.sparse.csr_array(matrix)
-    num_columns = int(np.shape(out)[1])
+    num_columns = int(out.shape[1])  # pyrefly: ignore[unsupported-operation]
     if num_columns > np.iinfo(np.int32).max:
       raise ValueError(f"{num_columns} columns do not fit in int32 ids.")
     if not out.has_canonical_format:
