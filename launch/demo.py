@@ -23,9 +23,10 @@ def _step(title: str, name: str, *arguments: str) -> None:
   """Runs another launcher in a process of its own, as a user would."""
   shown = " \\\n    ".join([f"python launch/{name}.py", *arguments])
   print(f"\n=== {title}\n$ {shown}\n", flush=True)
-  subprocess.run(
-    [sys.executable, str(_LAUNCH / f"{name}.py"), *arguments], check=True
-  )
+  command = [sys.executable, str(_LAUNCH / f"{name}.py"), *arguments]
+  status = subprocess.run(command).returncode
+  if status:
+    sys.exit(status)  # it has said why
 
 
 def main() -> None:

@@ -187,3 +187,12 @@ def test_popularity_of_more_rows_than_a_block():
   evaluator.popularity(split, np.array([0, 3, 2, 1]), ranking)
   assert ranking.num_points == num_rows
   np.testing.assert_allclose(ranking.compute()["P@1"], 25.0)
+
+
+def test_popularity_leaves_out_what_the_filter_forbids():
+  labels = csr_lib.Csr.from_rows([[0], [1], [2]], num_columns=3)
+  forbidden = csr_lib.Csr.from_rows([[1], [0], [0, 1]], num_columns=3)
+  split = store.Split(labels, labels, forbidden, "made", "0")
+  ranking = metrics.Ranking(3, ks=(1,))
+  evaluator.popularity(split, np.array([30, 20, 10]), ranking)
+  assert ranking.compute()["P@1"] == 100  # row 0: 0, row 1: 1, row 2: 2

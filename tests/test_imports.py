@@ -30,7 +30,7 @@ ALLOWED = {
   "heads": {"ops", "losses", "sharding"},
   "data": set(),
   "model": {"optim", "sharding", "ops", "losses", "encoders", "heads"},
-  "evaluator": {"label_order", "metrics", "model", "sharding", "data"},
+  "evaluator": {"label_order", "metrics", "model", "pairs", "sharding", "data"},
   "predictor": {
     "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",
   },

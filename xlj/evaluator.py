@@ -10,11 +10,15 @@ import numpy as np
 from xlj import label_order
 from xlj import metrics
 from xlj import model as model_lib
+from xlj import pairs
 from xlj import sharding
 from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+
+
+_BLOCK = 4096  # rows that the popularity baseline scores at a time
 
 
 class Ranked(NamedTuple):
@@ -173,10 +177,20 @@ def popularity(
     ranking: Empty metrics.
 
   Returns:
-    `ranking`, with the most frequent labels predicted for every row.
+    `ranking`, with the most frequent labels predicted for every row, but for
+    those that the split's filter forbids.
   """
-  best = np.argsort(-label_counts, kind="stable")[: ranking.width]
-  for start in range(0, split.num_rows, 4096):
-    labels = split.labels.slice_rows(start, start + 4096)
-    ranking.update(np.tile(best, (labels.num_rows, 1)), labels)
+  depth = ranking.width
+  if split.filter is not None:
+    depth += int(split.filter.row_lengths.max(initial=0))
+  best = np.argsort(-label_counts, kind="stable")[:depth]
+  for start in range(0, split.num_rows, _BLOCK):
+    labels = split.labels.slice_rows(start, start + _BLOCK)
+    ids = np.tile(best, (labels.num_rows, 1))
+    if split.filter is not None:
+      forbidden = split.filter.slice_rows(start, start + _BLOCK)
+      drop = pairs.contains(forbidden, ids, len(label_counts))
+      kept = np.argsort(drop, axis=1, kind="stable")[:, : ranking.width]
+      ids = np.take_along_axis(ids, kept, axis=1)
+    ranking.update(ids, labels)
   return ranking
