@@ -51,3 +51,7 @@ def test_linear_weights_are_updated_in_place(shape, wide_labels):
   assert memory.output_size_in_bytes < 1.2 * weights
   # Logits and their gradient, `[N, l]`, are all that is large.
   assert memory.temp_size_in_bytes < weights / 8
+
+
+def test_the_losses_of_a_config_are_those_of_the_model():
+  assert tuple(model_lib.LOSSES) == config_lib.LOSSES

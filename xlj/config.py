@@ -18,6 +18,14 @@ from ml_collections import config_dict
 FILE = "config.json"
 WIDE_BYTES = 4 << 30  # what the linear weights may take if not told otherwise
 FEW_LABELS = 2048  # up to here a network is the default
+LOSSES = (
+  "softmax",
+  "bce",
+  "decoupled_softmax",
+  "focal",
+  "asymmetric",
+  "squared_hinge",
+)
 
 # Fields that may differ between a run and its continuation: they do not
 # change what is learned.
@@ -117,7 +125,7 @@ def base() -> ml_collections.ConfigDict:
         "scale": auto(float),  # > 0: unit embeddings times a trained scale
       },
       "head": {
-        "loss": auto(str),  # "softmax" or "bce"
+        "loss": auto(str),  # one of LOSSES
         "wide": auto(bool),  # add linear weights from features to labels
         "cosine": auto(bool),  # label rows count by their direction alone
         "init": auto(str),  # "normal" or "centroid"
@@ -392,7 +400,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     config,
     {
       "data.weighting": ("auto", "none", "log", "tfidf", "log_tfidf"),
-      "head.loss": ("softmax", "bce"),
+      "head.loss": LOSSES,
       "head.init": ("normal", "centroid"),
       "optim.decay": ("cosine", "linear", "constant"),
       "optim.encoder.name": ("sgd", "momentum", "adam", "adagrad"),

@@ -21,14 +21,23 @@ from xlj import optim
 from xlj import sharding
 from xlj.encoders import bag
 from xlj.heads import dense
+from xlj.losses import asymmetric
 from xlj.losses import bce
+from xlj.losses import decoupled_softmax
+from xlj.losses import focal
 from xlj.losses import softmax
+from xlj.losses import squared_hinge
 from xlj.ops import feature_rows
 from xlj.ops import targets as targets_lib
 
+# Those of `xlj.losses` that need nothing but the logits and the positives.
 LOSSES = {
   "softmax": softmax.Softmax,
   "bce": bce.BinaryCrossEntropy,
+  "decoupled_softmax": decoupled_softmax.DecoupledSoftmax,
+  "focal": focal.Focal,
+  "asymmetric": asymmetric.Asymmetric,
+  "squared_hinge": squared_hinge.SquaredHinge,
 }
 
 
