@@ -1,0 +1,326 @@
+"""Losses over all labels as functions: values, gradients, memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import meshes
+from tests.losses import table
+from xlj import sharding
+from xlj.losses import bce
+from xlj.losses import decoupled_softmax
+from xlj.losses import softmax
+from xlj.ops import chunks
+from xlj.ops import label_pass
+from xlj.ops import reference
+from xlj.ops import targets as targets_lib
+
+N, D, P = 16, 6, 4
+NUM_LABELS = 43
+BATCHES = {"split": sharding.BATCH, "replicated": sharding.REPLICATED}
+ON_MESHES = ["softmax", "decoupled", "weighted_bce", "soft_targets"]
+
+
+def make_inputs(case, num_rows, seed=0):
+  """Numpy examples, rows and bias, targets and values per label."""
+  rng = np.random.default_rng(seed)
+  x, rows, bias = (
+    rng.normal(size=shape).astype(np.float32) * 0.8
+    for shape in ((N, D), (num_rows, D), (num_rows,))
+  )
+  targets = table.make_targets(case, N, NUM_LABELS, P)
+  values = table.make_label_values(case, NUM_LABELS)
+  return x, rows, bias, targets, values
+
+
+def expected_of(case, x, rows, bias, targets, values, factors=None):
+  """Value and gradients by autodiff; of the weighted mean or sum."""
+  hot = table.dense_targets(targets, NUM_LABELS)
+
+  def function(x, rows, bias, weights):
+    z = x @ rows[:NUM_LABELS].T
+    if bias is not None:
+      z += bias[:NUM_LABELS]
+    losses = case.reference(z, hot, values)
+    if factors is None:
+      return reference.weighted_mean(losses, weights), losses
+    return (factors * losses).sum(), losses
+
+  grad = jax.value_and_grad(function, (0, 1, 2, 3), has_aux=True)
+  return jax.jit(grad)(x, rows, bias, jnp.asarray(targets.weights))
+
+
+def got_of(loss_fn, x, rows, bias, targets):
+  """Value and gradients of `loss_fn(x, rows, bias, targets)`."""
+
+  def function(x, rows, bias, weights):
+    return loss_fn(x, rows, bias, targets._replace(weights=weights))
+
+  grad = jax.value_and_grad(function, (0, 1, 2, 3))
+  return jax.jit(grad)(x, rows, bias, targets.weights)
+
+
+def put(mesh, tree, spec):
+  return jax.device_put(tree, jax.NamedSharding(mesh, spec))
+
+
+def assert_close(got, expected, atol=3e-6):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol),
+    got,
+    expected,
+  )
+
+
+@pytest.mark.parametrize("chunk", [43, 16, 1000])
+@pytest.mark.parametrize("name", table.CASES)
+def test_one_device_equals_the_reference(name, chunk):
+  case = table.CASES[name]
+  *arrays, targets, values = make_inputs(case, NUM_LABELS)
+  (value, _), grads = expected_of(case, *arrays, targets, values)
+  loss = functools.partial(
+    label_pass.label_loss,
+    loss=case.loss,
+    label_values=values,
+    chunk_size=chunk,
+  )
+  assert_close(got_of(loss, *arrays, targets), (value, grads))
+
+
+@pytest.mark.parametrize("name", ON_MESHES)
+def test_losses_of_examples_have_their_own_gradients(name):
+  case = table.CASES[name]
+  *arrays, targets, values = make_inputs(case, NUM_LABELS)
+  factors = np.random.default_rng(9).normal(size=N)
+  (value, losses), grads = expected_of(case, *arrays, targets, values, factors)
+  loss = functools.partial(
+    label_pass.label_loss,
+    loss=case.loss,
+    label_values=values,
+    chunk_size=10,
+    reduce=False,
+  )
+  np.testing.assert_allclose(loss(*arrays, targets), losses, rtol=2e-6)
+  got = got_of(lambda *args: (factors * loss(*args)).sum(), *arrays, targets)
+  assert_close(got, (value, grads))
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("shape", meshes.SHAPES[1:])
+@pytest.mark.parametrize("name", ON_MESHES)
+def test_meshes_equal_the_reference(name, shape, batch, reduce):
+  case = table.CASES[name]
+  *arrays, targets, values = make_inputs(case, 48)  # 43 labels, 5 of padding
+  factors = None if reduce else np.linspace(-1, 1, N, dtype=np.float32)
+  expected = expected_of(case, *arrays, targets, values, factors)
+  values = jax.tree.map(lambda v: np.pad(v, (0, 5)), values)
+  with meshes.mesh(shape) as mesh:
+    x, targets = put(mesh, (arrays[0], targets), BATCHES[batch])
+    rows, bias, values = put(mesh, (*arrays[1:], values), sharding.LABELS)
+
+    def loss(*args):
+      out = label_pass.label_loss(
+        *args,
+        loss=case.loss,
+        num_labels=NUM_LABELS,
+        label_values=values,
+        chunk_size=4,
+        reduce=reduce,
+      )
+      return out if reduce else (put(mesh, factors, BATCHES[batch]) * out).sum()
+
+    value, grads = got_of(loss, x, rows, bias, targets)
+    for grad, of in zip(grads, (x, rows, bias, targets.weights)):
+      assert grad.sharding.is_equivalent_to(of.sharding, of.ndim)
+  assert_close((value, grads), (expected[0][0], expected[1]))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_inside_shard_map(batch):
+  case = table.CASES["softmax"]
+  *arrays, targets, _ = make_inputs(case, 48)
+  (value, _), grads = expected_of(case, *arrays, targets, None)
+  with meshes.mesh((2, 4)) as mesh:
+    x, targets = put(mesh, (arrays[0], targets), BATCHES[batch])
+    rows, bias = put(mesh, arrays[1:], sharding.LABELS)
+
+    @jax.shard_map(
+      in_specs=(
+        BATCHES[batch],
+        sharding.LABELS,
+        sharding.LABELS,
+        BATCHES[batch],
+      ),
+      out_specs=sharding.REPLICATED,
+    )
+    def loss(x, rows, bias, targets):
+      return label_pass.label_loss(
+        x,
+        rows,
+        bias,
+        targets,
+        case.loss,
+        num_labels=NUM_LABELS,
+        chunk_size=4,
+        row_axes=sharding.AXES,
+        batch_axes=sharding.AXES if batch == "split" else (),
+      )
+
+    got = got_of(loss, x, rows, bias, targets)
+  assert_close(got, (value, grads))
+
+
+def test_inside_shard_map_axes_must_be_said():
+  case = table.CASES["softmax"]
+  *arrays, targets, _ = make_inputs(case, 48)
+  with meshes.mesh((2, 4)) as mesh:
+    args = put(mesh, (*arrays, targets), sharding.BATCH)
+
+    @jax.shard_map(
+      in_specs=(
+        sharding.BATCH,
+        sharding.LABELS,
+        sharding.LABELS,
+        sharding.BATCH,
+      ),
+      out_specs=sharding.REPLICATED,
+    )
+    def loss(x, rows, bias, targets):
+      return label_pass.label_loss(x, rows, bias, targets, case.loss)
+
+    with pytest.raises(ValueError, match="row_axes"):
+      loss(*args)
+
+
+def test_a_mesh_with_automatic_axes():
+  case = table.CASES["softmax"]
+  *arrays, targets, _ = make_inputs(case, 48)
+  (value, _), grads = expected_of(case, *arrays, targets, None)
+  loss = functools.partial(
+    label_pass.label_loss,
+    loss=case.loss,
+    num_labels=NUM_LABELS,
+    chunk_size=4,
+    row_axes=sharding.AXES,
+  )
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  mesh = jax.make_mesh((2, 4), sharding.AXES, axis_types=auto)
+  with jax.set_mesh(mesh):
+    rows, bias = put(mesh, arrays[1:], sharding.LABELS)
+    got = got_of(loss, arrays[0], rows, bias, targets)
+  assert_close(got, (value, grads))
+
+
+def test_shapes_are_checked():
+  x, targets = jnp.zeros((2, 3)), targets_lib.Targets(jnp.zeros((2, 1), int), 0)
+  loss = softmax.Softmax()
+  with pytest.raises(ValueError, match=r"rows \(4, 5\)"):
+    label_pass.label_loss(x, jnp.zeros((4, 5)), None, targets, loss)
+  with pytest.raises(ValueError, match=r"bias .* \(5,\)"):
+    label_pass.label_loss(x, jnp.zeros((4, 3)), jnp.zeros(5), targets, loss)
+  with pytest.raises(ValueError, match=r"targets.ids .* \(2, 1\)"):
+    label_pass.label_loss(x[:1], jnp.zeros((4, 3)), None, targets, loss)
+
+
+def test_a_loss_over_a_vocabulary_without_bias():
+  rng = np.random.default_rng(5)
+  x = rng.normal(size=(N, D)).astype(np.float32)
+  rows = rng.normal(size=(50, D)).astype(np.float32)
+  tokens = rng.integers(0, 50, N).astype(np.int32)
+
+  def expected(x, rows):
+    return optax.softmax_cross_entropy_with_integer_labels(
+      x @ rows.T, tokens
+    ).mean()
+
+  def got(x, rows):
+    targets = targets_lib.Targets(tokens[:, None], jnp.ones(N))
+    loss = softmax.Softmax()
+    return label_pass.label_loss(x, rows, None, targets, loss, chunk_size=16)
+
+  args = x, rows
+  assert_close(
+    jax.value_and_grad(got, (0, 1))(*args),
+    jax.value_and_grad(expected, (0, 1))(*args),
+  )
+
+
+def test_bfloat16_inputs_are_summed_in_float32():
+  case = table.CASES["softmax"]
+  *arrays, targets, _ = make_inputs(case, NUM_LABELS)
+  narrow = [jnp.asarray(a, jnp.bfloat16) for a in arrays]
+  rounded = [np.asarray(a, np.float32) for a in narrow]
+  (value, _), grads = expected_of(case, *rounded, targets, None)
+  loss = functools.partial(label_pass.label_loss, loss=case.loss, chunk_size=10)
+  got_value, got_grads = got_of(loss, *narrow, targets)
+  assert got_value.dtype == jnp.float32
+  np.testing.assert_allclose(got_value, value, rtol=1e-6)
+  for got, expected, of in zip(got_grads, grads, narrow):
+    assert got.dtype == of.dtype == jnp.bfloat16
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+      np.asarray(got, np.float32), expected, atol=0.01 * scale
+    )
+
+
+def test_all_weights_zero_is_zero_with_zero_gradients():
+  case = table.CASES["softmax"]
+  *arrays, targets, _ = make_inputs(case, NUM_LABELS)
+  targets = targets._replace(weights=np.zeros(N, np.float32))
+  loss = functools.partial(label_pass.label_loss, loss=case.loss)
+  value, grads = got_of(loss, *arrays, targets)
+  np.testing.assert_array_equal(value, 0)
+  for grad in grads[:3]:
+    np.testing.assert_array_equal(grad, 0)
+
+
+MEMORY_LOSSES = {
+  "softmax": softmax.Softmax(),
+  "bce": bce.BinaryCrossEntropy(),
+  "decoupled": decoupled_softmax.DecoupledSoftmax(),
+}
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("loss", MEMORY_LOSSES)
+def test_temporaries_are_a_few_chunks(loss, devices, reduce):
+  n, d, num_labels, chunk = 64, 32, 2**21, 2048
+
+  def function(x, rows, bias, ids, weights):
+    def of(x, rows, bias):
+      return label_pass.label_loss(
+        x,
+        rows,
+        bias,
+        targets_lib.Targets(ids, weights),
+        MEMORY_LOSSES[loss],
+        chunk_size=chunk,
+        reduce=reduce,
+      ).sum()
+
+    return jax.value_and_grad(of, (0, 1, 2))(x, rows, bias)
+
+  shapes = ((n, d), (num_labels, d), (num_labels,), (n, 4), (n,))
+  with meshes.mesh((devices, 1)) as mesh:
+    split = jax.NamedSharding(mesh, sharding.BATCH)
+    abstract = [
+      jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes
+    ]
+    abstract[3] = abstract[3].update(dtype=jnp.int32)
+    compiled = jax.jit(function).lower(*abstract).compile()
+  one_chunk = 4 * chunk * (n + d)
+  assert compiled.memory_analysis().temp_size_in_bytes <= 4 * one_chunk
+
+
+def test_chunk_size_follows_memory():
+  size = chunks.chunk_size(2**20, 10**6, 64, 32)
+  assert size % 128 == 0
+  assert 4 * size * (3 * 64 + 2 * 32) <= 2**20
+  assert chunks.chunk_size(2**40, 1000, 64, 32) == 1000
+  assert chunks.chunk_size(1, 1000, 64, 32) == 128
