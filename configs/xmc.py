@@ -34,7 +34,7 @@ _SETS: dict[str, dict[str, Any]] = {
     "encoder.dim": 1024,
     "encoder.embedding_dropout": 0.8,
     "train.epochs": 20.0,
-    "predict.propensity_power": 0.75,
+    "predict.propensity_power": 1.0,
   },
   # 19,766 labels, nearly one per point: linear.
   "wordnet_hypernym": {

@@ -293,7 +293,7 @@ def _network(facts: DataFacts) -> dict[str, dict[str, Any]]:
       "scale": 0.0,
     },
     "head": {
-      "loss": "bce",
+      "loss": "decoupled_softmax",
       "wide": False,
       "wide_labels": 0,
       "cosine": False,
