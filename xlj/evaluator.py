@@ -17,7 +17,6 @@ from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
 
-
 _BLOCK = 4096  # rows that the popularity baseline scores at a time
 
 
