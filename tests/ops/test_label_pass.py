@@ -77,7 +77,7 @@ def assert_close(got, expected, atol=3e-6):
   )
 
 
-@pytest.mark.parametrize("chunk", [43, 16, 1000])
+@pytest.mark.parametrize("chunk", [16, 1000])
 @pytest.mark.parametrize("name", table.CASES)
 def test_one_device_equals_the_reference(name, chunk):
   case = table.CASES[name]
