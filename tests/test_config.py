@@ -7,8 +7,9 @@ import pytest
 
 from tests import runs
 from xlj import config as config_lib
+from xlj import families
 
-FACTS = config_lib.DataFacts(
+FACTS = families.DataFacts(
   num_rows=10_000,
   num_features=5_000,
   num_labels=3_000,
@@ -21,7 +22,7 @@ FACTS = config_lib.DataFacts(
 
 
 def facts(**changes):
-  return config_lib.DataFacts(**{**vars(FACTS), **changes})
+  return families.DataFacts(**{**vars(FACTS), **changes})
 
 
 def open_fields(config):
@@ -65,7 +66,7 @@ def test_setting_a_field_leaves_its_neighbours_open():
 def test_linear_weights_are_limited_to_what_fits():
   big = facts(num_features=100_000, num_labels=10_000_000)
   config = config_lib.resolve(config_lib.base(), big)
-  assert config.head.wide_labels * 4 * big.num_features <= config_lib.WIDE_BYTES
+  assert config.head.wide_labels * 4 * big.num_features <= families.WIDE_BYTES
   small = config_lib.resolve(config_lib.base(), FACTS)
   assert small.head.wide_labels == 0
 

@@ -7,6 +7,7 @@ import pytest
 from tests import meshes
 from xlj import config as config_lib
 from xlj import evaluator
+from xlj import families
 from xlj import label_order
 from xlj import metrics
 from xlj import model as model_lib
@@ -50,7 +51,7 @@ def linear():
   config.family = "linear"
   config.head.blocks = 8
   config.predict.propensity_power = 0.0
-  facts = config_lib.DataFacts(N, F, L, 2.0, 3.0, False, "weighted", "0" * 8)
+  facts = families.DataFacts(N, F, L, 2.0, 3.0, False, "weighted", "0" * 8)
   config = config_lib.resolve(config, facts)
   weights = np.random.default_rng(1).normal(size=(F, L)).astype(np.float32)
   with meshes.mesh((2, 4)) as mesh:

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
   "mesh": {"sharding"},
   "sharding": set(),
-  "config": set(),
+  "families": set(),
+  "config": {"families"},
   "optim": set(),
   "label_order": set(),
   "machine": set(),
@@ -35,8 +36,8 @@ ALLOWED = {
     "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",
   },
   "train": {
-    "checkpoint", "config", "evaluator", "label_order", "machine", "mesh",
-    "model", "progress", "report", "sharding", "data",
+    "checkpoint", "config", "evaluator", "families", "label_order", "machine",
+    "mesh", "model", "progress", "report", "sharding", "data",
   },
   "evaluate": {"evaluator", "metrics", "predictor", "report", "data"},
   "predict": {"config", "predictor", "data"},

@@ -6,6 +6,7 @@ import pytest
 
 from tests import meshes
 from xlj import config as config_lib
+from xlj import families
 from xlj import model as model_lib
 from xlj import sharding
 
@@ -17,7 +18,7 @@ def make_config(**wide):
   config = config_lib.base()
   config.family = "linear"
   config.head.wide_labels = wide.get("wide_labels")
-  facts = config_lib.DataFacts(99, F, L, 2.0, 30.0, False, "counts", "0" * 8)
+  facts = families.DataFacts(99, F, L, 2.0, 30.0, False, "counts", "0" * 8)
   return config_lib.resolve(config, facts)
 
 

@@ -8,6 +8,7 @@ import scipy.sparse
 from tests import meshes
 from xlj import checkpoint
 from xlj import config as config_lib
+from xlj import families
 from xlj import label_order
 from xlj import model as model_lib
 from xlj import predictor
@@ -31,7 +32,7 @@ def write_run(workdir, dense):
   config.head.blocks = 8
   config.eval.batch_size = BATCH
   config.predict.propensity_power = 0.0
-  facts = config_lib.DataFacts(99, F, L, 2.0, 3.0, dense, "counts", "0" * 8)
+  facts = families.DataFacts(99, F, L, 2.0, 3.0, dense, "counts", "0" * 8)
   config = config_lib.resolve(config, facts)
   # Trained on other devices than those that predict.
   with meshes.mesh((1, 1)) as mesh:

@@ -6,18 +6,16 @@ field; it is saved with the run and in every checkpoint.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
+from xlj import families
+
 FILE = "config.json"
-WIDE_BYTES = 4 << 30  # what the linear weights may take if not told otherwise
-FEW_LABELS = 2048  # up to here a network is the default
 LOSSES = (
   "softmax",
   "bce",
@@ -49,31 +47,6 @@ class ConfigError(ValueError):
   """A config that cannot be run; the message names the field."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DataFacts:
-  """What the rules below need to know about a training split.
-
-  Attributes:
-    num_rows: Training examples.
-    num_features: F.
-    num_labels: L.
-    labels_per_row: Mean number of labels of an example.
-    features_per_row: Mean number of non-zero features of an example.
-    dense: Whether the features are a dense matrix.
-    kind: "binary", "counts", "weighted", "normalised" or "dense".
-    fingerprint: Hash of the training files.
-  """
-
-  num_rows: int
-  num_features: int
-  num_labels: int
-  labels_per_row: float
-  features_per_row: float
-  dense: bool
-  kind: str
-  fingerprint: str
-
-
 def base() -> ml_collections.ConfigDict:
   """The default config: every field, with None for "decide from the data"."""
   # One placeholder per field: fields that share one share their value.
@@ -92,7 +65,7 @@ def base() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     {
       "seed": 0,
-      "family": auto(str),  # whose rules fill open fields; see FAMILIES
+      "family": auto(str),  # whose rules fill open fields; see xlj.families
       "data": {
         "dir": "",  # where the files are
         "cache_dir": "",  # of the memory maps; empty: beside the files
@@ -219,7 +192,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def resolve(
-  config: ml_collections.ConfigDict, facts: DataFacts
+  config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> ml_collections.ConfigDict:
   """Decides the open fields from the data and checks all of them.
 
@@ -241,9 +214,9 @@ def resolve(
   data.dense = facts.dense
   data.fingerprint = facts.fingerprint
   if config.family is None:
-    config.family = _family(facts)
-  _check_choices(config, {"family": tuple(FAMILIES)})
-  for part, rules in _rules(facts, config.family).items():
+    config.family = families.choose(facts)
+  _check_choices(config, {"family": tuple(families.FAMILIES)})
+  for part, rules in families.rules(facts, config.family).items():
     section = config
     for name in part.split("."):
       section = section[name]
@@ -262,129 +235,6 @@ def resolve(
       section.every = max(1, -(-train.num_steps // parts))
   check(config)
   return config
-
-
-def _family(facts: DataFacts) -> str:
-  """Which family of models suits a data set."""
-  if facts.num_labels <= FEW_LABELS:
-    return "network"
-  fits = 4 * facts.num_features * facts.num_labels <= 4 * WIDE_BYTES
-  return "linear" if fits and not facts.dense else "embedding"
-
-
-def _rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:
-  """Values of open fields, by section."""
-  chosen = FAMILIES[family](facts)
-  chosen["data"] = {"weighting": "auto"} | chosen.get("data", {})
-  chosen["optim.wide"] = {
-    "learning_rate": 8.0 if facts.labels_per_row < 5 else 4.0
-  }
-  return chosen
-
-
-def _network(facts: DataFacts) -> dict[str, dict[str, Any]]:
-  """One wide hidden layer with strong dropout: for few labels."""
-  return {
-    "data": {"weighting": "none" if facts.kind == "binary" else "auto"},
-    "encoder": {
-      "dim": 1024,
-      "embedding_dropout": 0.8,
-      "activation": "relu",
-      "scale": 0.0,
-    },
-    "head": {
-      "loss": "decoupled_softmax",
-      "wide": False,
-      "wide_labels": 0,
-      "cosine": False,
-      "init": "normal",
-      "init_scale": 0.02,
-      "prior_bias": True,
-      "bias": 0.0,
-    },
-    "optim": {"warmup": 0.05, "decay": "cosine"},
-    "optim.encoder": {"name": "adam", "learning_rate": 5e-3},
-    "optim.head": {"name": "adam", "learning_rate": 5e-3},
-    "train": {
-      "batch_size": _power_of_two(facts.num_rows / 50, 64, 1024),
-      "epochs": min(20.0, max(3.0, 20.0 * (25_000 / facts.num_rows) ** 0.5)),
-    },
-    "predict": {"propensity_power": 0.5},
-  }
-
-
-def _linear(facts: DataFacts) -> dict[str, dict[str, Any]]:
-  """Weights from features to labels, few passes at a high rate.
-
-  For many labels: most of them are rare then, and networks overfit them.
-  """
-  wide_labels = WIDE_BYTES // (4 * facts.num_features)
-  return {
-    "encoder": {
-      "dim": 0,
-      "embedding_dropout": 0.0,
-      "activation": "",
-      "scale": 0.0,
-    },
-    "head": {
-      "loss": "bce",
-      "wide": True,
-      "wide_labels": wide_labels if wide_labels < facts.num_labels else 0,
-      "cosine": False,
-      "init": "normal",
-      "init_scale": 0.0,
-      "prior_bias": False,
-      "bias": -6.0,
-    },
-    "optim": {"warmup": 0.0, "decay": "linear"},
-    "optim.encoder": {"name": "sgd", "learning_rate": 0.0},
-    "optim.head": {"name": "sgd", "learning_rate": 0.0},
-    "train": {"batch_size": 64, "epochs": 2.0},
-    "predict": {"propensity_power": 0.5},
-  }
-
-
-def _embedding(facts: DataFacts) -> dict[str, dict[str, Any]]:
-  """Unit embeddings against unit label rows that start at centroids.
-
-  For so many features and labels that linear weights do not fit, and for
-  dense features with many labels.
-  """
-  return {
-    "encoder": {
-      "dim": 256,
-      "embedding_dropout": 0.3,
-      "activation": "",
-      "scale": 12.0,
-    },
-    "head": {
-      "loss": "softmax",
-      "wide": False,
-      "wide_labels": 0,
-      "cosine": True,
-      "init": "centroid",
-      "init_scale": 1.0,
-      "prior_bias": False,
-      "bias": 0.0,
-    },
-    "optim": {"warmup": 0.05, "decay": "cosine"},
-    "optim.encoder": {"name": "adam", "learning_rate": 2e-3},
-    "optim.head": {"name": "adam", "learning_rate": 2e-3},
-    "train": {"batch_size": 512, "epochs": 4.0},
-    "predict": {"propensity_power": 0.5},
-  }
-
-
-# Each decides the fields left open, from facts about the data. The figures are
-# those that validation splits preferred on several data sets. All of them add
-# the log of the inverse propensity to the logits when they predict, which
-# serves rare labels.
-FAMILIES = {"network": _network, "linear": _linear, "embedding": _embedding}
-
-
-def _power_of_two(value: float, low: int, high: int) -> int:
-  """The power of two nearest to `value` within the bounds."""
-  return min(high, max(low, 2 ** round(math.log2(max(value, 1)))))
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import evaluator
+from xlj import families
 from xlj import label_order
 from xlj import machine
 from xlj import mesh as mesh_lib
@@ -141,11 +142,11 @@ def _scale(
     encoder.input_scale = max(1.0, per_row) ** 0.5 / data.feature_norm
 
 
-def facts(split: store.Split) -> config_lib.DataFacts:
+def facts(split: store.Split) -> families.DataFacts:
   """What the config's rules need to know about a training split."""
   features = split.features
   dense = isinstance(features, np.ndarray)
-  return config_lib.DataFacts(
+  return families.DataFacts(
     num_rows=split.num_rows,
     num_features=split.num_features,
     num_labels=split.num_labels,
