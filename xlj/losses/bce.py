@@ -4,30 +4,17 @@ import dataclasses
 
 import jax
 
+from xlj.losses import separable
 from xlj.ops import targets as targets_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class BinaryCrossEntropy:
+class BinaryCrossEntropy(separable.Separable):
   """`sum_l softplus(z_l) - sum_{p positive} z_p`, summed over labels.
 
   The sum over labels (not their mean) keeps the gradient of a positive at
   order one whatever the number of labels. Needs no statistics phase.
   """
-
-  def init(self, num_examples: int, num_positives: int = 0) -> None:
-    """No statistics."""
-
-  def accumulate(
-    self,
-    stats: None,
-    z: jax.Array,
-    positives: targets_lib.Positives | None = None,
-  ) -> None:
-    """No statistics."""
-
-  def merge(self, stats: None, axes: tuple[str, ...]) -> None:
-    """No statistics."""
 
   def value_and_grad(
     self, stats: None, z: jax.Array, positives: targets_lib.Positives
