@@ -89,6 +89,22 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
   return Files(root / features, labels, filter_path)
 
 
+def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
+  """Tells whether a directory has any file that could be the split.
+
+  Args:
+    data_dir: the directory of the data set.
+    split: one of `SPLITS`.
+
+  Returns:
+    True also when `find` would refuse what is there, so that it is not
+    overlooked.
+  """
+  names = sorted(os.listdir(data_dir))
+  prefix = f"({'|'.join(_PREFIXES[split])})"
+  return bool(_exact(names, prefix) or _loose(names, prefix))
+
+
 def _exact(names: list[str], prefix: str) -> dict[str, str]:
   """Feature files -> pattern of the label file ("" if it is the same file)."""
   labels = rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y)(\.npz|\.txt|\.txt\.gz)"
