@@ -1,7 +1,7 @@
 """How the data set numbers its labels, and how the head does.
 
 The head's label 0 is the most frequent one of the training split. So every
-device has its share of the frequent labels (see `xlj.heads.layout`), and what
+device has its share of the frequent labels (see `xlj.ops.layout`), and what
 only pays for frequent labels can be limited to the first ones.
 """
 

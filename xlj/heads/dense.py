@@ -9,7 +9,7 @@ Each device computes the logits of its own labels; the embeddings are gathered
 to all devices, their gradient is reduce-scattered back.
 
 Labels are dealt out to `blocks` blocks of rows like cards, label i to block
-`i % blocks`, and every device holds whole blocks (see `xlj.heads.layout`). So
+`i % blocks`, and every device holds whole blocks (see `xlj.ops.layout`). So
 if the labels are numbered by frequency, every device has its share of the
 frequent ones, and the wide path can be limited to the most frequent labels.
 
@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import optax
 
 from xlj import sharding
-from xlj.heads import layout as layout_lib
 from xlj.ops import feature_rows
+from xlj.ops import layout as layout_lib
 from xlj.ops import loss as loss_lib
 from xlj.ops import normalize
 from xlj.ops import targets as targets_lib

@@ -3,8 +3,9 @@
 Legend: N examples, D width, l label rows of this device, c of a chunk.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+import itertools
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -12,7 +13,10 @@ import jax.numpy as jnp
 
 Carry = TypeVar("Carry")
 
-DEFAULT_MEMORY = 2**28  # bytes
+# Bytes. On CPUs a chunk is fastest in their caches; on accelerators what counts
+# is that few chunks are started.
+_MEMORY = {"cpu": 2**24}
+_MEMORY_OF_ACCELERATORS = 2**29
 _ALIGNMENT = 128  # rows; a multiple of the vector width of all devices
 
 
@@ -37,6 +41,11 @@ def chunk_size(
   """
   size = memory // (itemsize * (3 * num_examples + 2 * dim))
   return min(num_rows, max(size // _ALIGNMENT, 1) * _ALIGNMENT)
+
+
+def default_memory() -> int:
+  """Bytes of temporaries of a pass if nothing else is said."""
+  return _MEMORY.get(jax.default_backend(), _MEMORY_OF_ACCELERATORS)
 
 
 def for_chunks(
@@ -67,6 +76,71 @@ def for_chunks(
   return body(full * size, rest, carry) if rest else carry
 
 
+class Place(NamedTuple):
+  """Where a chunk of this device's rows lies.
+
+  Attributes:
+    start: Its first row.
+    size: Number of rows.
+    parts: For each array that covers only the first rows of each block, where
+      the chunk starts in it; None where it does not cover the chunk.
+  """
+
+  start: Any
+  size: int
+  parts: tuple[Any, ...]
+
+
+def for_places(
+  num_rows: int,
+  blocks: int,
+  prefixes: Sequence[int],
+  size: int,
+  body: Callable[[Place, Carry], Carry],
+  carry: Carry,
+) -> Carry:
+  """Runs `body(place, carry)` on every chunk, beside arrays of fewer rows.
+
+  Such an array covers the first so many rows of each block alone. No chunk lies
+  partly in it.
+
+  Args:
+    num_rows: Number of rows in all.
+    blocks: Number of blocks that they consist of.
+    prefixes: How many rows of each block each of those arrays has.
+    size: Rows of a chunk at most.
+    body: Takes a place and what the last chunk returned.
+    carry: What the first chunk is given.
+
+  Returns:
+    What the last chunk returned.
+  """
+  per_block = num_rows // blocks
+  bounds = sorted({0, per_block, *prefixes})
+  if len(bounds) == 2:
+
+    def flat(start, size, carry):
+      parts = tuple(start if prefix else None for prefix in prefixes)
+      return body(Place(start, size, parts), carry)
+
+    return for_chunks(num_rows, size, flat, carry)
+
+  def block(b, carry):
+    for first, last in itertools.pairwise(bounds):
+
+      def inner(i, size, carry, first=first):
+        parts = tuple(
+          b * prefix + first + i if prefix > first else None
+          for prefix in prefixes
+        )
+        return body(Place(b * per_block + first + i, size, parts), carry)
+
+      carry = for_chunks(last - first, size, inner, carry)
+    return carry
+
+  return lax.fori_loop(0, blocks, block, carry)
+
+
 def accumulator(*arrays: jax.Array) -> jnp.dtype:
   """The type that products of the arrays are summed in: float32 or wider."""
   return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
@@ -80,6 +154,52 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     b.astype(dtype),
     preferred_element_type=accumulator(a, b),
   )
+
+
+def fenced(start: Any, function: Callable[..., Any], *args: Any) -> Any:
+  """`function(*args)`, which XLA on CPUs must not merge with what is around it.
+
+  There, if reading a chunk of two arrays, computing, and writing it back are
+  merged, the second array is read again after the first was written, and so is
+  copied as a whole in every step. A branch keeps them apart.
+
+  Args:
+    start: First row of the chunk; where it is not traced, there is one chunk.
+    function: Of arrays.
+    *args: Arrays.
+
+  Returns:
+    What the function does, a tree of arrays that all vary over the same mesh
+    axes as the arguments together do.
+  """
+  if jax.default_backend() != "cpu" or isinstance(start, int):
+    return function(*args)
+  leaves = jax.tree.leaves(args)
+  axes = frozenset().union(*(varying(a) for a in leaves))
+
+  def never(*args):
+    shapes = jax.eval_shape(function, *args)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return vary(zeros, tuple(axes))
+
+  # No row is negative, which the compiler cannot know.
+  return lax.cond(start >= 0, function, never, *args)
+
+
+def transposed(a: jax.Array, start: Any) -> jax.Array:
+  """`a.T [n, m]` of `a [m, n]`, a part of the chunk at `start`.
+
+  XLA on CPUs multiplies bfloat16 matrices several times faster if neither is
+  transposed; behind the fence it does not see that one is.
+  """
+  if a.dtype != jnp.bfloat16:
+    return a.T
+  return fenced(start, lambda a: a.T, a)
+
+
+def transposed_matmul(a: jax.Array, b: jax.Array, start: Any) -> jax.Array:
+  """`a.T @ b` of parts of the chunk at `start`, as `matmul`."""
+  return matmul(transposed(a, start), b)
 
 
 def hold(array: jax.Array) -> jax.Array:
@@ -141,7 +261,11 @@ def release_all(held: Any, like: Any) -> Any:
 
 
 def logits(
-  x: jax.Array, rows: jax.Array, bias: jax.Array | None, limit: Any
+  x: jax.Array,
+  rows: jax.Array,
+  bias: jax.Array | None,
+  is_label: jax.Array,
+  start: Any,
 ) -> jax.Array:
   """Logits of a chunk.
 
@@ -149,12 +273,37 @@ def logits(
     x: `[N, D]`.
     rows: `[c, D]`.
     bias: `[c]`, or None.
-    limit: The first so many rows are labels, the others are padding.
+    is_label: `[c]` bool, False at padding.
+    start: First row of the chunk.
 
   Returns:
     `[N, c]` float32 (or wider), -inf at padding.
   """
-  z = matmul(x, rows.T)
+  z = matmul(x, transposed(rows, start))
   if bias is not None:
     z += bias.astype(z.dtype)[None]
-  return jnp.where(jnp.arange(rows.shape[0])[None] < limit, z, -jnp.inf)
+  return jnp.where(is_label[None], z, -jnp.inf)
+
+
+def vary(tree: Any, axes: Sequence[str]) -> Any:
+  """Types arrays as different between the devices along mesh axes.
+
+  Args:
+    tree: Arrays.
+    axes: Mesh axes.
+
+  Returns:
+    The same arrays.
+  """
+
+  def one(a: jax.Array) -> jax.Array:
+    missing = tuple(axis for axis in axes if axis not in varying(a))
+    return lax.pcast(a, missing, to="varying") if missing else a
+
+  return jax.tree.map(one, tree)
+
+
+def varying(a: jax.Array) -> frozenset[str]:
+  """The mesh axes along which an array may differ between devices."""
+  kind: Any = jax.typeof(a)
+  return kind.manual_axis_type.varying

@@ -33,7 +33,7 @@ def label_attend(
   *,
   num_labels: int | None = None,
   chunk_size: int | None = None,
-  memory: int = chunks.DEFAULT_MEMORY,
+  memory: int | None = None,
   row_axes: Sequence[str] | None = None,
   batch_axes: Sequence[str] | None = None,
 ) -> jax.Array:
@@ -50,7 +50,7 @@ def label_attend(
     scale: Factor of the products.
     num_labels: Rows from this one on are padding; None for no padding.
     chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from.
+    memory: Bytes of temporaries to derive it from; None for the default.
     row_axes: Mesh axes that keys and values are split over.
     batch_axes: Mesh axes that queries are split over.
 
@@ -63,8 +63,8 @@ def label_attend(
 
   def local(q, keys, values):
     q = shards_lib.gather(q, shards)
-    axes = tuple(shards_lib.varying(q))
-    keys, values = shards_lib.vary((keys, values), axes)
+    axes = tuple(chunks.varying(q))
+    keys, values = chunks.vary((keys, values), axes)
     return shards_lib.total_of_own(_attend(plan, q, keys, values), shards)
 
   run = shards_lib.over(local, shards, (False, True, True), P(shards.batch))
@@ -137,8 +137,8 @@ def _chunk(plan, q, keys, values, start, size):
   first = start + shards_lib.offset(plan.rows.shards, keys.shape[0])
   # Scaled after the product, so that padding stays -inf for any scale.
   z = chunks.matmul(q, part.T) * plan.scale
-  is_label = jnp.arange(size)[None] < plan.rows.num_labels - first
-  return jnp.where(is_label, z, -jnp.inf), part, part_values
+  is_label = plan.rows.layout.is_label(first + jnp.arange(size))
+  return jnp.where(is_label[None], z, -jnp.inf), part, part_values
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -49,7 +49,7 @@ def label_loss(
   reduce: bool = True,
   label_values: targets_lib.LabelValues | None = None,
   chunk_size: int | None = None,
-  memory: int = chunks.DEFAULT_MEMORY,
+  memory: int | None = None,
   row_axes: Sequence[str] | None = None,
   batch_axes: Sequence[str] | None = None,
 ) -> jax.Array:
@@ -85,7 +85,7 @@ def label_loss(
       loss of each example, and `targets.weights` is not used.
     label_values: Vectors `[L]`, sharded like the rows, that the loss needs.
     chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from.
+    memory: Bytes of temporaries to derive it from; None for the default.
     row_axes: See above.
     batch_axes: See above.
 
@@ -118,7 +118,7 @@ def _local_loss(plan, reduce, x, targets, rows, bias, label_values):
   shards = plan.rows.shards
   x, targets = shards_lib.gather((x, targets), shards)
   # Rows that a user's own mesh axes do not split get the sum over those.
-  rows, bias = shards_lib.vary((rows, bias), tuple(shards_lib.varying(x)))
+  rows, bias = chunks.vary((rows, bias), tuple(chunks.varying(x)))
   inputs = _Inputs(
     *jax.lax.stop_gradient((targets.ids, targets.values, label_values))
   )
@@ -181,7 +181,8 @@ def _chunk(plan, x, rows, bias, inputs, start, size):
   """Logits `[N, c]`, positives and rows `[c, D]` of a chunk of local rows."""
   first = start + shards_lib.offset(plan.rows.shards, rows.shape[0])
   part, bias, labels = chunks.take((rows, bias, inputs.labels), start, size)
-  z = chunks.logits(x, part, bias, plan.rows.num_labels - first)
+  is_label = plan.rows.layout.is_label(first + jnp.arange(size))
+  z = chunks.logits(x, part, bias, is_label, start)
   positives = targets_lib.positives_in_chunk(
     inputs.ids, first, size, inputs.values, labels
   )
@@ -196,7 +197,7 @@ def _statistics(plan, x, rows, bias, inputs):
     return plan.loss.accumulate(stats, z, positives)
 
   stats = plan.loss.init(*inputs.ids.shape)
-  stats = shards_lib.vary(stats, tuple(shards_lib.varying(x)))
+  stats = chunks.vary(stats, tuple(chunks.varying(x)))
   stats = chunks.for_chunks(rows.shape[0], plan.rows.chunk, body, stats)
   axes = plan.rows.shards.rows
   return plan.loss.merge(stats, axes) if axes else stats
@@ -239,7 +240,8 @@ def _gradients(plan, stats, x, rows, bias, inputs, scale):
       dbias = chunks.write(dbias, grad.sum(0), bias, start)
     grad = grad.astype(jnp.result_type(x, rows))  # products of narrow types
     dx += chunks.matmul(grad, part)
-    drows = chunks.write(drows, chunks.matmul(grad.T, x), rows, start)
+    gradient = chunks.transposed_matmul(grad, x, start)
+    drows = chunks.write(drows, gradient, rows, start)
     return losses + value, dx, drows, dbias
 
   dtype = chunks.accumulator(x, rows)

@@ -27,7 +27,7 @@ def label_topk(
   num_labels: int | None = None,
   exclude: jax.Array | None = None,
   chunk_size: int | None = None,
-  memory: int = chunks.DEFAULT_MEMORY,
+  memory: int | None = None,
   row_axes: Sequence[str] | None = None,
   batch_axes: Sequence[str] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -44,7 +44,7 @@ def label_topk(
     exclude: `[N, E]` int32 labels never to be returned for that example; -1 is
       padding. Sharded like `x`.
     chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from.
+    memory: Bytes of temporaries to derive it from; None for the default.
     row_axes: Mesh axes that rows are split over.
     batch_axes: Mesh axes that examples are split over.
 
@@ -62,7 +62,8 @@ def label_topk(
     def body(start, size, best):
       first = start + first_row
       part, part_bias = chunks.take((rows, bias), start, size)
-      z = chunks.logits(x, part, part_bias, plan.num_labels - first)
+      is_label = plan.layout.is_label(first + jnp.arange(size))
+      z = chunks.logits(x, part, part_bias, is_label, start)
       if exclude is not None:
         hidden = targets_lib.positives_in_chunk(exclude, first, size)
         z = targets_lib.set_at_columns(z, hidden, -jnp.inf)

@@ -14,6 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj.ops import chunks
+from xlj.ops import layout as layout_lib
 
 P = jax.P
 
@@ -36,12 +37,12 @@ class Plan(NamedTuple):
   """How one device goes over its label rows.
 
   Attributes:
-    num_labels: Rows, of all devices, from this one on are padding.
+    layout: Which rows, of all devices, hold labels.
     chunk: Rows of a chunk.
     shards: Mesh axes.
   """
 
-  num_labels: int
+  layout: layout_lib.Layout
   chunk: int
   shards: Shards
 
@@ -92,7 +93,7 @@ def plan(
   rows: jax.Array,
   num_labels: int | None,
   chunk: int | None,
-  memory: int,
+  memory: int | None,
 ) -> Plan:
   """Fills in what was not said of a pass.
 
@@ -102,7 +103,7 @@ def plan(
     rows: `[L, D]`, or this device's part.
     num_labels: Number of labels, or None for as many as rows.
     chunk: Rows of a chunk, or None.
-    memory: Bytes of temporaries, if `chunk` is None.
+    memory: Bytes of temporaries, if `chunk` is None; None for the default.
 
   Returns:
     The plan.
@@ -122,12 +123,16 @@ def plan(
     )
   if chunk is None:
     itemsize = chunks.accumulator(x, rows).itemsize
+    if memory is None:
+      memory = chunks.default_memory()
     chunk = chunks.chunk_size(
       memory, num_rows // num_shards, num_examples, x.shape[1], itemsize
     )
   if chunk < 1:
     raise ValueError(f"a chunk must have at least 1 row: got {chunk}")
-  return Plan(num_rows if num_labels is None else num_labels, chunk, shards)
+  if num_labels is None:
+    num_labels = num_rows
+  return Plan(layout_lib.Layout(num_labels), chunk, shards)
 
 
 def over(
@@ -168,7 +173,7 @@ def gather(tree: Any, shards: Shards) -> Any:
     tree = jax.tree.map(
       lambda a: lax.all_gather(a, shards.batch, tiled=True), tree
     )
-  return vary(tree, shards.rows)
+  return chunks.vary(tree, shards.rows)
 
 
 def offset(shards: Shards, num_rows: int) -> jax.Array | int:
@@ -205,32 +210,6 @@ def own(a: jax.Array, shards: Shards) -> jax.Array:
     return a
   size = a.shape[0] // lax.axis_size(shards.batch)
   return lax.dynamic_slice_in_dim(a, lax.axis_index(shards.batch) * size, size)
-
-
-def vary(tree: Any, axes: Sequence[str]) -> Any:
-  """Types arrays as different between devices along `axes`.
-
-  Its transpose is the sum over those of the axes that are new.
-
-  Args:
-    tree: Arrays.
-    axes: Mesh axes.
-
-  Returns:
-    The same arrays.
-  """
-
-  def one(a: jax.Array) -> jax.Array:
-    missing = tuple(axis for axis in axes if axis not in varying(a))
-    return lax.pcast(a, missing, to="varying") if missing else a
-
-  return jax.tree.map(one, tree)
-
-
-def varying(a: jax.Array) -> frozenset[str]:
-  """The mesh axes along which an array may differ between devices."""
-  kind: Any = jax.typeof(a)
-  return kind.manual_axis_type.varying
 
 
 def _size(axes: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 Label i is in block `i % blocks`, at place `i // blocks` of it. A device holds
 whole blocks, so the layout of a checkpoint does not depend on the devices, and
 each of them gets its share of any range of labels, the most frequent ones in
-particular.
+particular. With one block, row i is label i.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Layout:
   """
 
   num_labels: int
-  blocks: int
+  blocks: int = 1
 
   @property
   def rows_per_block(self) -> int:
@@ -44,3 +44,8 @@ class Layout:
     """Labels of rows; at least `num_labels` for a padding row."""
     place = rows % self.rows_per_block
     return place * self.blocks + rows // self.rows_per_block
+
+  def is_label(self, rows: Ids) -> Ids:
+    """Whether rows, which may lie behind the last block, hold a label."""
+    inside = rows < self.num_rows
+    return inside & (self.label_of_row(rows) < self.num_labels)

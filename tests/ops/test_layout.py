@@ -4,7 +4,7 @@ import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 
-from xlj.heads import layout as layout_lib
+from xlj.ops import layout as layout_lib
 
 layouts = st.builds(
   layout_lib.Layout, st.integers(1, 3000), st.integers(1, 200)
