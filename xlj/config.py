@@ -24,6 +24,7 @@ LOSSES = (
   "asymmetric",
   "squared_hinge",
 )
+OPTIMIZERS = ("sgd", "momentum", "adam", "adagrad", "rowwise_adagrad")
 
 # Fields that may differ between a run and its continuation: they do not
 # change what is learned.
@@ -32,6 +33,7 @@ _FREE = (
   "data.cache_dir",
   "data.threads",
   "mesh.shape",
+  "head.chunk_bytes",
   "train.log_every",
   "eval.ks",
   "eval.every",
@@ -54,7 +56,8 @@ def base() -> ml_collections.ConfigDict:
 
   def optimizer() -> dict[str, Any]:
     return {
-      "name": auto(str),  # "sgd", "momentum", "adam" or "adagrad"
+      # "sgd", "momentum", "adam", "adagrad" or "rowwise_adagrad"
+      "name": auto(str),
       "learning_rate": auto(float),  # peak
       "weight_decay": 0.0,  # decoupled
       "b1": 0.9,
@@ -107,6 +110,15 @@ def base() -> ml_collections.ConfigDict:
         "bias": auto(float),  # where they start otherwise
         "wide_labels": auto(int),  # only the most frequent ones; 0 for all
         "blocks": 64,  # of label rows; a multiple of the number of devices
+        "dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
+        "rounding": "stochastic",  # of narrow rows, or "nearest"
+        # Of their rounding: "kahan" keeps what it took off, "master" keeps
+        # float32 rows beside them.
+        "correction": "none",
+        "kahan_labels": 0,  # only the most frequent ones; 0 for all
+        "max_norm": 0.0,  # greatest length of a label row; 0 for none
+        "chunk_bytes": 0,  # of temporaries of a step; 0 for the default
+        "keep_logits": "",  # between the passes of a step, as "float16" say
       },
       "optim": {
         "warmup": auto(float),  # share of the steps
@@ -253,8 +265,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       "head.loss": LOSSES,
       "head.init": ("normal", "centroid"),
       "optim.decay": ("cosine", "linear", "constant"),
-      "optim.encoder.name": ("sgd", "momentum", "adam", "adagrad"),
-      "optim.head.name": ("sgd", "momentum", "adam", "adagrad"),
+      "optim.encoder.name": OPTIMIZERS,
+      "optim.head.name": OPTIMIZERS,
+      "head.dtype": ("float32", "bfloat16", "float8"),
+      "head.rounding": ("stochastic", "nearest"),
+      "head.correction": ("none", "kahan", "master"),
+      "head.keep_logits": ("", "float16", "bfloat16", "float32"),
     },
   )
   values = dict(_flatten(config))
@@ -292,7 +308,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(
       f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)}"
     )
+  for name in ("head.max_norm", "head.chunk_bytes", "head.kahan_labels"):
+    if values[name] < 0:
+      raise ConfigError(f"{name} is {values[name]}; it must be at least 0")
   head, encoder = config.head, config.encoder
+  if head.correction != "none" and head.dtype == "float32":
+    raise ConfigError(
+      f"head.correction is {head.correction!r}, but head.dtype is 'float32',"
+      " which is not rounded; set head.correction=none"
+    )
   if not encoder.dim and not head.wide:
     raise ConfigError(
       "encoder.dim is 0 and head.wide is False: there is nothing to train;"

@@ -28,6 +28,7 @@ from xlj.losses import focal
 from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.ops import feature_rows
+from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
 # Those of `xlj.losses` that need nothing but the logits and the positives.
@@ -107,14 +108,24 @@ class Model:
       num_labels=config.data.num_labels,
       dim=_width(config),
       loss=LOSSES[config.head.loss](),
-      tx=optim.make_optimizer(optimizers.head, schedule(optimizers.head)),
+      optimizer=row_optimizer.RowOptimizer(
+        optim.make_optimizer(optimizers.head, schedule(optimizers.head)),
+        dtype=config.head.dtype,
+        rounding=config.head.rounding,
+        correction=config.head.correction,
+        max_norm=config.head.max_norm or None,
+        seed=config.seed,
+      ),
       wide_features=config.data.num_features if config.head.wide else 0,
       wide_learning_rate=self._wide_learning_rate(schedule(optimizers.wide)),
       wide_labels=config.head.wide_labels,
       blocks=config.head.blocks,
       init_scale=config.head.init_scale,
       init_bias=config.head.bias,
+      kahan_labels=config.head.kahan_labels,
       cosine=config.head.cosine,
+      memory=config.head.chunk_bytes or None,
+      keep_logits=config.head.keep_logits or None,
     )
     self._graph = None
     if config.encoder.dim:
@@ -278,19 +289,24 @@ class Model:
       out_shardings=self.shardings().model["head"]["rows"],
     )()
 
-  def finish_centroids(self, sums: jax.Array, rows: jax.Array) -> jax.Array:
-    """Sums of embeddings to rows of length `head.init_scale`.
+  def start_at_centroids(self, sums: jax.Array, state: State) -> State:
+    """The first state, with label rows of length `head.init_scale`.
 
     Args:
       sums: `[L, D]` sums of `add_to_centroids` over the training rows.
-      rows: `[L, D]` rows to keep where a label has no example.
+      state: The state of `init`; the rows of labels without an example stay.
 
     Returns:
-      `[L, D]` label rows.
+      The state.
     """
+    head = state.model["head"]
     length = jnp.linalg.norm(sums, axis=1, keepdims=True)
     unit = self._config.head.init_scale * sums / jnp.maximum(length, 1e-12)
-    return jnp.where(length > 0, unit, rows)
+    rows = jnp.where(length > 0, unit, self.head.rows(head))
+    head = self.head.with_rows(head, rows)
+    training = {**state.training, "head": self.head.init_optimizer(head)}
+    model = {**state.model, "head": head}
+    return state._replace(model=model, training=training)
 
   # --- parts -----------------------------------------------------------------
 

@@ -195,7 +195,7 @@ def _start(
     sharding.replicate(_idf(config, data.weighting)),
   )
   if config.head.init == "centroid":
-    state.model["head"]["rows"] = _centroids(model, state, config, data)
+    state = _at_centroids(model, state, config, data)
   return state
 
 
@@ -208,13 +208,13 @@ def _idf(
   return weighting.idf
 
 
-def _centroids(
+def _at_centroids(
   model: model_lib.Model,
   state: model_lib.State,
   config: ml_collections.ConfigDict,
   data: Data,
-) -> jax.Array:
-  """Label rows: mean direction of the embeddings of their examples."""
+) -> model_lib.State:
+  """The state with each label row at the mean direction of its examples."""
   logging.info("Starting the label rows at the centroids of their examples")
   add = jax.jit(model.add_to_centroids, donate_argnums=0)
   rows = model.zero_rows()
@@ -227,9 +227,12 @@ def _centroids(
   ):
     inputs = sharding.put_batch(evaluator.to_inputs(batch, data.order))
     rows = add(rows, state.model, inputs)
-  return jax.jit(model.finish_centroids, donate_argnums=0)(
-    rows, state.model["head"]["rows"]
+  start = jax.jit(
+    model.start_at_centroids,
+    out_shardings=model.shardings(),
+    donate_argnums=(0, 1),
   )
+  return start(rows, state)
 
 
 def _loop(

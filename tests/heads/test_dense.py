@@ -13,6 +13,7 @@ from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import feature_rows
 from xlj.ops import reference
+from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
 N, D, F, K, P = 16, 12, 40, 5, 3
@@ -30,7 +31,7 @@ def make_head(loss, parts):
     num_labels=NUM_LABELS,
     dim=0 if parts == "wide" else D,
     loss=LOSSES[loss][0],
-    tx=optax.adam(0.1),
+    optimizer=row_optimizer.RowOptimizer(optax.adam(0.1)),
     wide_features=0 if parts in ("rows", "cosine") else F,
     wide_learning_rate=lambda step: 0.5 / (1 + step),
     wide_labels=WIDE_FIRST if parts == "wide_first" else 0,
@@ -92,7 +93,7 @@ def reference_step(head, reference_loss, params, opt, step, batch):
   loss, (grads, dx) = jax.value_and_grad(loss_fn, (0, 1))(params, x)
   wide = grads.pop("wide", None)
   plain = {k: v for k, v in params.items() if k != "wide"}
-  updates, opt = head.tx.update(grads, opt, plain)
+  updates, opt = head.optimizer.tx.update(grads, opt, plain)
   new = optax.apply_updates(plain, updates)
   if wide is not None:
     new["wide"] = params["wide"] - head.wide_learning_rate(step) * wide
@@ -139,7 +140,7 @@ def test_steps_equal_the_textbook(loss, parts, shape):
   params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
   opt = jax.tree.map(np.asarray, head.init_optimizer(params))
   expected = in_label_order(head, params)
-  expected_opt = head.init_optimizer(expected)
+  expected_opt = head.init_optimizer(expected).tx
   with meshes.mesh(shape) as mesh:
     params, opt = place(mesh, head, params, opt)
     for step in range(3):

@@ -16,6 +16,7 @@ from xlj.losses import decoupled_softmax
 from xlj.losses import soft_targets
 from xlj.losses import weighted_bce
 from xlj.ops import reference
+from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4
@@ -114,7 +115,8 @@ def make_head(case):
     num_labels=NUM_LABELS,
     dim=D,
     loss=case.loss,
-    tx=optax.sgd(1.0),  # the change of a parameter is its gradient
+    # The change of a parameter is its gradient.
+    optimizer=row_optimizer.RowOptimizer(optax.sgd(1.0)),
     blocks=8,
     init_scale=0.6,
     init_bias=-0.3,

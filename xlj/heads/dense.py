@@ -20,24 +20,28 @@ w labels of this device with a wide path.
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from xlj import sharding
+from xlj.ops import chunks
 from xlj.ops import feature_rows
+from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
 from xlj.ops import loss as loss_lib
-from xlj.ops import normalize
+from xlj.ops import rounding
+from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 
 P = jax.P
 Params = dict[str, jax.Array]
 ArrayLike = jax.typing.ArrayLike
+_INIT_ELEMENTS = 2**20  # initial weights made at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,30 +52,43 @@ class DenseHead:
     num_labels: Number of labels L.
     dim: Width D of the embeddings; 0 for a purely linear model.
     loss: Loss on a chunk of logits.
-    tx: Optimizer of rows and bias; element-wise (it is applied per shard).
+    optimizer: How rows are stored, and rows and bias updated.
+    use_bias: Whether labels have a bias.
     wide_features: Number of features F of the wide path; 0 for none.
     wide_labels: The first so many labels have a wide path, rounded up to a
       multiple of `blocks`; 0 for all.
     wide_learning_rate: Step -> learning rate of the wide path's SGD.
     blocks: Number of blocks that labels are dealt out to; a multiple of the
       number of devices.
+    kahan_labels: With compensation of rounding, the first so many labels have
+      it, rounded up to a multiple of `blocks`; 0 for all.
     init_scale: Standard deviation of the initial rows.
     init_bias: Initial bias of every label.
     cosine: Label rows count by their direction alone (they are normalised in
       the logits; the embeddings are expected to be).
+    chunk_size: Rows of a chunk on each device; None to derive it.
+    memory: Bytes of temporaries to derive it from; None for the default.
+    keep_logits: The type that all logits of a step are kept in where the loss
+      needs them twice, such as "float16": fewer products for more memory. None
+      to form them again.
   """
 
   num_labels: int
   dim: int
   loss: loss_lib.Loss
-  tx: optax.GradientTransformation
+  optimizer: row_optimizer.RowOptimizer
+  use_bias: bool = True
   wide_features: int = 0
   wide_labels: int = 0
   wide_learning_rate: Callable[[jax.Array], ArrayLike] = lambda _: 0.0
   blocks: int = 64
+  kahan_labels: int = 0
   init_scale: float = 0.0
   init_bias: float = 0.0
   cosine: bool = False
+  chunk_size: int | None = None
+  memory: int | None = None
+  keep_logits: str | None = None
 
   @property
   def layout(self) -> layout_lib.Layout:
@@ -86,8 +103,12 @@ class DenseHead:
   @property
   def wide_columns(self) -> int:
     """Number of columns of the wide path including padding."""
+    return self._first_rows(self.wide_labels)
+
+  def _first_rows(self, num_labels: int) -> int:
+    """Rows of the first labels, padding included; 0 for all of them."""
     return layout_lib.Layout(
-      self.wide_labels or self.num_labels, self.blocks
+      num_labels or self.num_labels, self.blocks
     ).num_rows
 
   def by_row(self, values: jax.Array, fill: int) -> jax.Array:
@@ -96,40 +117,89 @@ class DenseHead:
     return values.at[labels].get(mode="fill", fill_value=fill)
 
   def init(self, key: jax.Array) -> Params:
-    """Initial parameters, to be created under `jit(..., out_shardings=...)`.
+    """Initial parameters, on the mesh in context if there is one.
+
+    They do not depend on the mesh, and are made chunk by chunk.
 
     Args:
       key: Random key.
 
     Returns:
-      `rows [L, D]` and `bias [L]` (and `wide`, `[F, wide_columns]`), float32.
+      Stored rows (see `xlj.ops.row_format`), `bias [L]` and `wide`
+      `[F, wide_columns]`, float32, as far as the head has them.
     """
-    params = {"bias": jnp.full((self.num_rows,), self.init_bias)}
-    if self.dim:
-      shape = (self.num_rows, self.dim)
-      params["rows"] = self.init_scale * jax.random.normal(key, shape)
-    if self.wide_features:
-      params["wide"] = jnp.zeros((self.wide_features, self.wide_columns))
-    return params
+    seed = jax.random.bits(key)
 
-  def init_optimizer(self, params: Params) -> Any:
+    def local(seed):
+      params = {}
+      num_rows = self.num_rows // _num_shards()
+      if self.use_bias:
+        params["bias"] = jnp.full((num_rows,), self.init_bias, jnp.float32)
+      if self.dim:
+        params |= self._init_rows(seed, num_rows)
+      if self.wide_features:
+        shape = self.wide_features, self.wide_columns // _num_shards()
+        params["wide"] = jnp.zeros(shape)
+      return chunks.vary(params, _axes())
+
+    if not _axes():
+      return local(seed)
+    return jax.shard_map(
+      local, in_specs=sharding.REPLICATED, out_specs=self.specs()
+    )(seed)
+
+  def _init_rows(self, seed: jax.Array, num_rows: int) -> Params:
+    """Stored normal rows of this shard."""
+    first = _shard_index() * num_rows
+
+    def make(start, size):
+      rows = jnp.asarray(first + start + jnp.arange(size), jnp.int32)
+      bits = rounding.hash_bits(seed, 0, rows, jnp.arange(self.dim))
+      # The middles of 2^23 intervals: exact in float32, never 0 or 1.
+      uniform = ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+      normal = math.sqrt(2) * lax.erf_inv(2 * uniform - 1)
+      return self.optimizer.format.encode(self.init_scale * normal, None)
+
+    def write(start, size, stored):
+      return jax.tree.map(
+        lambda a, part: lax.dynamic_update_slice_in_dim(a, part, start, 0),
+        stored,
+        make(start, size),
+      )
+
+    abstract = self.optimizer.format.abstract(num_rows, self.dim)
+    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
+    size = min(num_rows, max(1, _INIT_ELEMENTS // self.dim))
+    return chunks.for_chunks(num_rows, size, write, chunks.vary(empty, _axes()))
+
+  def init_optimizer(self, params: Params) -> row_optimizer.RowState:
     """Optimizer state for `params` (the wide path has none)."""
-    return self.tx.init(_without_wide(params))
+    return self.optimizer.init(
+      _without_wide(params), self._first_rows(self.kahan_labels)
+    )
 
   def specs(self) -> dict[str, P]:
     """`PartitionSpec` of each parameter."""
-    specs = {"bias": sharding.LABELS}
-    if self.dim:
-      specs["rows"] = sharding.LABELS
+    specs = dict.fromkeys(self._abstract(), sharding.LABELS)
     if self.wide_features:
       specs["wide"] = sharding.LABELS_LAST
     return specs
 
-  def optimizer_specs(self) -> Any:
+  def optimizer_specs(self) -> row_optimizer.RowState:
     """`PartitionSpec` of each leaf of the optimizer state."""
-    params = _without_wide(jax.eval_shape(self.init, jax.random.key(0)))
-    specs = {name: self.specs()[name] for name in params}
-    return sharding.optimizer_specs(self.tx, params, specs)
+    state = jax.eval_shape(self.init_optimizer, self._abstract())
+    return self.optimizer.map_rows(
+      lambda _: sharding.LABELS, state, sharding.REPLICATED
+    )
+
+  def _abstract(self) -> Any:
+    """Shapes and types of the parameters without the wide path."""
+    params = {}
+    if self.use_bias:
+      params["bias"] = jax.ShapeDtypeStruct((self.num_rows,), jnp.float32)
+    if self.dim:
+      params |= self.optimizer.format.abstract(self.num_rows, self.dim)
+    return params
 
   def step(
     self,
@@ -176,30 +246,24 @@ class DenseHead:
     )
     def run(params, opt_state, step, x, features, targets, label_values):
       x, features, targets = _all_gather((x, features, targets))
-      z = self._logits(params, x, features)
-      value, grad = self._value_and_grad(z, targets, label_values)
-      weights = targets.weights / jnp.maximum(targets.weights.sum(), 1e-9)
-      loss = lax.psum((value * weights).sum(), sharding.AXES)
-      grad *= weights[:, None]  # [N, l]
-      grads = {"bias": grad.sum(0)}
-      dx = None
-      if x is not None:
-        rows, rows_vjp = jax.vjp(self._directions, params["rows"])
-        (grads["rows"],) = rows_vjp(grad.T @ x)
-        dx = lax.psum_scatter(grad @ rows, sharding.AXES, tiled=True)
-      plain = _without_wide(params)
-      updates, opt_state = self.tx.update(grads, opt_state, plain)
-      new: Any = optax.apply_updates(plain, updates)
+      inputs = self._inputs(params, x, features, targets, label_values)
+      new, opt_state, dx, dwide, loss = self._label_rows().step(
+        self.loss,
+        self.optimizer,
+        step,
+        _without_wide(params),
+        opt_state,
+        inputs,
+      )
+      if dx is not None:
+        dx = lax.psum_scatter(dx, sharding.AXES, tiled=True).astype(x.dtype)
       if features is not None:
         rate = jnp.asarray(self.wide_learning_rate(step))
         # The logits have been read from it: without the barrier the compiler
         # may start the update earlier, on a copy of the whole array.
-        wide, grad = lax.optimization_barrier((params["wide"], grad))
-        columns = _first_of_blocks(
-          grad, self._local_blocks(), wide.shape[1] // self._local_blocks()
-        )
-        new["wide"] = feature_rows.add_outer(wide, features, columns, -rate)
-      return new, opt_state, dx, loss
+        wide, dwide = lax.optimization_barrier((params["wide"], dwide))
+        new["wide"] = feature_rows.add_outer(wide, features, dwide, -rate)
+      return new, opt_state, dx, lax.psum(loss, sharding.AXES)
 
     return run(params, opt_state, step, x, features, targets, label_values)
 
@@ -236,10 +300,9 @@ class DenseHead:
     )
     def run(params, x, features, targets, label_values):
       x, features, targets = _all_gather((x, features, targets))
-      z = self._logits(params, x, features)
-      value, _ = self._value_and_grad(z, targets, label_values)
-      weights = targets.weights / jnp.maximum(targets.weights.sum(), 1e-9)
-      return lax.psum((value * weights).sum(), sharding.AXES)
+      inputs = self._inputs(params, x, features, targets, label_values)
+      loss = self._label_rows().loss(self.loss, _without_wide(params), inputs)
+      return lax.psum(loss, sharding.AXES)
 
     return run(params, x, features, targets, label_values)
 
@@ -279,17 +342,12 @@ class DenseHead:
     )
     def candidates(params, x, features, exclude, offset):
       x, features, exclude = _all_gather((x, features, exclude))
-      z = self._logits(params, x, features)
-      if offset is not None:
-        z += offset
-      if exclude is not None:
-        hidden = self._positives(exclude, z.shape[1])
-        z = z.at[jnp.arange(z.shape[0])[:, None], hidden.columns].set(
-          -jnp.inf, mode="drop"
-        )
-      scores, columns = topk_lib.local_topk(z, k)
-      row = columns + self._offset(z.shape[1])
-      return scores, jnp.where(columns < 0, -1, self.layout.label_of_row(row))
+      inputs = self._inputs(params, x, features)
+      hidden = None if exclude is None else self._rows_of(exclude)
+      scores, rows = self._label_rows().topk(
+        _without_wide(params), inputs, k, hidden, offset
+      )
+      return scores, jnp.where(rows < 0, -1, self.layout.label_of_row(rows))
 
     scores, ids = candidates(params, x, features, exclude, offset)
     # [N, G k] split by shard of labels -> split by example, for the merge.
@@ -325,65 +383,53 @@ class DenseHead:
     )
     def run(rows, ids, x):
       ids, x = _all_gather((ids, x))
-      columns = self._positives(ids, rows.shape[0]).columns
+      columns = targets_lib.positives_in_chunk(
+        self._rows_of(ids), _shard_index() * rows.shape[0], rows.shape[0]
+      ).columns
       repeated = jnp.repeat(x, ids.shape[1], axis=0)
       return rows.at[columns.reshape(-1)].add(repeated, mode="drop")
 
     return run(rows, ids, x)
 
-  def _logits(self, params, x, features) -> jax.Array:
-    """Logits `[N, l]` of this shard; -inf at padding rows."""
-    z = params["bias"][None]
-    if x is not None:
-      z = z + x @ self._directions(params["rows"]).T
+  def rows(self, params: Params) -> jax.Array:
+    """The label rows `[L, D]` as float32, row by row (see `by_row`)."""
+    return self.optimizer.format.decode(params).astype(jnp.float32)
+
+  def with_rows(self, params: Params, rows: jax.Array) -> Params:
+    """Parameters with other label rows `[L, D]`, rounded to nearest."""
+    return params | self.optimizer.format.encode(rows, None)
+
+  def _label_rows(self) -> label_step.LabelRows:
+    """What the pass over a device's rows needs to know."""
+    correction = self.optimizer.correction == "kahan"
+    kahan = self._first_rows(self.kahan_labels) if correction else 0
+    return label_step.LabelRows(
+      self.layout,
+      self.optimizer.format,
+      sharding.AXES,
+      self.cosine,
+      self.wide_columns // self.blocks if self.wide_features else 0,
+      kahan // self.blocks,
+      self.chunk_size,
+      self.memory,
+      self.keep_logits,
+    )
+
+  def _inputs(
+    self, params, x, features, targets=None, label_values=None
+  ) -> label_step.Inputs:
+    """What this shard's rows are given of a batch, gathered."""
+    wide = None
     if features is not None:
       wide = feature_rows.sparse_matmul(features, params["wide"])
-      z = _add_to_first_of_blocks(z, wide, self._local_blocks())
-    row = self._offset(z.shape[1]) + jnp.arange(z.shape[1])
-    return jnp.where(
-      self.layout.label_of_row(row) < self.num_labels, z, -jnp.inf
-    )
+    if targets is not None:
+      targets = targets._replace(ids=self._rows_of(targets.ids))
+    return label_step.Inputs(x, wide, targets, label_values)
 
-  def _value_and_grad(
-    self,
-    z: jax.Array,
-    targets: targets_lib.Targets,
-    label_values: targets_lib.LabelValues | None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Partial losses `[N]` of this shard's logits `[N, l]`, their gradient."""
-    positives = self._positives(
-      targets.ids, z.shape[1], targets.values, label_values
-    )
-    stats = self.loss.init(*targets.ids.shape)
-    stats = self.loss.accumulate(stats, z, positives)
-    stats = self.loss.merge(stats, sharding.AXES)
-    return self.loss.value_and_grad(stats, z, positives)
-
-  def _directions(self, rows: jax.Array) -> jax.Array:
-    """The rows as the logits use them, `[l, D]`."""
-    return normalize.unit_rows(rows) if self.cosine else rows
-
-  def _offset(self, size: int) -> jax.Array:
-    """First row of this shard of `size` rows."""
-    return (lax.axis_index(sharding.AXES) * size).astype(jnp.int32)
-
-  def _positives(
-    self,
-    ids: targets_lib.Array,
-    size: int,
-    values: targets_lib.Array | None = None,
-    label_values: targets_lib.LabelValues | None = None,
-  ) -> targets_lib.Positives:
-    """The positives that this shard owns."""
+  def _rows_of(self, ids: targets_lib.Array) -> jax.Array:
+    """Rows of label ids; -1 stays."""
     ids = jnp.asarray(ids)
-    rows = jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
-    return targets_lib.positives_in_chunk(
-      rows, self._offset(size), size, values, label_values
-    )
-
-  def _local_blocks(self) -> int:
-    """Number of blocks of this shard."""
-    return self.blocks // lax.axis_size(sharding.AXES)
+    return jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
 
   def _input_specs(self, x, features) -> tuple[P | None, P | None]:
     """Specs of the two optional inputs."""
@@ -393,21 +439,20 @@ class DenseHead:
     )
 
 
-def _first_of_blocks(z: jax.Array, blocks: int, width: int) -> jax.Array:
-  """The first `width` columns of each of `blocks` blocks of `z [N, l]`."""
-  split = z.reshape(z.shape[0], blocks, -1)
-  return split[:, :, :width].reshape(z.shape[0], -1)
+def _axes() -> tuple[str, ...]:
+  """The mesh axes that rows are split over; none without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return tuple(axis for axis in sharding.AXES if axis in mesh.shape)
 
 
-def _add_to_first_of_blocks(
-  z: jax.Array, wide: jax.Array, blocks: int
-) -> jax.Array:
-  """Adds `wide [N, w]` to the first columns of each block of `z [?, l]`."""
-  per_block = z.shape[1] // blocks
-  wide = wide.reshape(wide.shape[0], blocks, -1)
-  missing = per_block - wide.shape[2]
-  wide = jnp.pad(wide, ((0, 0), (0, 0), (0, missing)))
-  return z + wide.reshape(wide.shape[0], -1)
+def _num_shards() -> int:
+  """Number of devices that rows are split over, inside `shard_map`."""
+  return lax.axis_size(_axes()) if _axes() else 1
+
+
+def _shard_index() -> jax.Array | int:
+  """Which of them this is."""
+  return lax.axis_index(_axes()) if _axes() else 0
 
 
 def _all_gather(tree: Any) -> Any:

@@ -156,7 +156,7 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   )
 
 
-def fenced(start: Any, function: Callable[..., Any], *args: Any) -> Any:
+def fenced(unknown: Any, function: Callable[..., Any], *args: Any) -> Any:
   """`function(*args)`, which XLA on CPUs must not merge with what is around it.
 
   There, if reading a chunk of two arrays, computing, and writing it back are
@@ -164,7 +164,8 @@ def fenced(start: Any, function: Callable[..., Any], *args: Any) -> Any:
   copied as a whole in every step. A branch keeps them apart.
 
   Args:
-    start: First row of the chunk; where it is not traced, there is one chunk.
+    unknown: A number of at least 0 that the compiler cannot know; nothing is
+      done if it is not traced.
     function: Of arrays.
     *args: Arrays.
 
@@ -172,7 +173,7 @@ def fenced(start: Any, function: Callable[..., Any], *args: Any) -> Any:
     What the function does, a tree of arrays that all vary over the same mesh
     axes as the arguments together do.
   """
-  if jax.default_backend() != "cpu" or isinstance(start, int):
+  if jax.default_backend() != "cpu" or isinstance(unknown, int):
     return function(*args)
   leaves = jax.tree.leaves(args)
   axes = frozenset().union(*(varying(a) for a in leaves))
@@ -182,8 +183,7 @@ def fenced(start: Any, function: Callable[..., Any], *args: Any) -> Any:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return vary(zeros, tuple(axes))
 
-  # No row is negative, which the compiler cannot know.
-  return lax.cond(start >= 0, function, never, *args)
+  return lax.cond(unknown >= 0, function, never, *args)
 
 
 def transposed(a: jax.Array, start: Any) -> jax.Array:

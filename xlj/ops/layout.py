@@ -45,7 +45,7 @@ class Layout:
     place = rows % self.rows_per_block
     return place * self.blocks + rows // self.rows_per_block
 
-  def is_label(self, rows: Ids) -> Ids:
+  def is_label(self, rows: jax.Array) -> jax.Array:
     """Whether rows, which may lie behind the last block, hold a label."""
     inside = rows < self.num_rows
     return inside & (self.label_of_row(rows) < self.num_labels)

@@ -1,5 +1,6 @@
 """Positives of a batch, and the part of them that falls into a label chunk."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 LabelValues = dict[str, jax.Array]
+_FEW = 2  # positives of an example
 
 
 class Targets(NamedTuple):
@@ -122,6 +124,8 @@ def add_at_columns(
   z: jax.Array, positives: Positives, values: jax.Array
 ) -> jax.Array:
   """Adds `values` `[N, P]` to `z` `[N, c]` at the positives of the chunk."""
+  if _few(positives):
+    return _select(z, positives, values, jnp.add)
   return _at(z, positives).add(values, mode="drop")
 
 
@@ -129,6 +133,8 @@ def set_at_columns(
   z: jax.Array, positives: Positives, values: jax.Array | float
 ) -> jax.Array:
   """Puts `values` `[N, P]` into `z` `[N, c]` at the positives of the chunk."""
+  if _few(positives):
+    return _select(z, positives, values, lambda _, value: value)
   return _at(z, positives).set(values, mode="drop")
 
 
@@ -136,7 +142,33 @@ def multiply_at_columns(
   z: jax.Array, positives: Positives, values: jax.Array
 ) -> jax.Array:
   """Multiplies `z` `[N, c]` by `values` `[N, P]` at the chunk's positives."""
+  if _few(positives):
+    return _select(z, positives, values, jnp.multiply)
   return _at(z, positives).multiply(values, mode="drop")
+
+
+def _few(positives: Positives) -> bool:
+  """Whether comparing all columns is cheaper than a scatter.
+
+  A scatter is a pass of its own over the chunk; comparisons become part of one
+  that there is anyway.
+  """
+  return positives.columns.shape[1] <= _FEW
+
+
+def _select(
+  z: jax.Array,
+  positives: Positives,
+  values: jax.Array | float,
+  change: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+  """`z` with `change(z, value)` at the positives of the chunk."""
+  values = jnp.broadcast_to(values, positives.columns.shape).astype(z.dtype)
+  columns = jnp.arange(z.shape[1], dtype=jnp.int32)
+  for p in range(positives.columns.shape[1]):
+    here = columns == positives.columns[:, p, None]
+    z = jnp.where(here, change(z, values[:, p, None]), z)
+  return z
 
 
 def _at(z: jax.Array, positives: Positives) -> Any:

@@ -1,0 +1,376 @@
+"""One device's part of a training step of label rows: pass and update in one.
+
+The gradient of a chunk of rows goes to the optimizer as soon as it is formed,
+and the chunk is written back in place: neither all logits nor the gradient of
+all rows ever exist. Everything here runs inside `shard_map`, or on one device.
+
+Legend: N examples, D width, l label rows of this device, c rows of a chunk,
+P positives, w labels of this device with a logit from elsewhere.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from xlj.ops import chunks
+from xlj.ops import layout as layout_lib
+from xlj.ops import loss as loss_lib
+from xlj.ops import normalize
+from xlj.ops import row_format
+from xlj.ops import row_optimizer
+from xlj.ops import targets as targets_lib
+from xlj.ops import topk as topk_lib
+
+
+class Inputs(NamedTuple):
+  """The batch as a device sees it: all examples, its own label rows.
+
+  Attributes:
+    x: `[N, D]` embeddings, or None.
+    logits: `[N, w]` float32 to add to those of the first rows of each block, or
+      None.
+    targets: Positives by row (not by label), -1 for padding; None to predict.
+    label_values: Vectors `[l]` by row that the loss needs, by name, or None.
+  """
+
+  x: jax.Array | None
+  logits: jax.Array | None
+  targets: targets_lib.Targets | None = None
+  label_values: targets_lib.LabelValues | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRows:
+  """What is known of a device's label rows when a step is traced.
+
+  Attributes:
+    layout: Which rows hold labels, over all devices.
+    format: How rows are stored.
+    axes: Mesh axes that they are split over; none on one device.
+    unit: Whether rows count by their direction alone.
+    wide_rows: How many rows of each block have logits from elsewhere.
+    kahan_rows: How many rows of each block have compensation.
+    chunk_size: Rows of a chunk; None to derive it.
+    memory: Bytes of temporaries to derive it from; None for the default.
+    keep_logits: The type that the first pass's logits `[N, l]` are kept in for
+      the second, which forms them again otherwise; None not to keep them.
+  """
+
+  layout: layout_lib.Layout
+  format: row_format.RowFormat
+  axes: tuple[str, ...] = ()
+  unit: bool = False
+  wide_rows: int = 0
+  kahan_rows: int = 0
+  chunk_size: int | None = None
+  memory: int | None = None
+  keep_logits: str | None = None
+
+  def step(
+    self,
+    loss: loss_lib.Loss,
+    optimizer: row_optimizer.RowOptimizer,
+    step: jax.Array,
+    params: dict[str, jax.Array],
+    state: row_optimizer.RowState,
+    inputs: Inputs,
+  ) -> tuple[Any, Any, jax.Array | None, jax.Array | None, jax.Array]:
+    """Updates the rows.
+
+    Args:
+      loss: Loss on a chunk of logits.
+      optimizer: How rows are stored and updated.
+      step: Scalar int32, number of steps taken.
+      params: Stored rows `[l, ...]`, `bias [l]`, or both.
+      state: The optimizer's state of them.
+      inputs: The batch.
+
+    Returns:
+      New params, new state, this device's part of the gradients of `x` `[N, D]`
+      float32 and of `logits` (None without), and its part of the weighted mean
+      loss.
+    """
+    scale = _share_of_weights(inputs.targets)
+    stats, kept = self._statistics(loss, params, inputs)
+    by_row, others = optimizer.split(state)
+    finished = optimizer.finish(params, state)
+    arrays = (params, by_row, state.master, state.kahan)
+    x = inputs.x
+
+    def chunk(place, part, wide, z, losses, dx):
+      params, by_row, master, kahan = part
+      rows, rows_vjp = self._decoded(params)
+      if z is None:
+        z = self._logits(inputs, rows, params, wide, place)
+      positives = self._positives(inputs, place)
+      value, grad = loss.value_and_grad(stats, z, positives)
+      grad *= scale[:, None]
+      grads = {"bias": grad.sum(0)} if "bias" in params else {}
+      dwide = None if wide is None else grad
+      if x is not None:
+        narrow = grad.astype(rows.dtype)
+        dx += chunks.matmul(narrow, rows)
+        drows = chunks.transposed_matmul(
+          narrow, x.astype(rows.dtype), place.start
+        )
+        grads["rows"] = rows_vjp(drows)
+      known = optimizer.join(state, by_row, others)
+      known = known._replace(master=master, kahan=kahan)
+      new, known = optimizer.update(
+        step, self._row_ids(place), params, known, grads
+      )
+      new_arrays = new, optimizer.split(known)[0], known.master, known.kahan
+      return new_arrays, dwide, losses + value, dx
+
+    def body(place, carry):
+      arrays, wide, losses, dx = carry
+      wide_start, kahan_start = place.parts
+      part = self._take(arrays, place)
+      z = self._kept_logits(kept, place)
+      part, dwide, losses, dx = chunks.fenced(
+        step,
+        lambda *args: chunk(place, *args),
+        part,
+        _columns(wide, wide_start, place.size),
+        z,
+        losses,
+        dx,
+      )
+      arrays = self._write(arrays, part, place)
+      if dwide is not None:
+        wide = lax.dynamic_update_slice_in_dim(wide, dwide, wide_start, 1)
+      return arrays, wide, losses, dx
+
+    dx = None if x is None else jnp.zeros_like(x, dtype=jnp.float32)
+    losses = jnp.zeros_like(scale)
+    arrays, wide, losses, dx = self._for_chunks(
+      inputs, body, (arrays, inputs.logits, losses, dx)
+    )
+    params, by_row, master, kahan = arrays
+    state = optimizer.join(state, by_row, finished)
+    state = state._replace(master=master, kahan=kahan)
+    return params, state, dx, wide, (losses * scale).sum()
+
+  def loss(
+    self,
+    loss: loss_lib.Loss,
+    params: dict[str, jax.Array],
+    inputs: Inputs,
+  ) -> jax.Array:
+    """This device's part of the weighted mean loss, without an update."""
+    stats, kept = self._statistics(loss, params, inputs)
+
+    def body(place, total):
+      z = self._kept_logits(kept, place)
+      if z is None:
+        z = self._chunk_logits(params, inputs, place)
+      positives = self._positives(inputs, place)
+      return total + loss.value_and_grad(stats, z, positives)[0]
+
+    scale = _share_of_weights(inputs.targets)
+    losses = self._for_chunks(inputs, body, jnp.zeros_like(scale))
+    return (losses * scale).sum()
+
+  def topk(
+    self,
+    params: dict[str, jax.Array],
+    inputs: Inputs,
+    k: int,
+    exclude: jax.Array | None,
+    offset: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The best k of this device's rows.
+
+    Args:
+      params: Stored rows, bias, or both.
+      inputs: The batch.
+      k: How many.
+      exclude: `[N, E]` rows not to be chosen, -1 for padding; or None.
+      offset: `[l]` to add to the logits, or None.
+
+    Returns:
+      Scores `[N, k]`, descending, and int32 rows `[N, k]`; -inf and -1 where
+      there are fewer than k.
+    """
+
+    def body(place, best):
+      z = self._chunk_logits(params, inputs, place)
+      first = place.start + self._first_row()
+      if offset is not None:
+        z += chunks.take(offset, place.start, place.size)
+      if exclude is not None:
+        hidden = targets_lib.positives_in_chunk(exclude, first, place.size)
+        z = targets_lib.set_at_columns(z, hidden, -jnp.inf)
+      scores, columns = lax.top_k(z, min(k, place.size))
+      # The best so far come first: of equals, the lower row stays.
+      return topk_lib.merge_topk(
+        jnp.concatenate([best[0], scores], 1),
+        jnp.concatenate([best[1], first + columns.astype(jnp.int32)], 1),
+        k,
+      )
+
+    like = inputs.logits if inputs.x is None else inputs.x
+    assert like is not None  # A head has one of them.
+    shape = like.shape[0], k
+    none = (
+      jnp.full_like(like, -jnp.inf, shape=shape, dtype=jnp.float32),
+      jnp.full_like(like, -1, shape=shape, dtype=jnp.int32),
+    )
+    return self._for_chunks(inputs, body, none)
+
+  # --- parts of a pass -------------------------------------------------------
+
+  def _statistics(self, loss, params, inputs):
+    """The loss's statistics of all labels, merged, and logits if kept."""
+    targets = inputs.targets
+    stats = loss.init(*targets.ids.shape)
+    if not jax.tree.leaves(stats):
+      return stats, None
+    stats = chunks.vary(stats, tuple(chunks.varying(targets.weights)))
+    kept = None
+    if self.keep_logits is not None:
+      shape = targets.ids.shape[0], self._num_rows()
+      dtype = jnp.dtype(self.keep_logits)
+      kept = jnp.zeros_like(targets.weights, shape=shape, dtype=dtype)
+      kept = chunks.hold(kept)
+
+    def body(place, carry):
+      stats, kept = carry
+      z = self._chunk_logits(params, inputs, place)
+      stats = loss.accumulate(stats, z, self._positives(inputs, place))
+      if kept is not None:
+        limit = jnp.finfo(self.keep_logits).max.astype(z.dtype)
+        z = jnp.where(jnp.isneginf(z), z, jnp.clip(z, -limit, limit))
+        z = chunks.hold(z.astype(self.keep_logits))
+        kept = lax.dynamic_update_slice_in_dim(kept, z, place.start, 1)
+      return stats, kept
+
+    stats, kept = self._for_chunks(inputs, body, (stats, kept))
+    return (loss.merge(stats, self.axes) if self.axes else stats), kept
+
+  def _kept_logits(self, kept, place):
+    """Logits `[N, c]` of a chunk if they were kept, or None."""
+    z = _columns(kept, place.start, place.size)
+    if z is None or self.keep_logits is None:
+      return None
+    return chunks.release(z, self.keep_logits).astype(jnp.float32)
+
+  def _chunk_logits(self, params, inputs, place):
+    """Logits `[N, c]` of a chunk."""
+    part = chunks.take(params, place.start, place.size)
+    wide = _columns(inputs.logits, place.parts[0], place.size)
+    rows, _ = self._decoded(part)
+    return self._logits(inputs, rows, part, wide, place)
+
+  def _logits(self, inputs, rows, part, wide, place):
+    """Logits `[N, c]` of the rows of a chunk, -inf at padding."""
+    is_label = self.layout.is_label(self._row_ids(place))
+    bias = part.get("bias")
+    if inputs.x is not None:
+      x = inputs.x.astype(rows.dtype)
+      z = chunks.logits(x, rows, bias, is_label, place.start)
+      return z if wide is None else z + wide
+    z = jnp.where(is_label, 0 if bias is None else bias, -jnp.inf)[None]
+    if wide is not None:
+      return z + wide
+    shape = inputs.logits.shape[0], place.size
+    return jnp.broadcast_to(z, shape)
+
+  def _decoded(self, part) -> tuple[Any, Any]:
+    """Rows `[c, D]` as products use them, None without, and their VJP."""
+    if "rows" not in part:
+      return None, None
+    rows = self.format.decode(part)
+    if not self.unit:
+      return rows, lambda drows: drows
+    unit, vjp = jax.vjp(normalize.unit_rows, rows.astype(jnp.float32))
+    return unit.astype(rows.dtype), lambda drows: vjp(drows)[0]
+
+  def _positives(self, inputs, place):
+    """The positives of a chunk."""
+    labels = chunks.take(inputs.label_values, place.start, place.size)
+    targets = inputs.targets
+    return targets_lib.positives_in_chunk(
+      targets.ids,
+      place.start + self._first_row(),
+      place.size,
+      targets.values,
+      labels,
+    )
+
+  def _row_ids(self, place):
+    """The numbers `[c]` of a chunk's rows among those of all devices."""
+    return place.start + self._first_row() + jnp.arange(place.size)
+
+  def _take(self, arrays, place):
+    """The chunk's part of params, state, master rows and compensation."""
+    *whole, kahan = arrays
+    part = chunks.take(tuple(whole), place.start, place.size)
+    kahan_start = place.parts[1]
+    if kahan is not None and kahan_start is not None:
+      return *part, chunks.take(kahan, kahan_start, place.size)
+    return *part, None
+
+  def _write(self, arrays, part, place):
+    """The arrays with the chunk's part replaced."""
+    *whole, kahan = arrays
+    *new, new_kahan = part
+
+    def write(array, part):
+      return lax.dynamic_update_slice_in_dim(array, part, place.start, 0)
+
+    whole = jax.tree.map(write, tuple(whole), tuple(new))
+    if new_kahan is not None:
+      kahan = lax.dynamic_update_slice_in_dim(
+        kahan, new_kahan, place.parts[1], 0
+      )
+    return *whole, kahan
+
+  def _for_chunks(self, inputs, body, carry):
+    """Runs `body(place, carry)` on the chunks of this device's rows."""
+    like = inputs.logits if inputs.x is None else inputs.x
+    num_rows = self._num_rows()
+    size = self.chunk_size
+    if size is None:
+      size = chunks.chunk_size(
+        self.memory or chunks.default_memory(),
+        num_rows,
+        like.shape[0],
+        0 if inputs.x is None else like.shape[1],
+      )
+    return chunks.for_places(
+      num_rows,
+      num_rows // self.layout.rows_per_block,
+      (self.wide_rows, self.kahan_rows),
+      size,
+      body,
+      carry,
+    )
+
+  def _num_rows(self) -> int:
+    """Rows of this device."""
+    shards = lax.axis_size(self.axes) if self.axes else 1
+    return self.layout.num_rows // shards
+
+  def _first_row(self) -> jax.Array | int:
+    """The number of this device's first row among those of all."""
+    if not self.axes:
+      return 0
+    index = lax.axis_index(self.axes)
+    return (index * self._num_rows()).astype(jnp.int32)
+
+
+def _share_of_weights(targets):
+  """Each example's share of the sum of weights, `[N]`."""
+  total = targets.weights.sum()
+  return targets.weights / jnp.maximum(total, 1e-9)
+
+
+def _columns(a, start, size):
+  """`a[:, start : start + size]`, or None where there is none."""
+  if a is None or start is None:
+    return None
+  return lax.dynamic_slice_in_dim(a, start, size, 1)
