@@ -39,6 +39,8 @@ ALLOWED = {
     "checkpoint", "config", "evaluator", "families", "label_order", "machine",
     "mesh", "model", "progress", "report", "sharding", "data",
   },
+  "planning": {"config", "families", "model", "sharding", "ops"},
+  "plan": {"model", "planning"},
   "evaluate": {"evaluator", "metrics", "predictor", "report", "data"},
   "predict": {"config", "predictor", "data"},
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Parts of `xlj.plan`: what a step does, and what accelerators can do."""
