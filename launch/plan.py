@@ -2,7 +2,7 @@
 
 Nothing runs and no data is read; see `xlj.plan` for what is exact.
 
-python launch/plan.py --config=configs/billion.py --devices=8 \
+python launch/plan.py --config=configs/billion.py --devices=8 \\
   [--mesh=2,4] [--accelerator=h200] [--json=plan.json]
 """
 

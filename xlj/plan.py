@@ -187,10 +187,16 @@ class Plan:
     ]
     share = needs.total_bytes / self.usable_bytes
     verdict = "FITS" if self.fits else "DOES NOT FIT"
+    hint = ""
+    if self.fits and needs.total_bytes > limit.preallocated < self.usable_bytes:
+      hint = (
+        "; JAX takes less of a GPU unless told to: set"
+        f" XLA_PYTHON_CLIENT_MEM_FRACTION={accelerators.USABLE}"
+      )
     return (
       f"{head}\n\n{table.aligned(rows)}\n\n{verdict}:"
       f" {table.bytes_text(needs.total_bytes)} of"
-      f" {table.bytes_text(self.usable_bytes)} usable ({share:.0%})"
+      f" {table.bytes_text(self.usable_bytes)} usable ({share:.0%}){hint}"
     )
 
 

@@ -44,6 +44,16 @@ class Accelerator:
   network: float
 
   @property
+  def is_gpu(self) -> bool:
+    """Whether it is a GPU, and not a TPU."""
+    return self.exponentials is not None
+
+  @property
+  def preallocated(self) -> int:
+    """Bytes that JAX takes of it if not told otherwise."""
+    return int((0.75 if self.is_gpu else USABLE) * self.memory)
+
+  @property
   def usable(self) -> int:
     """Bytes that a step may need."""
     return int(USABLE * self.memory)
