@@ -106,6 +106,7 @@ def base() -> ml_collections.ConfigDict:
         "cosine": auto(bool),  # label rows count by their direction alone
         "init": auto(str),  # "normal" or "centroid"
         "init_scale": auto(float),  # of the label rows
+        "use_bias": True,  # whether labels have a bias
         "prior_bias": auto(bool),  # biases start at the labels' log odds
         "bias": auto(float),  # where they start otherwise
         "wide_labels": auto(int),  # only the most frequent ones; 0 for all
@@ -118,6 +119,8 @@ def base() -> ml_collections.ConfigDict:
         "kahan_labels": 0,  # only the most frequent ones; 0 for all
         "max_norm": 0.0,  # greatest length of a label row; 0 for none
         "chunk_bytes": 0,  # of temporaries of a step; 0 for the default
+        # Chunks of labels whose gradients are all smaller are left out
+        "skip_below": 0.0,
         "keep_logits": "",  # between the passes of a step, as "float16" say
       },
       "optim": {
@@ -308,10 +311,19 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(
       f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)}"
     )
-  for name in ("head.max_norm", "head.chunk_bytes", "head.kahan_labels"):
+  for name in (
+    "head.max_norm",
+    "head.chunk_bytes",
+    "head.kahan_labels",
+    "head.skip_below",
+  ):
     if values[name] < 0:
       raise ConfigError(f"{name} is {values[name]}; it must be at least 0")
   head, encoder = config.head, config.encoder
+  if head.prior_bias and not head.use_bias:
+    raise ConfigError(
+      "head.prior_bias is True but head.use_bias is False; set one of them"
+    )
   if head.correction != "none" and head.dtype == "float32":
     raise ConfigError(
       f"head.correction is {head.correction!r}, but head.dtype is 'float32',"

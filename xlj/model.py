@@ -125,6 +125,8 @@ class Model:
       kahan_labels=config.head.kahan_labels,
       cosine=config.head.cosine,
       memory=config.head.chunk_bytes or None,
+      use_bias=config.head.use_bias,
+      skip_below=config.head.skip_below,
       keep_logits=config.head.keep_logits or None,
     )
     self._graph = None

@@ -1,5 +1,6 @@
 """The fused step: memory, storage formats, optimizers, and what it sends."""
 
+import dataclasses
 import re
 
 import jax
@@ -284,6 +285,36 @@ def test_kept_logits_change_little(dtype):
   tolerance = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6}[dtype]
   np.testing.assert_allclose(kept_losses, losses, rtol=tolerance)
   np.testing.assert_allclose(got["rows"], expected["rows"], atol=tolerance)
+
+
+def test_skipped_chunks_are_wrong_by_no_more_than_stated():
+  """Of two blocks of labels one is far away from all examples."""
+  skip = 1e-3
+  head = make_head(num_labels=200, blocks=2, chunk_size=50, use_bias=False)
+  params = head.init(jax.random.key(0))
+  x, targets = make_batch(0)
+  x[:, 0], targets.ids[:] = 2, targets.ids // 2 * 2 % 200
+  rows = np.array(params["rows"])
+  rows[100:, 0] = -3  # the odd labels
+  found = {}
+  for below in (0.0, skip):
+    other = dataclasses.replace(head, skip_below=below)
+    with meshes.mesh((1, 1)) as mesh:
+      split = jax.NamedSharding(mesh, sharding.LABELS)
+      placed = {"rows": jax.device_put(rows, split)}
+      state = other.init_optimizer(placed)
+      batch = sharding.put_batch((x, targets))
+      new, _, dx, _ = jax.jit(other.step)(
+        placed, state, jnp.int32(0), batch[0], None, batch[1]
+      )
+    found[below] = np.asarray(dx), np.asarray(new["rows"])
+  exact, skipped = found[0.0], found[skip]
+  np.testing.assert_array_equal(skipped[1][100:], rows[100:])
+  assert (exact[1][100:] != rows[100:]).any()
+  np.testing.assert_allclose(skipped[1][:100], exact[1][:100], atol=1e-7)
+  length = np.linalg.norm(rows[100:], axis=1).sum()
+  wrong = np.linalg.norm(N * (exact[0] - skipped[0]), axis=1)
+  assert 0 < wrong.max() <= skip * length
 
 
 def test_initial_rows_do_not_depend_on_the_mesh_and_are_normal():

@@ -71,6 +71,13 @@ class DenseHead:
     keep_logits: The type that all logits of a step are kept in where the loss
       needs them twice, such as "float16": fewer products for more memory. None
       to form them again.
+    skip_below: Chunks of labels in which no example's gradient of a logit is
+      this large are left out of the gradients of embeddings and rows (Wijmans
+      et al. 2025, "Cut your losses in large-vocabulary language models",
+      section 4.3, where it is 2^-12). The gradient of an example's loss by its
+      embedding is then wrong by at most this times the sum of the lengths of
+      the rows left out, that of a row by this times the mean length of the
+      embeddings. 0 leaves nothing out.
   """
 
   num_labels: int
@@ -89,6 +96,7 @@ class DenseHead:
   chunk_size: int | None = None
   memory: int | None = None
   keep_logits: str | None = None
+  skip_below: float = 0.0
 
   @property
   def layout(self) -> layout_lib.Layout:
@@ -413,6 +421,7 @@ class DenseHead:
       self.chunk_size,
       self.memory,
       self.keep_logits,
+      self.skip_below,
     )
 
   def _inputs(

@@ -15,7 +15,7 @@ Carry = TypeVar("Carry")
 
 # Bytes. On CPUs a chunk is fastest in their caches; on accelerators what counts
 # is that few chunks are started.
-_MEMORY = {"cpu": 2**24}
+_MEMORY = {"cpu": 2**23}
 _MEMORY_OF_ACCELERATORS = 2**29
 _ALIGNMENT = 128  # rows; a multiple of the vector width of all devices
 

@@ -55,6 +55,8 @@ class LabelRows:
     kahan_rows: How many rows of each block have compensation.
     chunk_size: Rows of a chunk; None to derive it.
     memory: Bytes of temporaries to derive it from; None for the default.
+    skip_below: Chunks without a gradient of a logit of at least this size are
+      left out of the sums (see `DenseHead.skip_below`).
     keep_logits: The type that the first pass's logits `[N, l]` are kept in for
       the second, which forms them again otherwise; None not to keep them.
   """
@@ -68,6 +70,7 @@ class LabelRows:
   chunk_size: int | None = None
   memory: int | None = None
   keep_logits: str | None = None
+  skip_below: float = 0.0
 
   def step(
     self,
@@ -107,16 +110,29 @@ class LabelRows:
         z = self._logits(inputs, rows, params, wide, place)
       positives = self._positives(inputs, place)
       value, grad = loss.value_and_grad(stats, z, positives)
+      used = scale[:, None] != 0  # padding examples do not keep a chunk
+      matters = jnp.any(jnp.where(used, jnp.abs(grad), 0) >= self.skip_below)
       grad *= scale[:, None]
       grads = {"bias": grad.sum(0)} if "bias" in params else {}
       dwide = None if wide is None else grad
       if x is not None:
-        narrow = grad.astype(rows.dtype)
-        dx += chunks.matmul(narrow, rows)
-        drows = chunks.transposed_matmul(
-          narrow, x.astype(rows.dtype), place.start
-        )
-        grads["rows"] = rows_vjp(drows)
+
+        def products(grad, dx):
+          narrow = grad.astype(rows.dtype)
+          dx += chunks.matmul(narrow, rows)
+          drows = chunks.transposed_matmul(
+            narrow, x.astype(rows.dtype), place.start
+          )
+          return dx, rows_vjp(drows)
+
+        def nothing(grad, dx):
+          zero = jnp.zeros_like(rows, dtype=jnp.float32)
+          return dx, chunks.vary(zero, tuple(chunks.varying(dx)))
+
+        if self.skip_below:
+          dx, grads["rows"] = lax.cond(matters, products, nothing, grad, dx)
+        else:
+          dx, grads["rows"] = products(grad, dx)
       known = optimizer.join(state, by_row, others)
       known = known._replace(master=master, kahan=kahan)
       new, known = optimizer.update(

@@ -303,15 +303,18 @@ def refuse_global_view(tx: optax.GradientTransformation) -> None:
       found.append(updates)
     return found  # pyrefly: ignore
 
-  params = draw()
-  grads = [draw(scale) for scale in (1e-3, 1.0, 1e3, 1e6)]
   message = (
     "the optimizer of label rows must treat each row by itself, because it is "
     "applied to a chunk of them at a time; clipping by the global norm, trust "
     "ratios, factored second moments and the like need all rows: use them for "
     "the encoder, and limit rows by max_norm"
   )
-  with jax.ensure_compile_time_eval():
+  # Not on all devices of a mesh in context.
+  device = np.array(jax.local_devices()[:1])
+  alone = jax.sharding.Mesh(device, ("one",))
+  with jax.ensure_compile_time_eval(), jax.set_mesh(alone):
+    params = draw()
+    grads = [draw(scale) for scale in (1e-3, 1.0, 1e3, 1e6)]
     try:
       whole = steps(params, grads)
       for i in range(3):
