@@ -1,42 +1,13 @@
-"""Specs of optimizer states, and batches to devices and back."""
+"""Trees of specs, and batches to devices and back."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from tests import meshes
 from xlj import sharding
 
 P = jax.P
-PARAMS = {
-  "rows": jax.ShapeDtypeStruct((16, 3), jnp.float32),
-  "wide": jax.ShapeDtypeStruct((5, 8), jnp.float32),
-}
-SPECS = {"rows": sharding.LABELS, "wide": sharding.LABELS_LAST}
-
-
-def test_moments_lie_like_their_parameter():
-  specs = sharding.optimizer_specs(
-    optax.adam(optax.constant_schedule(1.0)), PARAMS, SPECS
-  )
-  adam, schedule = specs
-  assert adam.mu == adam.nu == SPECS
-  assert adam.count == schedule.count == sharding.REPLICATED
-
-
-@pytest.mark.parametrize("name", ["sgd", "trace", "scale_by_rss"])
-def test_specs_have_the_structure_of_the_state(name):
-  tx = getattr(optax, name)(*([] if name == "scale_by_rss" else [0.9]))
-  specs = sharding.optimizer_specs(tx, PARAMS, SPECS)
-  with meshes.mesh((2, 4)) as mesh:
-    state = jax.jit(
-      lambda: tx.init(jax.tree.map(lambda p: jnp.ones(p.shape), PARAMS)),
-      out_shardings=sharding.named(mesh, specs),
-    )()
-  for leaf in jax.tree.leaves(state):
-    assert leaf.addressable_shards[0].data.size == leaf.size // 8
 
 
 def test_named_and_replicated_keep_the_structure():

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 P = jax.P
 
@@ -32,28 +31,6 @@ def named(mesh: jax.sharding.Mesh, specs: Any) -> Any:
 def replicated_like(tree: Any) -> Any:
   """A tree of `REPLICATED` with the structure of `tree`."""
   return jax.tree.map(lambda _: REPLICATED, tree)
-
-
-def optimizer_specs(
-  tx: optax.GradientTransformation, params: Any, param_specs: Any
-) -> Any:
-  """Specs of an optimizer state: moments like their parameter, rest replicated.
-
-  Args:
-    tx: The optimizer.
-    params: Abstract or real parameters.
-    param_specs: Tree of `PartitionSpec` with the structure of `params`.
-
-  Returns:
-    Tree of `PartitionSpec` with the structure of `tx.init(params)`.
-  """
-  return optax.tree_utils.tree_map_params(
-    tx.init,
-    lambda _, spec: spec,
-    jax.eval_shape(tx.init, params),
-    param_specs,
-    transform_non_params=lambda _: REPLICATED,
-  )
 
 
 def by_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
