@@ -1,6 +1,7 @@
 """Trees of specs, and batches to devices and back."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
