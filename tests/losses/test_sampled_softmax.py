@@ -1,6 +1,7 @@
 """Sampled losses: equal to dense references, and right on average."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -416,3 +417,11 @@ def test_temporaries_do_not_grow_with_the_labels(devices):
   chunk = 4 * 1024 * (n + d)
   limit = 3 * candidates + draws + 4 * chunk
   assert compiled.memory_analysis().temp_size_in_bytes <= limit
+  sent = re.findall(
+    r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|reduce-scatter|all-to-all|"
+    r"collective-permute)\(",
+    compiled.as_text(),
+  )
+  assert bool(sent) == (devices > 1)
+  for shape in sent:  # no rows, and nothing of the size of the sample
+    assert np.prod([int(a) for a in shape.split(",") if a]) <= n * d
