@@ -34,6 +34,7 @@ _FREE = (
   "data.threads",
   "mesh.shape",
   "head.chunk_bytes",
+  "head.kernels",
   "train.log_every",
   "eval.ks",
   "eval.every",
@@ -121,6 +122,9 @@ def base() -> ml_collections.ConfigDict:
         "chunk_bytes": 0,  # of temporaries of a step; 0 for the default
         # Chunks of labels whose gradients are all smaller are left out
         "skip_below": 0.0,
+        # "auto" for kernels on CUDA devices where they apply, not yet measured
+        # there; "never" for XLA alone; "interpret" to try them anywhere.
+        "kernels": "never",
         "keep_logits": "",  # between the passes of a step, as "float16" say
       },
       "optim": {
@@ -273,6 +277,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       "head.dtype": ("float32", "bfloat16", "float8"),
       "head.rounding": ("stochastic", "nearest"),
       "head.correction": ("none", "kahan", "master"),
+      "head.kernels": ("never", "auto", "interpret"),
       "head.keep_logits": ("", "float16", "bfloat16", "float32"),
     },
   )

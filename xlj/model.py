@@ -108,14 +108,7 @@ class Model:
       num_labels=config.data.num_labels,
       dim=_width(config),
       loss=LOSSES[config.head.loss](),
-      optimizer=row_optimizer.RowOptimizer(
-        optim.make_optimizer(optimizers.head, schedule(optimizers.head)),
-        dtype=config.head.dtype,
-        rounding=config.head.rounding,
-        correction=config.head.correction,
-        max_norm=config.head.max_norm or None,
-        seed=config.seed,
-      ),
+      optimizer=self._row_optimizer(schedule(optimizers.head)),
       wide_features=config.data.num_features if config.head.wide else 0,
       wide_learning_rate=self._wide_learning_rate(schedule(optimizers.wide)),
       wide_labels=config.head.wide_labels,
@@ -127,12 +120,31 @@ class Model:
       memory=config.head.chunk_bytes or None,
       use_bias=config.head.use_bias,
       skip_below=config.head.skip_below,
+      kernels=config.head.kernels,
       keep_logits=config.head.keep_logits or None,
     )
     self._graph = None
     if config.encoder.dim:
       module = nnx.eval_shape(lambda: self._make_encoder(jax.random.key(0)))
       self._graph = nnx.graphdef(module)
+
+  def _row_optimizer(
+    self, schedule: optim.Schedule
+  ) -> row_optimizer.RowOptimizer:
+    """How label rows are stored and updated."""
+    head, settings = self._config.head, self._config.optim.head
+    plain = None
+    if settings.name == "sgd":
+      plain = row_optimizer.Sgd(schedule, settings.weight_decay)
+    return row_optimizer.RowOptimizer(
+      optim.make_optimizer(settings, schedule),
+      dtype=head.dtype,
+      rounding=head.rounding,
+      correction=head.correction,
+      max_norm=head.max_norm or None,
+      seed=self._config.seed,
+      plain=plain,
+    )
 
   def _wide_learning_rate(self, schedule: optim.Schedule) -> optim.Schedule:
     """The head's loss is a mean; this rate is for the sum over the batch."""

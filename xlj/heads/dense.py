@@ -28,6 +28,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj import sharding
+from xlj.losses import bce
+from xlj.losses import softmax
 from xlj.ops import chunks
 from xlj.ops import feature_rows
 from xlj.ops import label_step
@@ -37,6 +39,8 @@ from xlj.ops import rounding
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
+from xlj.ops.kernels import problem
+from xlj.ops.kernels import step as kernel_step
 
 P = jax.P
 Params = dict[str, jax.Array]
@@ -78,6 +82,9 @@ class DenseHead:
       embedding is then wrong by at most this times the sum of the lengths of
       the rows left out, that of a row by this times the mean length of the
       embeddings. 0 leaves nothing out.
+    kernels: "auto" for the kernels of `xlj.ops.kernels` where they apply and
+      there is a CUDA device, "interpret" to interpret them anywhere, "never"
+      for XLA alone.
   """
 
   num_labels: int
@@ -97,6 +104,7 @@ class DenseHead:
   memory: int | None = None
   keep_logits: str | None = None
   skip_below: float = 0.0
+  kernels: str = "never"
 
   @property
   def layout(self) -> layout_lib.Layout:
@@ -251,18 +259,25 @@ class DenseHead:
         None if x is None else sharding.BATCH,
         sharding.REPLICATED,
       ),
+      # An interpreted kernel does not say what varies between devices.
+      check_vma=not self.uses_kernels,
     )
     def run(params, opt_state, step, x, features, targets, label_values):
       x, features, targets = _all_gather((x, features, targets))
       inputs = self._inputs(params, x, features, targets, label_values)
-      new, opt_state, dx, dwide, loss = self._label_rows().step(
-        self.loss,
-        self.optimizer,
-        step,
-        _without_wide(params),
-        opt_state,
-        inputs,
-      )
+      if self.uses_kernels:
+        new, opt_state, dx, dwide, loss = self._kernel_step(
+          params, opt_state, step, inputs
+        )
+      else:
+        new, opt_state, dx, dwide, loss = self._label_rows().step(
+          self.loss,
+          self.optimizer,
+          step,
+          _without_wide(params),
+          opt_state,
+          inputs,
+        )
       if dx is not None:
         dx = lax.psum_scatter(dx, sharding.AXES, tiled=True).astype(x.dtype)
       if features is not None:
@@ -407,6 +422,71 @@ class DenseHead:
     """Parameters with other label rows `[L, D]`, rounded to nearest."""
     return params | self.optimizer.format.encode(rows, None)
 
+  @property
+  def uses_kernels(self) -> bool:
+    """Whether a step runs the kernels."""
+    if self.kernels == "never" or self.why_no_kernels():
+      return False
+    return self.kernels == "interpret" or jax.default_backend() == "gpu"
+
+  def why_no_kernels(self) -> str:
+    """What keeps kernels from doing this head's step; empty if nothing does."""
+    optimizer = self.optimizer
+    for why, found in (
+      ("its loss has no kernel", _kernel_loss(self.loss) is None),
+      ("its optimizer is not plain SGD", optimizer.plain is None),
+      ("rounding is corrected", optimizer.correction != "none"),
+      ("the length of rows is limited", optimizer.max_norm is not None),
+      ("it has a wide path", bool(self.wide_features)),
+      ("rows count by direction", self.cosine),
+      ("chunks may be skipped", bool(self.skip_below)),
+      (
+        f"embeddings are not 1 to {problem.MAX_DIM} wide",
+        not 0 < self.dim <= problem.MAX_DIM,
+      ),
+    ):
+      if found:
+        return why
+    return ""
+
+  def _kernel_step(self, params, opt_state, step, inputs):
+    """What `LabelRows.step` does, by kernels."""
+    plain, loss = self.optimizer.plain, _kernel_loss(self.loss)
+    assert plain is not None and loss is not None  # See why_no_kernels.
+    weights = inputs.targets.weights
+    scale = weights / jnp.maximum(weights.sum(), 1e-9)
+    num_rows = self.num_rows // _num_shards()
+
+    def merge(found):
+      stats = softmax.SoftmaxStatistics(*found)
+      return tuple(softmax.Softmax().merge(stats, sharding.AXES))
+
+    found = kernel_step.fused_step(
+      inputs.x,
+      params,
+      params.get("bias"),
+      inputs.targets.ids,
+      scale,
+      loss=loss,
+      dtype=self.optimizer.dtype,
+      learning_rate=plain.learning_rate(step),
+      weight_decay=plain.weight_decay,
+      seed=self.optimizer.seed,
+      step=step,
+      first_row=jnp.asarray(_shard_index() * num_rows, jnp.int32),
+      layout=self.layout,
+      merge=merge,
+      rounding=self.optimizer.rounding,
+      interpret=self.kernels == "interpret",
+    )
+    new = dict(found.stored)
+    if found.bias is not None:
+      new["bias"] = found.bias
+    finished = self.optimizer.finish(params, opt_state)
+    by_row, _ = self.optimizer.split(opt_state)
+    opt_state = self.optimizer.join(opt_state, by_row, finished)
+    return new, opt_state, found.dx, None, (found.losses * scale).sum()
+
   def _label_rows(self) -> label_step.LabelRows:
     """What the pass over a device's rows needs to know."""
     correction = self.optimizer.correction == "kahan"
@@ -469,6 +549,13 @@ def _all_gather(tree: Any) -> Any:
   return jax.tree.map(
     lambda a: lax.all_gather(a, sharding.AXES, tiled=True), tree
   )
+
+
+def _kernel_loss(loss: loss_lib.Loss) -> str | None:
+  """The kernels' name of a loss, or None."""
+  if isinstance(loss, softmax.Softmax) and not loss.z_loss:
+    return "softmax"
+  return "bce" if isinstance(loss, bce.BinaryCrossEntropy) else None
 
 
 def _without_wide(params: Params) -> Params:

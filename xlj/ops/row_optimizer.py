@@ -41,6 +41,18 @@ class RowState(NamedTuple):
   master: jax.Array | None = None
 
 
+class Sgd(NamedTuple):
+  """Plain stochastic gradient descent, `w <- w - rate * (g + decay * w)`.
+
+  Attributes:
+    learning_rate: Step -> learning rate.
+    weight_decay: Decay of rows and bias.
+  """
+
+  learning_rate: Callable[[jax.Array], jax.typing.ArrayLike]
+  weight_decay: float = 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class RowOptimizer:
   """How rows are stored and updated.
@@ -59,6 +71,8 @@ class RowOptimizer:
     max_norm: Rows longer than this are scaled down to it; None for no limit.
     seed: Of the random bits, which depend on it, the step, the row and the
       column alone.
+    plain: What `tx` does where that is plain SGD, which kernels do themselves;
+      otherwise None. See `sgd`.
   """
 
   tx: optax.GradientTransformation
@@ -67,6 +81,7 @@ class RowOptimizer:
   correction: str = "none"
   max_norm: float | None = None
   seed: int = 0
+  plain: Sgd | None = None
 
   def __post_init__(self) -> None:
     """Refuses what cannot work.
@@ -273,6 +288,31 @@ class RowOptimizer:
     """The state as the transformation expects it."""
     like = jax.eval_shape(self.tx.init, values)
     return jax.tree.map(lambda a, b: chunks.release(a, b.dtype), tx_state, like)
+
+
+def sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  weight_decay: float = 0.0,
+  **storage: Any,
+) -> RowOptimizer:
+  """Plain stochastic gradient descent, which kernels can do.
+
+  Args:
+    learning_rate: A number, or a function of the step.
+    weight_decay: Decoupled, times the learning rate.
+    **storage: The other fields of `RowOptimizer`.
+
+  Returns:
+    The optimizer.
+  """
+  decay = optax.add_decayed_weights(weight_decay)
+  rate = optax.scale_by_learning_rate(learning_rate)
+  tx = optax.chain(decay, rate) if weight_decay else optax.chain(rate)
+  if callable(learning_rate):
+    plain = Sgd(learning_rate, weight_decay)
+  else:
+    plain = Sgd(lambda _: learning_rate, weight_decay)
+  return RowOptimizer(tx, plain=plain, **storage)
 
 
 def refuse_global_view(tx: optax.GradientTransformation) -> None:

@@ -1,0 +1,1 @@
+"""A training step of label rows as kernels: logits never leave the chip."""
