@@ -422,6 +422,6 @@ def test_temporaries_do_not_grow_with_the_labels(devices):
     r"collective-permute)\(",
     compiled.as_text(),
   )
-  assert bool(sent) == (devices > 1)
+  assert sent or devices == 1
   for shape in sent:  # no rows, and nothing of the size of the sample
     assert np.prod([int(a) for a in shape.split(",") if a]) <= n * d
