@@ -54,8 +54,8 @@ def test_the_launcher_agrees_with_the_formulas(tmp_path):
   encoder = 4 * FEATURES * dim
   assert found["num_labels"] == 100_000
   assert found["devices"] == 8 and found["mesh"] == [2, 4]
-  # bfloat16 rows and a float32 bias; SGD's state is a few counters.
-  assert found["weight_bytes"] == local * (2 * dim + 4) + encoder
+  # bfloat16 rows; SGD's state is a few counters.
+  assert found["weight_bytes"] == local * 2 * dim + encoder
   assert 0 <= found["optimizer_bytes"] - 2 * encoder < 64
   assert found["batch_bytes"] == 4 * batch // 8 * (2 * WIDTH + POSITIVES + 1)
   assert found["buffer_bytes"] == 8 * local + 4 * FEATURES + 4

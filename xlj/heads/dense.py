@@ -431,23 +431,27 @@ class DenseHead:
 
   def why_no_kernels(self) -> str:
     """What keeps kernels from doing this head's step; empty if nothing does."""
-    optimizer = self.optimizer
+    optimizer, loss = self.optimizer, _kernel_loss(self.loss)
     for why, found in (
-      ("its loss has no kernel", _kernel_loss(self.loss) is None),
+      ("its loss has no kernel", loss is None),
       ("its optimizer is not plain SGD", optimizer.plain is None),
       ("rounding is corrected", optimizer.correction != "none"),
       ("the length of rows is limited", optimizer.max_norm is not None),
       ("it has a wide path", bool(self.wide_features)),
       ("rows count by direction", self.cosine),
       ("chunks may be skipped", bool(self.skip_below)),
-      (
-        f"embeddings are not 1 to {problem.MAX_DIM} wide",
-        not 0 < self.dim <= problem.MAX_DIM,
-      ),
     ):
       if found:
         return why
-    return ""
+    mesh = jax.sharding.get_abstract_mesh()
+    refusal = problem.refusal(
+      platform="gpu",
+      loss=loss or "",
+      dtype=optimizer.dtype,
+      num_rows=self.num_rows // math.prod(mesh.shape[a] for a in _axes()),
+      dim=self.dim,
+    )
+    return refusal or ""
 
   def _kernel_step(self, params, opt_state, step, inputs):
     """What `LabelRows.step` does, by kernels."""

@@ -15,7 +15,7 @@ Carry = TypeVar("Carry")
 
 # Bytes. On CPUs a chunk is fastest in their caches; on accelerators what counts
 # is that few chunks are started.
-_MEMORY = {"cpu": 2**23}
+_MEMORY = {"cpu": 2**25}
 _MEMORY_OF_ACCELERATORS = 2**29
 _ALIGNMENT = 128  # rows; a multiple of the vector width of all devices
 
@@ -264,7 +264,7 @@ def logits(
   x: jax.Array,
   rows: jax.Array,
   bias: jax.Array | None,
-  is_label: jax.Array,
+  is_label: jax.Array | None,
   start: Any,
 ) -> jax.Array:
   """Logits of a chunk.
@@ -273,7 +273,7 @@ def logits(
     x: `[N, D]`.
     rows: `[c, D]`.
     bias: `[c]`, or None.
-    is_label: `[c]` bool, False at padding.
+    is_label: `[c]` bool, False at padding; None if all rows hold labels.
     start: First row of the chunk.
 
   Returns:
@@ -282,7 +282,7 @@ def logits(
   z = matmul(x, transposed(rows, start))
   if bias is not None:
     z += bias.astype(z.dtype)[None]
-  return jnp.where(is_label[None], z, -jnp.inf)
+  return z if is_label is None else jnp.where(is_label[None], z, -jnp.inf)
 
 
 def vary(tree: Any, axes: Sequence[str]) -> Any:

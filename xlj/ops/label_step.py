@@ -102,6 +102,8 @@ class LabelRows:
     finished = optimizer.finish(params, state)
     arrays = (params, by_row, state.master, state.kahan)
     x = inputs.x
+    # Neither the step nor where a chunk starts need be traced.
+    unknown = inputs.targets.ids[0, 0] & 1
 
     def chunk(place, part, wide, z, losses, dx):
       params, by_row, master, kahan = part
@@ -147,7 +149,7 @@ class LabelRows:
       part = self._take(arrays, place)
       z = self._kept_logits(kept, place)
       part, dwide, losses, dx = chunks.fenced(
-        step,
+        unknown,
         lambda *args: chunk(place, *args),
         part,
         _columns(wide, wide_start, place.size),
@@ -248,7 +250,9 @@ class LabelRows:
     stats = chunks.vary(stats, tuple(chunks.varying(targets.weights)))
     kept = None
     if self.keep_logits is not None:
-      shape = targets.ids.shape[0], self._num_rows()
+      # A chunk's logits [N, c] lie there as [c, N], not transposed, so that
+      # they are written and read in one piece.
+      shape = self._num_rows(), targets.ids.shape[0]
       dtype = jnp.dtype(self.keep_logits)
       kept = jnp.zeros_like(targets.weights, shape=shape, dtype=dtype)
       kept = chunks.hold(kept)
@@ -259,9 +263,9 @@ class LabelRows:
       stats = loss.accumulate(stats, z, self._positives(inputs, place))
       if kept is not None:
         limit = jnp.finfo(self.keep_logits).max.astype(z.dtype)
-        z = jnp.where(jnp.isneginf(z), z, jnp.clip(z, -limit, limit))
-        z = chunks.hold(z.astype(self.keep_logits))
-        kept = lax.dynamic_update_slice_in_dim(kept, z, place.start, 1)
+        z = chunks.hold(jnp.minimum(z, limit).astype(self.keep_logits))
+        z = z.reshape(place.size, -1)
+        kept = lax.dynamic_update_slice_in_dim(kept, z, place.start, 0)
       return stats, kept
 
     stats, kept = self._for_chunks(inputs, body, (stats, kept))
@@ -269,10 +273,11 @@ class LabelRows:
 
   def _kept_logits(self, kept, place):
     """Logits `[N, c]` of a chunk if they were kept, or None."""
-    z = _columns(kept, place.start, place.size)
-    if z is None or self.keep_logits is None:
+    if kept is None or self.keep_logits is None:
       return None
-    return chunks.release(z, self.keep_logits).astype(jnp.float32)
+    z = lax.dynamic_slice_in_dim(kept, place.start, place.size)
+    z = chunks.release(z.reshape(-1, place.size), self.keep_logits)
+    return z.astype(jnp.float32)
 
   def _chunk_logits(self, params, inputs, place):
     """Logits `[N, c]` of a chunk."""
@@ -283,13 +288,16 @@ class LabelRows:
 
   def _logits(self, inputs, rows, part, wide, place):
     """Logits `[N, c]` of the rows of a chunk, -inf at padding."""
-    is_label = self.layout.is_label(self._row_ids(place))
+    is_label = None
+    if self.layout.num_rows > self.layout.num_labels:
+      is_label = self.layout.is_label(self._row_ids(place))
     bias = part.get("bias")
     if inputs.x is not None:
       x = inputs.x.astype(rows.dtype)
       z = chunks.logits(x, rows, bias, is_label, place.start)
       return z if wide is None else z + wide
-    z = jnp.where(is_label, 0 if bias is None else bias, -jnp.inf)[None]
+    z = jnp.zeros(place.size) if bias is None else bias
+    z = (z if is_label is None else jnp.where(is_label, z, -jnp.inf))[None]
     if wide is not None:
       return z + wide
     shape = inputs.logits.shape[0], place.size
