@@ -7,6 +7,7 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
+import numpy as np
 
 from xlj.ops import chunks
 from xlj.ops.kernels import problem as problem_lib
@@ -61,8 +62,13 @@ def call(
 
 def numbers(*values: jax.typing.ArrayLike) -> jax.Array:
   """Scalar integers modulo 2**32, for kernels to read: uint32 `[n]`."""
-  words = [v % 2**32 if isinstance(v, int) else v for v in values]
-  return jnp.stack([jnp.asarray(w).astype(jnp.uint32) for w in words])
+
+  def word(value: Any) -> jax.Array:
+    if isinstance(value, int):
+      value = np.uint32(value % 2**32)
+    return jnp.asarray(value).astype(jnp.uint32)
+
+  return jnp.stack([word(value) for value in values])
 
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:

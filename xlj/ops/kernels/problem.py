@@ -89,13 +89,14 @@ _PASSING_BY = {
 }
 
 
-def tiles_for(width: int, dtype: str, loss: str) -> Tiles:
+def tiles_for(width: int, dtype: str, loss: str, has_bias: bool) -> Tiles:
   """Sizes for an H200.
 
   Args:
     width: D rounded up to a power of two.
     dtype: Of stored rows, one of `row_format.DTYPES`.
     loss: One of LOSSES.
+    has_bias: Whether labels have a bias.
 
   Returns:
     The sizes.
@@ -103,6 +104,8 @@ def tiles_for(width: int, dtype: str, loss: str) -> Tiles:
   statistics, gradient, update = _PASSING_BY[dtype, max(width, 64)]
   if loss == "bce":  # Sums up losses in the same pass.
     gradient = min(gradient, 64)
+  if has_bias:  # Sums up its gradient as well.
+    update = min(update, 32)
   return Tiles(
     Tile(_STAYING, statistics),
     Tile(_STAYING, gradient),

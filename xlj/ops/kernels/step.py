@@ -97,16 +97,22 @@ def fused_step(
       default there is one.
     rounding: "stochastic", with the bits of `rounding.hash_bits`, or "nearest".
     tiles: Sizes of the kernels; None for those of an H200.
-    interpret: Whether to interpret the kernels instead of compiling them.
+    interpret: Whether to interpret the kernels instead of compiling them, on
+      any device; inside `shard_map` that needs `check_vma=False`.
 
   Returns:
     The step.
 
   Raises:
-    ValueError: The layout is one of other rows.
+    ValueError: The layout is one of other rows, or the kernels cannot do it.
   """
   num_examples, dim = x.shape
   num_rows = stored["rows"].shape[0]
+  why_not = problem_lib.refusal(
+    platform="gpu", loss=loss, dtype=dtype, num_rows=num_rows, dim=dim
+  )
+  if why_not:
+    raise ValueError(why_not)
   if layout.num_rows % num_rows:
     raise ValueError(
       f"{num_rows} rows are no even share of the {layout.num_rows} of {layout}"
@@ -122,7 +128,7 @@ def fused_step(
     layout=layout,
     has_bias=bias is not None,
     stochastic=rounding == "stochastic",
-    tiles=tiles or problem_lib.tiles_for(width, dtype, loss),
+    tiles=tiles or problem_lib.tiles_for(width, dtype, loss, bias is not None),
     interpret=interpret,
   )
   rows = blocks.typed(stored, row_format_)

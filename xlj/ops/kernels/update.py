@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
 import numpy as np
 
@@ -159,6 +160,16 @@ def update(
     def descend(value, grad):
       return value - rates_ref[0] * (grad + rates_ref[1] * value)
 
+    # Read again, from what is the same memory, rather than kept in registers.
+    new_rows_ref, new_bias_ref = new_ref
+    rows = blocks.load_rows(new_rows_ref, start, tile.rows, problem)
+    values = descend(rows.astype(jnp.float32), drows)
+    new_bias = None
+    if bias_ref is not None:
+      new_bias = descend(blocks.load(bias_ref, start, tile.rows), dbias)
+    if not problem.interpret:
+      # Several threads may read the same number; none may write it before.
+      plgpu.debug_barrier()
     bits = None
     if problem.stochastic and problem.format.dtype != "float32":
       bits = rounding.hash_bits(
@@ -167,30 +178,24 @@ def update(
         first_row + start + lax.iota(jnp.int32, tile.rows),
         lax.iota(jnp.int32, problem.width),
       )
-    # Read again, from what is the same memory, rather than kept in registers.
-    new_rows_ref, new_bias_ref = new_ref
-    rows = blocks.load_rows(new_rows_ref, start, tile.rows, problem)
-    values = descend(rows.astype(jnp.float32), drows)
     for name, value in blocks.encode(values, bits, problem.format).items():
       blocks.store(new_rows_ref[name], start, value)
-    if bias_ref is not None:
-      bias = blocks.load(bias_ref, start, tile.rows)
-      blocks.store(new_bias_ref, start, descend(bias, dbias))
+    if new_bias is not None:
+      blocks.store(new_bias_ref, start, new_bias)
 
   params = (dict(rows), bias)
   num_arrays = len(jax.tree.leaves(params))
+  scalars = [
+    jnp.asarray(rate, jnp.float32)
+    for rate in (rates.learning_rate, rates.weight_decay)
+  ]
   [new] = call.call(
     label_update,
     (problem.row_tiles(tile),),
     (
       params,
       call.numbers(rates.first_row, rates.seed, rates.step),
-      jnp.stack(
-        [
-          jnp.asarray(rate, jnp.float32)
-          for rate in (rates.learning_rate, rates.weight_decay)
-        ]
-      ),
+      jnp.stack(scalars),
       x,
       level,
       target,
