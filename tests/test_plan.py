@@ -85,7 +85,7 @@ def test_the_launcher_agrees_with_the_formulas(tmp_path):
 def test_a_billion_labels_are_planned_without_allocating_any(devices, tmp_path):
   found, out = run_launcher(tmp_path, CONFIG, f"--devices={devices}")
   assert found["num_labels"] == 10**9
-  assert found["weight_bytes"] == pytest.approx(10**9 * 132 / devices, rel=0.01)
+  assert found["weight_bytes"] == pytest.approx(10**9 * 128 / devices, rel=0.01)
   assert found["temp_bytes"] < 2**30  # a chunk
   assert found["fits"] is True
   *_, last = out.strip().splitlines()
@@ -99,8 +99,8 @@ def test_what_does_not_fit_gets_the_most_that_does(tmp_path):
   found = plan.make(config, mesh_lib.make_mesh(), "v5e")
   assert not found.fits
   assert "DOES NOT FIT: " in str(found)
-  # Rows, two moments, a bias with two, and the buffers: 1 / 8 of them.
-  state = 10**9 * (3 * 4 * 65 + 8) / 8
+  # Rows, two moments, and the buffers: 1 / 8 of them.
+  state = 10**9 * (3 * 4 * 64 + 8) / 8
   assert found.needs.total_bytes == pytest.approx(state, rel=0.01)
   config.data.num_labels = found.largest_num_labels
   again = plan.make(config, mesh_lib.make_mesh(), "v5e")
@@ -123,7 +123,7 @@ def test_bytes_of_a_row(dtype, row_bytes):
   model = model_lib.Model(config)
   with jax.set_mesh(mesh_lib.make_mesh((8, 1))):
     head = model.abstract().model["head"]
-  found = needs.device_bytes({k: v for k, v in head.items() if k != "bias"})
+  found = needs.device_bytes(head)
   assert found == row_bytes * 10**9 // 8
 
 
