@@ -73,15 +73,16 @@ def typed(
   do not copy an array to call its bits something else.
 
   Args:
-    stored: Arrays by name.
+    stored: Arrays by name; others than those of label rows are left out.
     row_format_: How rows are stored.
 
   Returns:
     Arrays by name.
   """
-  if row_format_.dtype != "bfloat16":
-    return dict(stored)
-  return {"rows": rounding.from_bfloat16(stored["rows"])}
+  if row_format_.dtype == "bfloat16":
+    return {"rows": rounding.from_bfloat16(stored["rows"])}
+  names = ("rows", "exponents")[: 1 + (row_format_.dtype == "float8")]
+  return {name: stored[name] for name in names}
 
 
 def untyped(
