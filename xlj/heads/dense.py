@@ -260,7 +260,7 @@ class DenseHead:
         sharding.REPLICATED,
       ),
       # An interpreted kernel does not say what varies between devices.
-      check_vma=not self.uses_kernels,
+      check_vma=not (self.uses_kernels and self.kernels == "interpret"),
     )
     def run(params, opt_state, step, x, features, targets, label_values):
       x, features, targets = _all_gather((x, features, targets))
