@@ -1,6 +1,7 @@
 """Rules, checks and comparison of configs."""
 
 import importlib.util
+import json
 
 import ml_collections
 import pytest
@@ -155,3 +156,15 @@ def test_every_set_of_configs_xmc_resolves():
       config_lib.resolve(module.get_config(arg), FACTS)
   with pytest.raises(config_lib.ConfigError, match="objective=x; use"):
     get_xmc_config("objective=x")
+
+
+def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
+  config = config_lib.base()
+  config.head.loss = "bce"
+  saved = json.loads(config_lib.to_json(config))
+  del saved["head"]["kernels"], saved["mesh"]
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(saved))
+  loaded = config_lib.load(path)
+  assert loaded.head.kernels == "never" and loaded.head.loss == "bce"
+  assert not config_lib.differences(loaded, config)

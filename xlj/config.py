@@ -402,19 +402,29 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
     path: The JSON file.
 
   Returns:
-    The config.
+    The config; fields that did not exist when it was written are as in `base`.
 
   Raises:
     ConfigError: If the file is missing or is not JSON.
   """
   try:
-    return ml_collections.ConfigDict(json.loads(Path(path).read_text()))
+    saved = json.loads(Path(path).read_text())
+    return ml_collections.ConfigDict(_filled(saved, base().to_dict()))
   except FileNotFoundError:
     raise ConfigError(
       f"{path} does not exist; is this the working directory of a run?"
     ) from None
   except json.JSONDecodeError as error:
     raise ConfigError(f"{path} is not a JSON config: {error}") from None
+
+
+def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+  """The saved fields, and the default of those that are not there."""
+  filled = {**default, **saved}
+  for name, value in default.items():
+    if isinstance(value, dict) and isinstance(filled[name], dict):
+      filled[name] = _filled(filled[name], value)
+  return filled
 
 
 def _plain(config: Any) -> Any:
