@@ -108,6 +108,7 @@ class LabelRows:
     def chunk(place, part, wide, z, losses, dx):
       params, by_row, master, kahan = part
       rows, rows_vjp = self._decoded(params)
+      z = self._kept_logits(z, place)
       if z is None:
         z = self._logits(inputs, rows, params, wide, place)
       positives = self._positives(inputs, place)
@@ -147,7 +148,7 @@ class LabelRows:
       arrays, wide, losses, dx = carry
       wide_start, kahan_start = place.parts
       part = self._take(arrays, place)
-      z = self._kept_logits(kept, place)
+      z = _kept_part(kept, place)
       part, dwide, losses, dx = chunks.fenced(
         unknown,
         lambda *args: chunk(place, *args),
@@ -182,7 +183,7 @@ class LabelRows:
     stats, kept = self._statistics(loss, params, inputs)
 
     def body(place, total):
-      z = self._kept_logits(kept, place)
+      z = self._kept_logits(_kept_part(kept, place), place)
       if z is None:
         z = self._chunk_logits(params, inputs, place)
       positives = self._positives(inputs, place)
@@ -271,12 +272,11 @@ class LabelRows:
     stats, kept = self._for_chunks(inputs, body, (stats, kept))
     return (loss.merge(stats, self.axes) if self.axes else stats), kept
 
-  def _kept_logits(self, kept, place):
+  def _kept_logits(self, part, place):
     """Logits `[N, c]` of a chunk if they were kept, or None."""
-    if kept is None or self.keep_logits is None:
+    if part is None or self.keep_logits is None:
       return None
-    z = lax.dynamic_slice_in_dim(kept, place.start, place.size)
-    z = chunks.release(z.reshape(-1, place.size), self.keep_logits)
+    z = chunks.release(part.reshape(-1, place.size), self.keep_logits)
     return z.astype(jnp.float32)
 
   def _chunk_logits(self, params, inputs, place):
@@ -391,6 +391,13 @@ def _share_of_weights(targets):
   """Each example's share of the sum of weights, `[N]`."""
   total = targets.weights.sum()
   return targets.weights / jnp.maximum(total, 1e-9)
+
+
+def _kept_part(kept, place):
+  """What was kept for a chunk, or None."""
+  if kept is None:
+    return None
+  return lax.dynamic_slice_in_dim(kept, place.start, place.size)
 
 
 def _columns(a, start, size):
