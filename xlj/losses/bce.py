@@ -29,7 +29,7 @@ class BinaryCrossEntropy(separable.Separable):
     Returns:
       `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
     """
-    value = jax.nn.softplus(z).sum(1)
+    value = jax.nn.softplus(z).sum(positives.label_axis)
     value -= targets_lib.gather_columns(z, positives).sum(1)
     grad = targets_lib.add_at_columns(
       jax.nn.sigmoid(z), positives, -positives.inside.astype(z.dtype)

@@ -48,7 +48,7 @@ class DecoupledSoftmax:
     """Folds a chunk of logits `[N, c]` into the running statistics."""
     negatives = targets_lib.set_at_columns(z, positives, -jnp.inf)
     return DecoupledStatistics(
-      softmax.Softmax().accumulate(stats.negatives, negatives),
+      softmax.Softmax().accumulate(stats.negatives, negatives, positives),
       stats.positives + targets_lib.gather_columns(z, positives),
     )
 
@@ -89,7 +89,8 @@ class DecoupledSoftmax:
     # Without any negative the log-sum-exp is -inf, and so are all logits here.
     lse = jnp.where(jnp.isneginf(lse), 0, lse)
     negatives = targets_lib.set_at_columns(z, positives, -jnp.inf)
-    grad = jnp.exp(negatives - lse[:, None]) * slope.sum(1, keepdims=True)
+    grad = jnp.exp(negatives - positives.by_example(lse))
+    grad *= positives.by_example(slope.sum(1))
     return value, targets_lib.set_at_columns(
       grad, positives, -target * jax.nn.sigmoid(excess)
     )

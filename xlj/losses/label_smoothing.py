@@ -45,13 +45,13 @@ class LabelSmoothing:
     self,
     stats: SmoothingStatistics,
     z: jax.Array,
-    positives: targets_lib.Positives | None = None,
+    positives: targets_lib.Positives,
   ) -> SmoothingStatistics:
     """Folds a chunk of logits `[N, c]` into the running statistics."""
     labels = ~jnp.isneginf(z)
     return SmoothingStatistics(
-      softmax.Softmax().accumulate(stats.softmax, z),
-      stats.num_labels + labels.sum(1, dtype=jnp.int32),
+      softmax.Softmax().accumulate(stats.softmax, z, positives),
+      stats.num_labels + labels.sum(positives.label_axis, dtype=jnp.int32),
     )
 
   def merge(
@@ -79,14 +79,17 @@ class LabelSmoothing:
     Returns:
       `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
     """
-    lse = softmax.log_sum_exp(stats.softmax)[:, None]
-    has_positives = (positives.count > 0)[:, None]
-    spread = self.smoothing / stats.num_labels.astype(z.dtype)[:, None]
+    lse = softmax.log_sum_exp(stats.softmax)
+    by_example = positives.by_example(lse)
+    has_positives = positives.by_example(positives.count > 0)
+    num_labels = stats.num_labels.astype(z.dtype)
+    spread = self.smoothing / positives.by_example(num_labels)
     # [N, c]: each label's part, 0 at padding labels.
     spread = jnp.where(has_positives & ~jnp.isneginf(z), spread, 0)
     target = (1 - self.smoothing) * targets_lib.shares(positives, z.dtype)
     at_positives = targets_lib.gather_columns(z, positives)
-    value = (target * (lse - at_positives)).sum(1)
-    value += jnp.where(spread > 0, spread * (lse - z), 0).sum(1)
-    grad = jnp.where(has_positives, jnp.exp(z - lse), 0) - spread
+    value = (target * (lse[:, None] - at_positives)).sum(1)
+    rest = jnp.where(spread > 0, spread * (by_example - z), 0)
+    value += rest.sum(positives.label_axis)
+    grad = jnp.where(has_positives, jnp.exp(z - by_example), 0) - spread
     return value, targets_lib.add_at_columns(grad, positives, -target)

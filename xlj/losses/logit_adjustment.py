@@ -63,4 +63,4 @@ class LogitAdjustment:
     self, z: jax.Array, positives: targets_lib.Positives
   ) -> jax.Array:
     log_prior = targets_lib.label_values(positives, "log_prior")
-    return z + self.strength * log_prior.astype(z.dtype)[None]
+    return z + self.strength * positives.by_label(log_prior.astype(z.dtype))

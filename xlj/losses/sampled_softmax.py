@@ -237,5 +237,6 @@ class _Restored:
 def _restored(z: jax.Array, positives: targets_lib.Positives) -> jax.Array:
   """Logits `[N, c]` with the correction added again at positives."""
   log_counts = targets_lib.label_values(positives, _LOG_COUNT).astype(z.dtype)
-  columns = jnp.minimum(positives.columns, z.shape[1] - 1)
+  last = z.shape[positives.label_axis] - 1
+  columns = jnp.minimum(positives.columns, last)
   return targets_lib.add_at_columns(z, positives, log_counts[columns])

@@ -26,7 +26,7 @@ class Separable:
     self,
     stats: None,
     z: jax.Array,
-    positives: targets_lib.Positives | None = None,
+    positives: targets_lib.Positives,
   ) -> None:
     """No statistics."""
 
@@ -55,7 +55,8 @@ def sum_of_terms(
   # cancel digits.
   rest, grad = negative(targets_lib.set_at_columns(z, positives, -jnp.inf))
   value, slope = positive(targets_lib.gather_columns(z, positives))
-  value = jnp.where(positives.inside, value, 0).sum(1) + rest.sum(1)
+  value = jnp.where(positives.inside, value, 0).sum(1)
+  value += rest.sum(positives.label_axis)
   return value, targets_lib.set_at_columns(grad, positives, slope)
 
 

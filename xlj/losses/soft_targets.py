@@ -34,10 +34,10 @@ class SoftTargets:
     self,
     stats: softmax.SoftmaxStatistics,
     z: jax.Array,
-    positives: targets_lib.Positives | None = None,
+    positives: targets_lib.Positives,
   ) -> softmax.SoftmaxStatistics:
     """Folds a chunk of logits `[N, c]` into the running statistics."""
-    return softmax.Softmax().accumulate(stats, z / self.temperature)
+    return softmax.Softmax().accumulate(stats, z / self.temperature, positives)
 
   def merge(
     self, stats: softmax.SoftmaxStatistics, axes: tuple[str, ...]
@@ -69,9 +69,10 @@ class SoftTargets:
     z = z / self.temperature
     weights = positives.values.astype(z.dtype)
     target = jnp.where(positives.inside, weights, 0)
-    lse = softmax.log_sum_exp(stats)[:, None]
+    lse = softmax.log_sum_exp(stats)
     at_positives = targets_lib.gather_columns(z, positives)
-    value = (target * (lse - at_positives)).sum(1)
-    grad = jnp.exp(z - lse) * weights.sum(1, keepdims=True)
+    value = (target * (lse[:, None] - at_positives)).sum(1)
+    grad = jnp.exp(z - positives.by_example(lse))
+    grad *= positives.by_example(weights.sum(1))
     grad = targets_lib.add_at_columns(grad, positives, -target)
     return self.temperature**2 * value, self.temperature * grad

@@ -45,13 +45,15 @@ class Softmax:
     self,
     stats: SoftmaxStatistics,
     z: jax.Array,
-    positives: targets_lib.Positives | None = None,
+    positives: targets_lib.Positives,
   ) -> SoftmaxStatistics:
     """Folds a chunk of logits `[N, c]` into the running statistics."""
-    new_max = jnp.maximum(stats.max, z.max(1))
+    axis = positives.label_axis
+    new_max = jnp.maximum(stats.max, z.max(axis))
     safe = _finite(new_max)
     total = stats.total * jnp.exp(stats.max - safe)
-    return SoftmaxStatistics(new_max, total + jnp.exp(z - safe[:, None]).sum(1))
+    total += jnp.exp(z - positives.by_example(safe)).sum(axis)
+    return SoftmaxStatistics(new_max, total)
 
   def merge(
     self, stats: SoftmaxStatistics, axes: tuple[str, ...]
@@ -84,7 +86,8 @@ class Softmax:
     value = (target * (excess[:, None] - at_positives)).sum(1)
     slope = 1 + 2 * self.z_loss * lse
     slope = jnp.where(positives.count > 0, slope, 0)
-    probability = jnp.exp(z - lse[:, None]) * slope[:, None]
+    probability = jnp.exp(z - positives.by_example(lse))
+    probability *= positives.by_example(slope)
     return value, targets_lib.add_at_columns(probability, positives, -target)
 
 

@@ -41,13 +41,15 @@ class WeightedBinaryCrossEntropy(separable.Separable):
       `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
     """
     positive_weight = targets_lib.label_values(positives, "positive")
-    positive_weight = jnp.broadcast_to(positive_weight, z.shape).astype(z.dtype)
+    positive_weight = positives.by_label(positive_weight.astype(z.dtype))
+    positive_weight = jnp.broadcast_to(positive_weight, z.shape)
     weight = targets_lib.gather_columns(positive_weight, positives)
 
     def negative(z: jax.Array) -> separable.ValueAndSlope:
       value, slope = jax.nn.softplus(z), jax.nn.sigmoid(z)
       if "negative" in (positives.labels or {}):
-        scale = targets_lib.label_values(positives, "negative")[None]
+        scale = targets_lib.label_values(positives, "negative")
+        scale = positives.by_label(scale)
         value, slope = scale * value, scale * slope
       return value, slope
 

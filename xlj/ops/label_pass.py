@@ -179,12 +179,13 @@ _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 def _chunk(plan, x, rows, bias, inputs, start, size):
   """Logits `[N, c]`, positives and rows `[c, D]` of a chunk of local rows."""
+  axis = chunks.label_axis(jnp.result_type(x, rows))
   first = start + shards_lib.offset(plan.rows.shards, rows.shape[0])
   part, bias, labels = chunks.take((rows, bias, inputs.labels), start, size)
   is_label = plan.rows.layout.is_label(first + jnp.arange(size))
-  z = chunks.logits(x, part, bias, is_label, start)
+  z = chunks.logits(x, part, bias, is_label, start, axis)
   positives = targets_lib.positives_in_chunk(
-    inputs.ids, first, size, inputs.values, labels
+    inputs.ids, first, size, inputs.values, labels, axis
   )
   return z, positives, part
 
@@ -235,13 +236,14 @@ def _gradients(plan, stats, x, rows, bias, inputs, scale):
     losses, dx, drows, dbias = carry
     z, positives, part = _chunk(plan, x, rows, bias, inputs, start, size)
     value, grad = plan.loss.value_and_grad(stats, z, positives)
-    grad *= scale[:, None]
+    grad *= positives.by_example(scale)
+    axis = positives.label_axis
     if bias is not None:
-      dbias = chunks.write(dbias, grad.sum(0), bias, start)
+      dbias = chunks.write(dbias, grad.sum(1 - axis), bias, start)
     grad = grad.astype(jnp.result_type(x, rows))  # products of narrow types
-    dx += chunks.matmul(grad, part)
-    gradient = chunks.transposed_matmul(grad, x, start)
-    drows = chunks.write(drows, gradient, rows, start)
+    by_example, by_label = chunks.both_ways(grad, axis, start)
+    dx += chunks.matmul(by_example, part)
+    drows = chunks.write(drows, chunks.matmul(by_label, x), rows, start)
     return losses + value, dx, drows, dbias
 
   dtype = chunks.accumulator(x, rows)

@@ -101,31 +101,33 @@ class LabelRows:
     by_row, others = optimizer.split(state)
     finished = optimizer.finish(params, state)
     arrays = (params, by_row, state.master, state.kahan)
-    x = inputs.x
+    x, axis = inputs.x, self._label_axis(inputs)
     # Neither the step nor where a chunk starts need be traced.
     unknown = lax.bitcast_convert_type(scale[0], jnp.int32) & 1
 
     def chunk(place, part, wide, z, losses, dx):
       params, by_row, master, kahan = part
       rows, rows_vjp = self._decoded(params)
-      z = self._kept_logits(z, place)
+      z = self._kept_logits(z, axis, place)
       if z is None:
-        z = self._logits(inputs, rows, params, wide, place)
-      positives = self._positives(inputs, place)
+        z = self._logits(inputs, rows, params, wide, axis, place)
+      positives = self._positives(inputs, axis, place)
       value, grad = loss.value_and_grad(stats, z, positives)
-      used = scale[:, None] != 0  # padding examples do not keep a chunk
+      share = positives.by_example(scale)
+      used = share != 0  # padding examples do not keep a chunk
       matters = jnp.any(jnp.where(used, jnp.abs(grad), 0) >= self.skip_below)
-      grad *= scale[:, None]
-      grads = {"bias": grad.sum(0)} if "bias" in params else {}
+      grad *= share
+      by_label = grad.sum(1 - axis) if "bias" in params else None
+      grads = {} if by_label is None else {"bias": by_label}
       dwide = None if wide is None else grad
       if x is not None:
 
         def products(grad, dx):
-          narrow = grad.astype(rows.dtype)
-          dx += chunks.matmul(narrow, rows)
-          drows = chunks.transposed_matmul(
-            narrow, x.astype(rows.dtype), place.start
+          by_example, by_label = chunks.both_ways(
+            grad.astype(rows.dtype), axis, place.start
           )
+          dx += chunks.matmul(by_example, rows)
+          drows = chunks.matmul(by_label, x.astype(rows.dtype))
           return dx, rows_vjp(drows)
 
         def nothing(grad, dx):
@@ -182,11 +184,13 @@ class LabelRows:
     """This device's part of the weighted mean loss, without an update."""
     stats, kept = self._statistics(loss, params, inputs)
 
+    axis = self._label_axis(inputs)
+
     def body(place, total):
-      z = self._kept_logits(_kept_part(kept, place), place)
+      z = self._kept_logits(_kept_part(kept, place), axis, place)
       if z is None:
-        z = self._chunk_logits(params, inputs, place)
-      positives = self._positives(inputs, place)
+        z = self._chunk_logits(params, inputs, axis, place)
+      positives = self._positives(inputs, axis, place)
       return total + loss.value_and_grad(stats, z, positives)[0]
 
     scale = _share_of_weights(inputs.targets)
@@ -216,7 +220,7 @@ class LabelRows:
     """
 
     def body(place, best):
-      z = self._chunk_logits(params, inputs, place)
+      z = self._chunk_logits(params, inputs, 1, place)
       first = place.start + self._first_row()
       if offset is not None:
         z += chunks.take(offset, place.start, place.size)
@@ -244,15 +248,15 @@ class LabelRows:
 
   def _statistics(self, loss, params, inputs):
     """The loss's statistics of all labels, merged, and logits if kept."""
-    targets = inputs.targets
+    targets, axis = inputs.targets, self._label_axis(inputs)
     stats = loss.init(*targets.ids.shape)
     if not jax.tree.leaves(stats):
       return stats, None
     stats = chunks.vary(stats, tuple(chunks.varying(targets.weights)))
     kept = None
     if self.keep_logits is not None:
-      # A chunk's logits [N, c] lie there as [c, N], not transposed, so that
-      # they are written and read in one piece.
+      # A chunk's logits take the place of as many rows, however they lie, so
+      # that they are written and read in one piece.
       shape = self._num_rows(), targets.ids.shape[0]
       dtype = jnp.dtype(self.keep_logits)
       kept = jnp.zeros_like(targets.weights, shape=shape, dtype=dtype)
@@ -260,8 +264,8 @@ class LabelRows:
 
     def body(place, carry):
       stats, kept = carry
-      z = self._chunk_logits(params, inputs, place)
-      stats = loss.accumulate(stats, z, self._positives(inputs, place))
+      z = self._chunk_logits(params, inputs, axis, place)
+      stats = loss.accumulate(stats, z, self._positives(inputs, axis, place))
       if kept is not None:
         limit = jnp.finfo(self.keep_logits).max.astype(z.dtype)
         z = chunks.hold(jnp.minimum(z, limit).astype(self.keep_logits))
@@ -272,21 +276,28 @@ class LabelRows:
     stats, kept = self._for_chunks(inputs, body, (stats, kept))
     return (loss.merge(stats, self.axes) if self.axes else stats), kept
 
-  def _kept_logits(self, part, place):
+  def _label_axis(self, inputs):
+    """Which axis of the logits of a chunk labels lie on."""
+    if inputs.logits is not None:  # They lie there as [N, w].
+      return 1
+    return chunks.label_axis(self.format.decoded)
+
+  def _kept_logits(self, part, axis, place):
     """Logits `[N, c]` of a chunk if they were kept, or None."""
     if part is None or self.keep_logits is None:
       return None
-    z = chunks.release(part.reshape(-1, place.size), self.keep_logits)
+    z = chunks.release(part, self.keep_logits)
+    z = z.reshape(-1, place.size) if axis else z
     return z.astype(jnp.float32)
 
-  def _chunk_logits(self, params, inputs, place):
+  def _chunk_logits(self, params, inputs, axis, place):
     """Logits `[N, c]` of a chunk."""
     part = chunks.take(params, place.start, place.size)
     wide = _columns(inputs.logits, place.parts[0], place.size)
     rows, _ = self._decoded(part)
-    return self._logits(inputs, rows, part, wide, place)
+    return self._logits(inputs, rows, part, wide, axis, place)
 
-  def _logits(self, inputs, rows, part, wide, place):
+  def _logits(self, inputs, rows, part, wide, axis, place):
     """Logits `[N, c]` of the rows of a chunk, -inf at padding."""
     is_label = None
     if self.layout.num_rows > self.layout.num_labels:
@@ -294,7 +305,7 @@ class LabelRows:
     bias = part.get("bias")
     if inputs.x is not None:
       x = inputs.x.astype(rows.dtype)
-      z = chunks.logits(x, rows, bias, is_label, place.start)
+      z = chunks.logits(x, rows, bias, is_label, place.start, axis)
       return z if wide is None else z + wide
     z = jnp.zeros(place.size) if bias is None else bias
     z = (z if is_label is None else jnp.where(is_label, z, -jnp.inf))[None]
@@ -313,7 +324,7 @@ class LabelRows:
     unit, vjp = jax.vjp(normalize.unit_rows, rows.astype(jnp.float32))
     return unit.astype(rows.dtype), lambda drows: vjp(drows)[0]
 
-  def _positives(self, inputs, place):
+  def _positives(self, inputs, axis, place):
     """The positives of a chunk."""
     labels = chunks.take(inputs.label_values, place.start, place.size)
     targets = inputs.targets
@@ -323,6 +334,7 @@ class LabelRows:
       place.size,
       targets.values,
       labels,
+      axis,
     )
 
   def _row_ids(self, place):

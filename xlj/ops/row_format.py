@@ -46,6 +46,12 @@ class RowFormat:
     if self.dtype not in DTYPES:
       raise ValueError(f"dtype is {self.dtype!r}; use one of {DTYPES}")
 
+  @property
+  def decoded(self) -> jnp.dtype:
+    """The type of values that `decode` returns."""
+    narrow = self.dtype != "float32"
+    return jnp.dtype(jnp.bfloat16 if narrow else jnp.float32)
+
   def encode(self, values: jax.Array, bits: jax.Array | None = None) -> Stored:
     """What is stored of rows.
 

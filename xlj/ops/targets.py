@@ -1,6 +1,7 @@
 """Positives of a batch, and the part of them that falls into a label chunk."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +28,14 @@ class Targets(NamedTuple):
   values: Array | None = None
 
 
-class Positives(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Positives:
   """The positives of N examples that lie in one chunk of c labels.
+
+  They also know how the chunk lies: as `[N, c]`, or, where products are faster
+  so, as `[c, N]`. What is said to be `[N, c]` here and in losses is the latter
+  if `label_axis` is 0.
 
   Attributes:
     columns: `[N, P]` int32 column in the chunk; c (out of range) where the
@@ -40,6 +47,7 @@ class Positives(NamedTuple):
       None if the targets have none.
     labels: Vectors `[c]` with one value per label of the chunk, by name; what
       a loss weighs or shifts labels by. None if there are none.
+    label_axis: The axis of the chunk that labels lie on.
   """
 
   columns: jax.Array
@@ -48,6 +56,15 @@ class Positives(NamedTuple):
   used: jax.Array
   values: jax.Array | None = None
   labels: LabelValues | None = None
+  label_axis: int = dataclasses.field(default=1, metadata={"static": True})
+
+  def by_example(self, values: jax.Array) -> jax.Array:
+    """`[N]` values in a shape that broadcasts to the chunk."""
+    return jnp.expand_dims(values, self.label_axis)
+
+  def by_label(self, values: jax.Array) -> jax.Array:
+    """`[c]` values in a shape that broadcasts to the chunk."""
+    return jnp.expand_dims(values, 1 - self.label_axis)
 
 
 def positives_in_chunk(
@@ -56,6 +73,7 @@ def positives_in_chunk(
   size: int,
   values: Array | None = None,
   labels: LabelValues | None = None,
+  label_axis: int = 1,
 ) -> Positives:
   """Localises label ids to the chunk `[offset, offset + size)`.
 
@@ -65,6 +83,7 @@ def positives_in_chunk(
     size: Number of labels in the chunk.
     values: `[N, P]` weights of the positives, or None.
     labels: Vectors `[c]`, the chunk's part of values given per label, or None.
+    label_axis: The axis of the chunk that labels lie on.
 
   Returns:
     The positives of the chunk.
@@ -78,6 +97,7 @@ def positives_in_chunk(
     used=ids >= 0,
     values=None if values is None else jnp.where(ids >= 0, values, 0),
     labels=labels,
+    label_axis=label_axis,
   )
 
 
@@ -114,9 +134,12 @@ def shares(positives: Positives, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 def gather_columns(z: jax.Array, positives: Positives) -> jax.Array:
   """Values of `z` `[N, c]` at the positives, `[N, P]`; 0 outside the chunk."""
-  values = jnp.take_along_axis(
-    z, jnp.minimum(positives.columns, z.shape[1] - 1), axis=1
-  )
+  last = z.shape[positives.label_axis] - 1
+  columns = jnp.minimum(positives.columns, last)
+  if positives.label_axis:
+    values = jnp.take_along_axis(z, columns, axis=1)
+  else:
+    values = jnp.take_along_axis(z, columns.T, axis=0).T
   return jnp.where(positives.inside, values, 0)
 
 
@@ -164,14 +187,17 @@ def _select(
 ) -> jax.Array:
   """`z` with `change(z, value)` at the positives of the chunk."""
   values = jnp.broadcast_to(values, positives.columns.shape).astype(z.dtype)
-  columns = jnp.arange(z.shape[1], dtype=jnp.int32)
+  columns = jnp.arange(z.shape[positives.label_axis], dtype=jnp.int32)
+  columns = positives.by_label(columns)
   for p in range(positives.columns.shape[1]):
-    here = columns == positives.columns[:, p, None]
-    z = jnp.where(here, change(z, values[:, p, None]), z)
+    here = columns == positives.by_example(positives.columns[:, p])
+    z = jnp.where(here, change(z, positives.by_example(values[:, p])), z)
   return z
 
 
 def _at(z: jax.Array, positives: Positives) -> Any:
   """`z` at the positives; those outside the chunk are to be dropped."""
-  rows = jnp.arange(z.shape[0])[:, None]
-  return z.at[rows, positives.columns]
+  rows = jnp.arange(positives.columns.shape[0])[:, None]
+  if positives.label_axis:
+    return z.at[rows, positives.columns]
+  return z.at[positives.columns, rows]
