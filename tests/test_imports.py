@@ -15,7 +15,7 @@ ALLOWED = {
   "families": set(),
   "config": {"families"},
   "optim": set(),
-  "label_order": set(),
+  "label_order": {"data"},
   "machine": set(),
   "pairs": set(),
   "metrics": {"pairs"},
