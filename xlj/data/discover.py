@@ -9,6 +9,8 @@ For the training split (P is `train` or `trn`; see `_PREFIXES` for the others):
                or either as .txt
   filter       filter_labels_P.txt (optional)
 
+A next-word set (see `tokens`) has text as its one file.
+
 Text may end with .gz. Capitals do not matter. Two candidates are refused.
 """
 
@@ -43,15 +45,17 @@ class Files:
     features: the features, and the labels too if `labels` is None.
     labels: a file of labels alone, or None.
     filter: pairs to leave out when scoring, or None.
+    vocabulary: of a next-word set: the tokens of the training split.
   """
 
   features: pathlib.Path
   labels: pathlib.Path | None = None
   filter: pathlib.Path | None = None
+  vocabulary: pathlib.Path | None = None
 
   def all(self) -> list[pathlib.Path]:
     """Returns the files that there are."""
-    paths = (self.features, self.labels, self.filter)
+    paths = (self.features, self.labels, self.filter, self.vocabulary)
     return [path for path in paths if path is not None]
 
 
@@ -87,6 +91,33 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
   filters = _matching(names, rf"filter_labels_{prefix}\.txt(\.gz)?")
   filter_path = root / _one(root, filters, "one filter") if filters else None
   return Files(root / features, labels, filter_path)
+
+
+def find_tokens(data_dir: str | os.PathLike[str], split: str) -> Files:
+  """Finds the files of a split of a next-word set.
+
+  Args:
+    data_dir: the directory of the data set.
+    split: one of `SPLITS`.
+
+  Returns:
+    The split's tokens, and those of the training split as the vocabulary.
+
+  Raises:
+    DataError: as `find`, and when what it finds is not one file of text.
+    ValueError: when there is no such split.
+  """
+  found = {name: find(data_dir, name) for name in (split, "train")}
+  for files in found.values():
+    if files.labels is not None:
+      raise errors.DataError(
+        files.features,
+        "features that have a file of labels",
+        "one file of text",
+        hint="a next-word set is asked for (data.context > 0)",
+      )
+  tokens, vocabulary = (found[name].features for name in (split, "train"))
+  return Files(tokens, vocabulary=vocabulary)
 
 
 def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:

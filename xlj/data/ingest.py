@@ -65,7 +65,7 @@ def ingest(
   logging.info("Reading %s (%.1f MB).", files.features, size / 1e6)
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
-    out = _Writers(directory, stack)
+    out = Writers(directory, stack)
     meta = _rows(files, options, out)
     if files.filter is not None:
       pairs = formats.read_pairs(
@@ -83,10 +83,11 @@ def ingest(
   return meta
 
 
-class _Writers:
+class Writers:
   """Array files of an entry, by name, opened when first needed."""
 
   def __init__(self, directory: pathlib.Path, stack: contextlib.ExitStack):
+    """Writes into `directory`; `stack` removes what is not completed."""
     self._directory = directory
     self._stack = stack
     self._files: dict[str, mapped.ArrayWriter] = {}
@@ -118,7 +119,7 @@ class _Writers:
 
 
 def _rows(
-  files: discover.Files, options: Options, out: _Writers
+  files: discover.Files, options: Options, out: Writers
 ) -> dict[str, Any]:
   """Writes features and labels; returns the sizes."""
   dense = _dense(files.features)
@@ -190,7 +191,7 @@ def _own_labels(
 
 
 def _separate_labels(
-  files: discover.Files, options: Options, out: _Writers, num_rows: int
+  files: discover.Files, options: Options, out: Writers, num_rows: int
 ) -> tuple[int, int]:
   """Writes a file of labels; returns the number of labels and of entries."""
   assert files.labels is not None

@@ -30,6 +30,7 @@ from xlj.data import ingest
 from xlj.data import lines
 from xlj.data import mapped
 from xlj.data import names
+from xlj.data import tokens
 
 DataError = errors.DataError
 label_names = names.label_names
@@ -88,6 +89,7 @@ def open_split(
   num_features: int | None = None,
   num_labels: int | None = None,
   zero_based: bool = True,
+  context: int = 0,
 ) -> Split:
   """Opens a split of a data set.
 
@@ -100,6 +102,8 @@ def open_split(
       files say or, without a header, what the ids need.
     num_labels: likewise for labels.
     zero_based: False if features are numbered from 1.
+    context: above 0, the files hold text; a row is a token, its label the
+      word, its features that many tokens before it (see `tokens`).
 
   Returns:
     The split.
@@ -113,9 +117,13 @@ def open_split(
     train = open_split("data/bibtex")
     test = open_split("data/bibtex", "test", num_labels=train.num_labels)
   """
+  name = f"{pathlib.Path(data_dir).absolute().name}/{split}"
+  if context:
+    files = discover.find_tokens(data_dir, split)
+    options = tokens.Options(context, num_features, num_labels)
+    return _open(files, options, name, cache_dir)
   files = discover.find(data_dir, split)
   options = ingest.Options(num_features, num_labels, zero_based, labelled=True)
-  name = f"{pathlib.Path(data_dir).absolute().name}/{split}"
   return _open(files, options, name, cache_dir)
 
 
@@ -184,7 +192,7 @@ def verify(split: Split) -> None:
 
 def _open(
   files: discover.Files,
-  options: ingest.Options,
+  options: ingest.Options | tokens.Options,
   name: str,
   cache_dir: Path | None,
 ) -> Split:
@@ -197,7 +205,11 @@ def _open(
       return found
   place = cache.writable(places)
   with cache.new_entry(place / key) as directory:
-    cache.write_meta(directory, ingest.ingest(files, options, directory))
+    if isinstance(options, tokens.Options):
+      meta = tokens.ingest(files, options, directory)
+    else:
+      meta = ingest.ingest(files, options, directory)
+    cache.write_meta(directory, meta)
   for path, (_, stamp) in zip(files.all(), hashes):
     cache.write_stamp(place, path, stamp)
   found = _load(place / key, files, name)
@@ -207,7 +219,9 @@ def _open(
 
 
 def _key(
-  files: discover.Files, options: ingest.Options, hashes: Sequence[str]
+  files: discover.Files,
+  options: ingest.Options | tokens.Options,
+  hashes: Sequence[str],
 ) -> str:
   """Hashes content and options, but neither directories nor stems of names."""
   roles = [
