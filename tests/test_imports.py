@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # What each part of xlj may import of xlj, besides its own modules.
 ALLOWED = {
   "mesh": {"sharding"},
+  "splits": {"config", "data"},
   "sharding": set(),
   "families": set(),
   "config": {"families"},
@@ -37,12 +38,14 @@ ALLOWED = {
   },
   "train": {
     "checkpoint", "config", "evaluator", "families", "label_order", "machine",
-    "mesh", "model", "progress", "report", "sharding", "data",
+    "mesh", "model", "progress", "report", "sharding", "splits", "data",
   },
   "planning": {"config", "families", "model", "sharding", "ops"},
   "plan": {"model", "planning"},
-  "evaluate": {"evaluator", "metrics", "predictor", "report", "data"},
-  "predict": {"config", "predictor", "data"},
+  "evaluate": {
+    "evaluator", "metrics", "predictor", "report", "splits", "data",
+  },
+  "predict": {"config", "predictor", "splits", "data"},
 }  # fmt: skip
 # The label layer can be used alone.
 LABEL_LAYER = ("ops", "losses", "heads")

@@ -53,6 +53,17 @@ def test_the_identity_keeps_no_arrays():
   ids = np.array([[3, -1], [2**31 - 1, 0]], np.int32)
   assert order.to_head(ids) is ids
   assert order.to_data(ids) is ids
+  assert order.by_head_id(ids) is ids
+  assert order.by_data_id(ids) is ids
+
+
+def test_values_by_label_are_renumbered():
+  order = label_order.LabelOrder.by_frequency(np.array([2, 9, 0, 7]))
+  names = np.array(["a", "b", "c", "d"])
+  np.testing.assert_array_equal(order.by_head_id(names), ["b", "d", "a", "c"])
+  np.testing.assert_array_equal(
+    order.by_data_id(order.by_head_id(names)), names
+  )
 
 
 @hypothesis.given(

@@ -73,6 +73,19 @@ def base() -> ml_collections.ConfigDict:
       "data": {
         "dir": "",  # where the files are
         "cache_dir": "",  # of the memory maps; empty: beside the files
+        # Above 0 the files are text, to predict each word from that many
+        # before it; see xlj.data.tokens.
+        "context": 0,
+        # Instead of files; see xlj.data.generated.
+        "generator": {
+          "rows": 0,  # of the training split; 0 for files
+          "test_rows": 10_000,
+          "factors": (),  # values of the digits of a label
+          "features": 128,
+          "noise": 1.0,
+          "skew": 0.0,  # of the digits; 0 for uniform
+          "seed": 0,
+        },
         "validation": 0.05,  # share of the training rows held out
         "weighting": auto(str),  # "none", "log", "tfidf" or "log_tfidf"
         "l2": auto(bool),  # scale each row of features to length 1

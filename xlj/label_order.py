@@ -143,6 +143,14 @@ class LabelOrder:
     """The head's numbers of data ids `[...]`; -1 stays."""
     return _looked_up(self.head_ids, ids)
 
+  def by_data_id(self, values: np.ndarray) -> np.ndarray:
+    """Values `[num_labels, ...]` of the head's labels, in the data's order."""
+    return values if self.head_ids is None else values[self.head_ids]
+
+  def by_head_id(self, values: np.ndarray) -> np.ndarray:
+    """Values `[num_labels, ...]` of the data's labels, in the head's order."""
+    return values if self.data_ids is None else values[self.data_ids]
+
   def to_data(self, ids: np.ndarray) -> np.ndarray:
     """The data ids of the head's numbers `[...]`; -1 stays."""
     return _looked_up(self.data_ids, ids)

@@ -13,6 +13,7 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj import predictor
+from xlj import splits
 from xlj.data import csr as csr_lib
 from xlj.data import formats
 from xlj.data import names as names_lib
@@ -89,7 +90,7 @@ def _names(
 ) -> Sequence[str] | None:
   if labels is not None:
     return names_lib.read_names(labels, run.num_labels)
-  return names_lib.label_names(run.config.data.dir, run.num_labels)
+  return splits.label_names(run.config)
 
 
 Line = Callable[[np.ndarray, np.ndarray, Sequence[str] | None], str]

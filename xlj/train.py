@@ -23,6 +23,8 @@ from xlj import model as model_lib
 from xlj import progress
 from xlj import report
 from xlj import sharding
+from xlj import splits
+from xlj.data import csr as csr_lib
 from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import statistics
@@ -38,7 +40,7 @@ class Data:
     split: The training file.
     rows: Rows to train on.
     valid_rows: Rows held out for validation; may be empty.
-    stats: Label counts, propensities, deciles.
+    stats: Counts of labels and features.
     weighting: Of the features; None when they are dense.
     order: The head's numbers of the labels.
   """
@@ -86,15 +88,12 @@ def prepare(
   """Opens the training split and resolves the config against it.
 
   Args:
-    config: A config with `data.dir` set.
+    config: A config that says in `data` where the data is.
 
   Returns:
     The resolved config and the data.
   """
-  where = config.data
-  split = store.open_split(
-    where.dir, "train", cache_dir=where.cache_dir or None
-  )
+  split = splits.open_split(config)
   config = config_lib.resolve(config, facts(split))
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
@@ -109,7 +108,9 @@ def prepare(
     )
     config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
   _scale(config, split, weighting)
-  order = label_order.LabelOrder.by_frequency(stats.label_counts)
+  order = label_order.LabelOrder.identity()
+  if stats.label_counts is not None:
+    order = label_order.LabelOrder.by_frequency(stats.label_counts)
   return config, Data(split, rows, valid_rows, stats, weighting, order)
 
 
@@ -126,15 +127,15 @@ def _scale(
   """
   rows = np.unique(np.linspace(0, split.num_rows - 1, 4096).astype(np.int64))
   features = split.features
-  if isinstance(features, np.ndarray):
-    block = np.asarray(features[rows])
-    norms = np.linalg.norm(block, axis=1)
-    per_row = float(np.count_nonzero(block) / len(block))
-  else:
+  if isinstance(features, csr_lib.Csr):
     sample = features.take(rows)
     sample = sample if weighting is None else weighting(sample)
     norms = statistics.row_norms(sample)
     per_row = sample.nnz / sample.num_rows
+  else:
+    block = np.asarray(features[rows])
+    norms = np.linalg.norm(block, axis=1)
+    per_row = float(np.count_nonzero(block) / len(block))
   data, encoder = config.data, config.encoder
   data.feature_norm = float(np.sqrt(np.mean(np.square(norms)))) or 1.0
   data.features_per_row = per_row
@@ -145,17 +146,17 @@ def _scale(
 def facts(split: store.Split) -> families.DataFacts:
   """What the config's rules need to know about a training split."""
   features = split.features
-  dense = isinstance(features, np.ndarray)
+  sparse = isinstance(features, csr_lib.Csr)
   return families.DataFacts(
     num_rows=split.num_rows,
     num_features=split.num_features,
     num_labels=split.num_labels,
     labels_per_row=split.labels.nnz / split.num_rows,
-    features_per_row=split.num_features
-    if isinstance(features, np.ndarray)
-    else features.nnz / split.num_rows,
-    dense=dense,
-    kind=statistics.feature_kind(split.features),
+    features_per_row=features.nnz / split.num_rows
+    if isinstance(features, csr_lib.Csr)
+    else split.num_features,
+    dense=not sparse,
+    kind=statistics.feature_kind(features),
     fingerprint=split.fingerprint,
   )
 
@@ -186,12 +187,13 @@ def _start(
     abstract = model.abstract()
     trees = keeper.restore(step, abstract.model, abstract.training)
     return model_lib.State(*trees, step=sharding.replicate(np.int32(step)))
+  counts = data.stats.label_counts
+  if counts is not None:
+    counts = data.order.by_head_id(counts).astype(np.int32)
   state = model.init(
     sharding.replicate(jax.random.key(config.seed)),
     sharding.replicate(data.order.data_ids),
-    sharding.replicate(
-      data.stats.label_counts[data.order.data_ids].astype(np.int32)
-    ),
+    sharding.replicate(counts),
     sharding.replicate(_idf(config, data.weighting)),
   )
   if config.head.init == "centroid":
@@ -302,6 +304,7 @@ def _validator(
 ) -> evaluator.Evaluator | None:
   if not len(data.valid_rows):
     return None
+  counts = data.stats.label_counts
   return evaluator.Evaluator(
     model,
     data.split,
@@ -311,12 +314,15 @@ def _validator(
     num_labels=config.data.num_labels,
     ks=config.eval.ks,
     rows=data.valid_rows,
-    propensities=statistics.propensities(
-      data.stats.label_counts,
+    propensities=None
+    if counts is None
+    else statistics.propensities(
+      counts,
       data.stats.num_rows,
       config.data.propensity_a,
       config.data.propensity_b,
     ),
+    per_label=counts is not None,
   )
 
 

@@ -213,7 +213,7 @@ class _Fetch:
   ) -> tuple[np.ndarray | None, np.ndarray]:
     features, size = self.split.features, len(mine)
     mine = mine[mine >= 0]
-    if isinstance(features, np.ndarray):
+    if not isinstance(features, csr_lib.Csr):
       return None, _fill(np.asarray(features[mine], np.float32), size, 0)
     width = self.widths.features.of(features, rows)
     block = features.take(mine)

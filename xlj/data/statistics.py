@@ -13,6 +13,7 @@ from absl import logging
 import numpy as np
 
 from xlj.data import csr as csr_lib
+from xlj.data import generated
 from xlj.data import store
 
 FeatureKind = Literal["binary", "counts", "weighted", "normalised", "dense"]
@@ -30,14 +31,14 @@ class Statistics:
 
   Attributes:
     num_rows: N.
-    label_counts: int64 [L], rows that have each label.
+    label_counts: int64 [L], rows that have each label; None if not counted.
     document_frequency: int64 [F], rows that have each feature; None for dense
       features.
     feature_kind: what the feature values look like, see `feature_kind`.
   """
 
   num_rows: int
-  label_counts: np.ndarray
+  label_counts: np.ndarray | None
   document_frequency: np.ndarray | None
   feature_kind: FeatureKind
 
@@ -60,7 +61,10 @@ class LabelGroups:
 
 
 def load_or_compute(
-  split: store.Split, directory: pathlib.Path | None
+  split: store.Split,
+  directory: pathlib.Path | None,
+  *,
+  by_label: bool = True,
 ) -> Statistics:
   """Returns the statistics of a split, computed on the first call only.
 
@@ -69,16 +73,21 @@ def load_or_compute(
     directory: where `statistics.npz` is kept, usually the cache directory of
       the split; None keeps nothing. A directory that cannot be written is
       reported in the log and otherwise ignored.
+    by_label: False counts no labels, of which there may be too many for an
+      array.
 
   Returns:
     The statistics.
   """
-  path = None if directory is None else directory / "statistics.npz"
+  path = None
+  if directory is not None:
+    kept = "statistics.npz" if by_label else "feature_statistics.npz"
+    path = directory / kept
   if path is not None:
     stored = _load(path, split.fingerprint)
     if stored is not None:
       return stored
-  computed = compute(split)
+  computed = compute(split, by_label=by_label)
   if path is not None:
     try:
       _save(path, split.fingerprint, computed)
@@ -87,11 +96,12 @@ def load_or_compute(
   return computed
 
 
-def compute(split: store.Split) -> Statistics:
+def compute(split: store.Split, *, by_label: bool = True) -> Statistics:
   """Counts in one stream over a split.
 
   Args:
     split: the training data.
+    by_label: False counts no labels.
 
   Returns:
     The statistics.
@@ -100,7 +110,7 @@ def compute(split: store.Split) -> Statistics:
   sparse = isinstance(features, csr_lib.Csr)
   return Statistics(
     num_rows=split.num_rows,
-    label_counts=column_counts(split.labels),
+    label_counts=column_counts(split.labels) if by_label else None,
     document_frequency=column_counts(features) if sparse else None,
     feature_kind=feature_kind(features),
   )
@@ -184,19 +194,21 @@ def inverse_document_frequency(
   return np.where(frequency > 0, idf, 0).astype(np.float32)
 
 
-def feature_kind(features: csr_lib.Csr | np.ndarray) -> FeatureKind:
+def feature_kind(
+  features: csr_lib.Csr | np.ndarray | generated.Features,
+) -> FeatureKind:
   """Tells from a sample of evenly spaced rows what feature values are.
 
   Args:
     features: sparse or dense features; at most 4,096 rows are read.
 
   Returns:
-    "dense" for an array. For sparse features "binary" when all values are 0 or
+    "dense" if they are. For sparse features "binary" when all values are 0 or
     1, "counts" when they are whole numbers not below 0, "normalised" when at
     least 99 % of the rows that are not empty have an L2 norm of 1, and
     "weighted" otherwise.
   """
-  if isinstance(features, np.ndarray):
+  if not isinstance(features, csr_lib.Csr):
     return "dense"
   if features.values is None:
     return "binary"
@@ -279,9 +291,10 @@ def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
         return None
       frequency = file["document_frequency"]
       kind: FeatureKind = str(file["feature_kind"])  # pyrefly: ignore
+      counts = file["label_counts"]
       return Statistics(
         num_rows=int(file["num_rows"]),
-        label_counts=file["label_counts"],
+        label_counts=counts if len(counts) else None,
         document_frequency=None if kind == "dense" else frequency,
         feature_kind=kind,
       )
@@ -292,7 +305,7 @@ def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
 def _save(path: pathlib.Path, fingerprint: str, what: Statistics) -> None:
   """Writes under another name first: a reader never sees half a file."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  frequency = what.document_frequency
+  frequency, counts = what.document_frequency, what.label_counts
   with tempfile.NamedTemporaryFile(
     dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
   ) as file:
@@ -303,7 +316,7 @@ def _save(path: pathlib.Path, fingerprint: str, what: Statistics) -> None:
         version=_VERSION,
         fingerprint=fingerprint,
         num_rows=what.num_rows,
-        label_counts=what.label_counts,
+        label_counts=np.zeros(0) if counts is None else counts,
         document_frequency=np.zeros(0) if frequency is None else frequency,
         feature_kind=what.feature_kind,
       )

@@ -26,6 +26,7 @@ from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
+from xlj.data import generated
 from xlj.data import ingest
 from xlj.data import lines
 from xlj.data import mapped
@@ -48,7 +49,8 @@ class Split:
   """One split of a data set; its arrays are memory maps.
 
   Attributes:
-    features: [N, F], sparse, or dense float32.
+    features: [N, F], sparse, or dense float32: an array, or rows computed when
+      they are asked for.
     labels: [N, L] without values; rows may be empty.
     filter: [N, L] without values, the labels to leave out when a row is scored
       (reciprocal pairs); None when the data set has none.
@@ -58,7 +60,7 @@ class Split:
       kept; None when they are not from the cache.
   """
 
-  features: csr_lib.Csr | np.ndarray
+  features: csr_lib.Csr | np.ndarray | generated.Features
   labels: csr_lib.Csr
   filter: csr_lib.Csr | None
   name: str
@@ -169,6 +171,25 @@ def open_file(
   )
   options = ingest.Options(num_features, num_labels, zero_based, labelled=False)
   return _open(files, options, pathlib.Path(path).name, cache_dir)
+
+
+def open_generated(spec: generated.Spec, split: str = "train") -> Split:
+  """Opens a split that no file holds.
+
+  Args:
+    spec: what to generate.
+    split: "train", "test" or "validation".
+
+  Returns:
+    The split; its labels are in memory, its features are computed.
+  """
+  return Split(
+    generated.Features(spec, split),
+    generated.labels(spec, split),
+    None,
+    f"generated/{split}",
+    generated.fingerprint(spec, split),
+  )
 
 
 def verify(split: Split) -> None:

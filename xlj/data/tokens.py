@@ -54,6 +54,15 @@ class Options:
   num_features: int | None = None
   num_labels: int | None = None
 
+  def __post_init__(self) -> None:
+    """Checks the context.
+
+    Raises:
+      ValueError: when it is not positive.
+    """
+    if self.context < 1:
+      raise ValueError(f"context is {self.context}; it must be at least 1")
+
 
 def words(data_dir: str | os.PathLike[str]) -> list[str]:
   """Reads the vocabulary of a data set of token files: names of its labels.
