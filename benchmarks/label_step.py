@@ -69,7 +69,7 @@ def main() -> None:
         {
           "rounding": options.rounding,
           "chunk_size": options.chunk_size,
-          "keep_logits": options.keep_logits,
+          "keep_logits": kept(loss, dtype, options.keep_logits),
         },
       )
       records.append(compare(problem, names, python, options))
@@ -103,7 +103,12 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--threads", type=int, help="processors to use, on Linux")
   parser.add_argument("--torch_python", help="a Python that has PyTorch")
   parser.add_argument("--chunk_size", type=int, help="labels of a chunk in xlj")
-  parser.add_argument("--keep_logits", help="their type in xlj, if at all")
+  parser.add_argument(
+    "--keep_logits",
+    default="auto",
+    help="type that xlj keeps the logits of softmax in, or none; auto: float16"
+    " beside float32 rows, where it pays",
+  )
   parser.add_argument(
     "--rounding",
     default="stochastic",
@@ -116,6 +121,14 @@ def parse() -> argparse.Namespace:
     help="no turns: one process after the other, for memory; default on GPUs",
   )
   return parser.parse_args()
+
+
+def kept(loss: str, dtype: str, choice: str) -> str | None:
+  """The type that xlj keeps logits in, None for none."""
+  if choice == "auto":
+    pays = loss == "softmax" and dtype == "float32"
+    return "float16" if pays else None
+  return None if choice == "none" else choice
 
 
 def backend() -> str:

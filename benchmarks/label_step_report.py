@@ -32,10 +32,12 @@ def report(
   """
   seconds = {name: _medians(result) for name, result in results.items()}
   record = _record(problem, results, seconds)
+  kept = record["keep_logits"]
   print(
     f"\n{problem.loss} {problem.dtype}: N={problem.N} D={problem.D} "
     f"L={problem.L:,}, rows {_mib(record['weight_bytes'])}; "
     f"{record['device']}, {record['threads']} threads; {num_steps} steps"
+    + (f"; xlj keeps logits in {kept}" if kept else "")
   )
   print(
     f"{'':>24} {'median':>10} {'least':>10} {'xlj takes':>10}  memory added"

@@ -15,13 +15,13 @@ Carry = TypeVar("Carry")
 
 # Bytes. On CPUs a chunk is fastest in their caches; on accelerators what counts
 # is that few chunks are started.
-_MEMORY = {"cpu": 2**25}
+_MEMORY = {"cpu": 3 * 2**23}
 _MEMORY_OF_ACCELERATORS = 2**29
 _ALIGNMENT = 128  # rows; a multiple of the vector width of all devices
 
 
 def chunk_size(
-  memory: int, num_rows: int, num_examples: int, dim: int, itemsize: int = 4
+  memory: int, num_rows: int, num_examples: int, dim: int, itemsize: float = 4
 ) -> int:
   """The number of rows whose temporaries fit into `memory` bytes.
 
@@ -33,13 +33,13 @@ def chunk_size(
     num_rows: Rows of this device l.
     num_examples: N.
     dim: D.
-    itemsize: Bytes of a number.
+    itemsize: Bytes of a number, on average.
 
   Returns:
     Number of rows: all of them, or a multiple of 128, also where memory is
     too small for that.
   """
-  size = memory // (itemsize * (3 * num_examples + 2 * dim))
+  size = int(memory / (itemsize * (3 * num_examples + 2 * dim)))
   return min(num_rows, max(size // _ALIGNMENT, 1) * _ALIGNMENT)
 
 

@@ -376,6 +376,8 @@ class LabelRows:
         num_rows,
         like.shape[0],
         0 if inputs.x is None else like.shape[1],
+        # Half of the numbers are float32, half of the products' type.
+        (4 + self.format.decoded.itemsize) / 2,
       )
     return chunks.for_places(
       num_rows,
