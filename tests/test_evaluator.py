@@ -44,11 +44,11 @@ def make_split(reciprocal):
   )
 
 
-@pytest.fixture(scope="module")
-def linear():
+def make_linear(loss):
   """A linear model with random weights, and its logits' weights by data id."""
   config = config_lib.base()
   config.family = "linear"
+  config.head.loss = loss
   config.head.blocks = 8
   config.predict.propensity_power = 0.0
   facts = families.DataFacts(N, F, L, 2.0, 3.0, False, "weighted", "0" * 8)
@@ -69,6 +69,11 @@ def linear():
       wide, jax.NamedSharding(mesh, sharding.LABELS_LAST)
     )
   return model, state, weights
+
+
+@pytest.fixture(scope="module")
+def linear():
+  return make_linear("bce")
 
 
 def make_evaluator(model, split, **options):
@@ -149,6 +154,48 @@ def test_metrics_of_some_rows(linear):
   expected.update(brute_force(split, weights, rows)[1], split.labels.take(rows))
   assert got.num_points == 3
   assert got.compute() == pytest.approx(expected.compute())
+
+
+@pytest.mark.parametrize("batch_size", [8, 16, 64])
+def test_the_loss_is_the_mean_over_rows_at_any_batch_size(
+  batch_size, monkeypatch
+):
+  model, state, weights = make_linear("softmax")
+  monkeypatch.setattr(type(model.head), "is_likelihood", True, raising=False)
+  split = make_split(False)
+  rows = np.array([20, 3, 4, 0, 9, 11, 12, 2, 7, 5, 6])
+  with meshes.mesh((2, 4)):
+    found = evaluator.Evaluator(
+      model, split, None, ORDER, batch_size=batch_size, num_labels=L, ks=KS,
+      rows=rows,
+    ).loss(state)  # fmt: skip
+  z = (split.features.take(rows).to_scipy() @ weights).astype(np.float64)
+  log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+  expected = []
+  for n, row in enumerate(rows):
+    labels = split.labels.take([row]).indices
+    expected.append(-log_p[n, labels].mean() if len(labels) else 0)
+  assert found["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
+  assert found["perplexity"] == pytest.approx(np.exp(found["loss"]))
+
+
+def test_a_loss_that_is_no_likelihood_has_no_perplexity(linear, monkeypatch):
+  model, state, _ = linear
+  monkeypatch.setattr(type(model.head), "is_likelihood", False, raising=False)
+  with meshes.mesh((2, 4)):
+    assert make_evaluator(model, make_split(False)).loss(state) == {}
+
+
+def test_nothing_by_label_leaves_out_what_needs_it(linear):
+  model, state, _ = linear
+  split = make_split(False)
+  with meshes.mesh((2, 4)):
+    found = make_evaluator(model, split, per_label=False).run(state)
+    everything = make_evaluator(model, split).run(state).compute()
+  names = {name.split("@")[0] for name in found.compute()}
+  assert names == {"P", "nDCG", "Recall"}
+  assert all(everything[k] == value for k, value in found.compute().items())
+  assert max(np.size(sums) for sums in found.state.values()) == len(KS)
 
 
 def test_inputs_have_the_labels_of_the_head():

@@ -8,12 +8,14 @@ from typing import Any
 
 from absl import logging
 import jax
+import ml_collections
 import numpy as np
 
 from xlj import evaluator
 from xlj import metrics
 from xlj import predictor
 from xlj import report
+from xlj import splits
 from xlj.data import statistics
 from xlj.data import store
 from xlj.data import synthetic
@@ -30,7 +32,8 @@ def evaluate(
   """Scores a run, prints a table and one line of JSON, renews the report.
 
   Beside the model stand the popularity baseline and, on generated data, the
-  best score that anything can reach.
+  best score that anything can reach. A head whose loss is a negative
+  log-likelihood also gets the mean loss of the split and its perplexity.
 
   Args:
     workdir: Directory of the run.
@@ -40,18 +43,18 @@ def evaluate(
     ks: Cut-offs of the metrics; by default those of the config.
 
   Returns:
-    The metrics by name, in percent.
+    The metrics by name, in percent, and `loss` and `perplexity` if there are.
 
   Raises:
-    ConfigError: If the directory holds no finished checkpoint.
+    ConfigError: If the directory holds no finished checkpoint, or `data_dir`
+      does not go with its config.
     DataError: If the split cannot be read or does not fit the model.
   """
   run = predictor.load(workdir, which=which)
-  data_dir = data_dir or run.config.data.dir
-  data = store.open_split(
-    data_dir,
+  data = splits.open_split(
+    run.config,
     split,
-    cache_dir=run.config.data.cache_dir or None,
+    data_dir=data_dir,
     num_features=run.num_features,
     num_labels=run.num_labels,
   )
@@ -60,35 +63,59 @@ def evaluate(
   )
   start = time.monotonic()
   counts = run.label_counts()
-  about = {
+  about: dict[str, Any] = {
     "num_labels": run.num_labels,
     "ks": tuple(ks) or tuple(run.config.eval.ks),
-    "propensities": statistics.propensities(
-      counts,
-      run.config.data.num_rows,
-      run.config.data.propensity_a,
-      run.config.data.propensity_b,
-    ),
-    "deciles": statistics.label_groups(counts).group + 1,
-    "label_counts": counts,
+    **_by_label(run.config, counts),
   }
   with jax.set_mesh(run.mesh):
-    ranking = evaluator.Evaluator(
+    scorer = evaluator.Evaluator(
       run.model,
       data,
       run.weighting,
       run.order,
       batch_size=run.config.eval.batch_size,
       **about,
-    ).run(run.state)
-  seconds = time.monotonic() - start
-  values = ranking.compute()
-  by_name = {"xlj": values}
-  by_name |= _baselines(data, data_dir, split, counts, about)
+    )
+    ranking = scorer.run(run.state)
+    seconds = time.monotonic() - start
+    loss = scorer.loss(run.state)
+  by_name = {"xlj": ranking.compute()}
+  directory = data_dir or run.config.data.dir
+  if counts is not None:
+    by_name |= _baselines(data, directory, split, counts, about)
+  values = by_name["xlj"] | loss
   if jax.process_index() == 0:
-    _write(Path(workdir), split, run.step, ranking, by_name)
-    _print(by_name, data.num_rows, seconds)
+    deciles = [] if counts is None else ranking.deciles()
+    baselines = {k: v for k, v in by_name.items() if k != "xlj"}
+    found = {
+      "split": split,
+      "step": run.step,
+      "metrics": values,
+      "baselines": baselines,
+      "deciles": deciles,
+    }
+    _write(Path(workdir), found)
+    _print(by_name, loss, data.num_rows, seconds)
   return values
+
+
+def _by_label(
+  config: ml_collections.ConfigDict, counts: np.ndarray | None
+) -> dict[str, Any]:
+  """What the metrics know of each label; nothing of too many labels."""
+  if counts is None:
+    return {"per_label": False}
+  return {
+    "propensities": statistics.propensities(
+      counts,
+      config.data.num_rows,
+      config.data.propensity_a,
+      config.data.propensity_b,
+    ),
+    "deciles": statistics.label_groups(counts).group + 1,
+    "label_counts": counts,
+  }
 
 
 def _baselines(
@@ -101,7 +128,8 @@ def _baselines(
   """What to compare with."""
   popular = evaluator.popularity(data, counts, metrics.Ranking(**about))
   found = {"popularity": popular.compute()}
-  if split == "test" and (Path(data_dir) / synthetic.ORACLE_FILE).exists():
+  path = Path(data_dir) / synthetic.ORACLE_FILE
+  if data_dir and split == "test" and path.exists():
     oracle = synthetic.load_oracle(data_dir)
     best = metrics.Ranking(**about)
     best.update(oracle.labels, data.labels)
@@ -109,22 +137,8 @@ def _baselines(
   return found
 
 
-def _write(
-  workdir: Path,
-  split: str,
-  step: int,
-  ranking: metrics.Ranking,
-  by_name: Mapping[str, Mapping[str, float]],
-) -> None:
+def _write(workdir: Path, found: Mapping[str, Any]) -> None:
   """Leaves the figures for the report, and renews it."""
-  baselines = {k: v for k, v in by_name.items() if k != "xlj"}
-  found = {
-    "split": split,
-    "step": step,
-    "metrics": by_name["xlj"],
-    "baselines": baselines,
-    "deciles": ranking.deciles(),
-  }
   text = json.dumps(found, indent=2) + "\n"
   (workdir / report.EVALUATION_FILE).write_text(text)
   path = report.write_report(workdir)
@@ -132,7 +146,10 @@ def _write(
 
 
 def _print(
-  by_name: Mapping[str, Mapping[str, float]], num_rows: int, seconds: float
+  by_name: Mapping[str, Mapping[str, float]],
+  loss: Mapping[str, float],
+  num_rows: int,
+  seconds: float,
 ) -> None:
   """The table, and as the last line the model's figures as JSON."""
   names = list(by_name)
@@ -142,5 +159,7 @@ def _print(
   for metric in by_name["xlj"]:
     cells = (f"{by_name[name][metric]:14.2f}" for name in names)
     print(f"{metric:<{width}}", *cells)
-  rounded = {k: round(v, 4) for k, v in by_name["xlj"].items()}
+  for name, value in loss.items():
+    print(f"{name}: {value:.4f}")
+  rounded = {k: round(v, 4) for k, v in {**by_name["xlj"], **loss}.items()}
   print(json.dumps(rounded), flush=True)

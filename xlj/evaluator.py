@@ -1,10 +1,12 @@
 """Scores a split: batches through the model's top-k into ranking metrics."""
 
 from collections.abc import Iterator, Sequence
+import math
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 from xlj import label_order
@@ -51,6 +53,7 @@ class Evaluator:
     propensities: np.ndarray | None = None,
     deciles: np.ndarray | None = None,
     label_counts: np.ndarray | None = None,
+    per_label: bool = True,
   ):
     """Prepares widths and the compiled top-k.
 
@@ -66,6 +69,7 @@ class Evaluator:
       propensities: `[L]` for PSP; None leaves it out.
       deciles: `[L]` frequency decile of each label; None leaves them out.
       label_counts: `[L]`, to describe the deciles.
+      per_label: False keeps nothing by label; see `metrics.Ranking`.
     """
     self._model = model
     self._split = split
@@ -79,9 +83,11 @@ class Evaluator:
       propensities=propensities,
       deciles=deciles,
       label_counts=label_counts,
+      per_label=per_label,
     )
     self._widths = padding.plan(split, batch_size=batch_size, rows=rows)
     self._topk = jax.jit(model.topk, static_argnums=2)
+    self._summed = jax.jit(self._loss_of)
 
   def run(self, state: dict[str, Any]) -> metrics.Ranking:
     """Scores every row once.
@@ -97,6 +103,27 @@ class Evaluator:
       ranking.update(ranked.ids, self._split.labels.take(ranked.rows))
     return self._of_all_processes(ranking)
 
+  def loss(self, state: dict[str, Any]) -> dict[str, float]:
+    """The mean loss over the rows, where it is a negative log-likelihood.
+
+    Args:
+      state: The `model` part of a state.
+
+    Returns:
+      `loss`, in nats, and `perplexity`, its exponential; nothing for a head
+      whose loss is not a likelihood.
+    """
+    if not getattr(self._model.head, "is_likelihood", False):
+      return {}
+    total = count = 0.0
+    for batch in self._batches():
+      inputs = sharding.put_batch(to_inputs(batch, self._order))
+      loss, weight = self._summed(state, inputs)
+      total, count = total + float(loss), count + float(weight)
+    mean = total / count
+    # Beyond, a float overflows; a model so far off has no perplexity to tell.
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
   def rank(self, state: dict[str, Any], k: int) -> Iterator[Ranked]:
     """Yields the top-k of every row, batch by batch.
 
@@ -107,15 +134,7 @@ class Evaluator:
     Yields:
       Predictions for the real rows of each batch of this process.
     """
-    batches = pipeline.eval_batches(
-      self._split,
-      self._weighting,
-      batch_size=self._batch_size,
-      rows=self._rows,
-      widths=self._widths,
-      process=this_process(),
-    )
-    for batch in batches:
+    for batch in self._batches():
       inputs, exclude = sharding.put_batch(
         (to_inputs(batch, self._order), self._exclude(batch.rows))
       )
@@ -126,6 +145,24 @@ class Evaluator:
         sharding.local_rows(scores)[real],
         self._order.to_data(sharding.local_rows(ids)[real]),
       )
+
+  def _batches(self) -> Iterator[pipeline.Batch]:
+    """One pass over this process's part of the rows."""
+    return pipeline.eval_batches(
+      self._split,
+      self._weighting,
+      batch_size=self._batch_size,
+      rows=self._rows,
+      widths=self._widths,
+      process=this_process(),
+    )
+
+  def _loss_of(
+    self, state: dict[str, Any], inputs: model_lib.Inputs
+  ) -> tuple[jax.Array, jax.Array]:
+    """Sums over a batch of the loss and of the weights."""
+    weight = jnp.sum(inputs.weights)
+    return self._model.loss(state, inputs) * weight, weight
 
   def _of_all_processes(self, ranking: metrics.Ranking) -> metrics.Ranking:
     """Adds up the sums of all processes; the same on each of them."""

@@ -63,7 +63,9 @@ class Predictor:
           self.step, self.model.abstract().model
         )
     self.weighting = self._weighting()
-    self.order = label_order.LabelOrder.of(self._by_label("label_ids"))
+    self.order = label_order.LabelOrder.identity()
+    if "label_ids" in self.state["buffers"]:
+      self.order = label_order.LabelOrder.of(self._by_label("label_ids"))
     self._topk = jax.jit(self.model.topk, static_argnums=2)
 
   @property
@@ -76,9 +78,12 @@ class Predictor:
     """Number of features F."""
     return self.config.data.num_features
 
-  def label_counts(self) -> np.ndarray:
-    """Training examples of each label, int64 `[L]`."""
-    return self._by_label("label_counts")[self.order.head_ids].astype(np.int64)
+  def label_counts(self) -> np.ndarray | None:
+    """Training examples of each label, int64 `[L]`; None if not counted."""
+    if "label_counts" not in self.state["buffers"]:
+      return None
+    counts = self._by_label("label_counts").astype(np.int64)
+    return self.order.by_data_id(counts)
 
   def topk(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.

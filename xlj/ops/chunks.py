@@ -260,6 +260,34 @@ def take(arrays: Any, start: Any, size: int) -> Any:
   return jax.tree.map(one, arrays)
 
 
+def take_blocks(arrays: Any, blocks: jax.Array, size: int) -> Any:
+  """Some blocks of rows of each array of a tree, one after the other.
+
+  Args:
+    arrays: Tree of arrays `[l, ...]` that consist of blocks.
+    blocks: `[m]` numbers of distinct blocks.
+    size: Rows of a block.
+
+  Returns:
+    Tree of arrays `[m size, ...]`.
+  """
+  parts = [take(arrays, block * size, size) for block in blocks]
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts)
+
+
+def write_blocks(arrays: Any, parts: Any, blocks: jax.Array, size: int) -> Any:
+  """The arrays with what `take_blocks` took replaced."""
+
+  def one(array: jax.Array, part: jax.Array) -> jax.Array:
+    for i, block in enumerate(blocks):
+      array = lax.dynamic_update_slice_in_dim(
+        array, part[i * size : (i + 1) * size], block * size, 0
+      )
+    return array
+
+  return jax.tree.map(one, arrays, parts)
+
+
 def held_zeros(arrays: Any) -> Any:
   """Zeros like each array of a tree, to be written chunk by chunk."""
   return jax.tree.map(lambda a: hold(jnp.zeros_like(a)), arrays)
