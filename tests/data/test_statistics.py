@@ -158,6 +158,20 @@ def test_statistics_are_computed_once(tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == ["statistics.npz"]
 
 
+def test_labels_need_not_be_counted(tmp_path, monkeypatch):
+  first = statistics.load_or_compute(_split(), tmp_path, by_label=False)
+  full = statistics.load_or_compute(_split(), tmp_path)
+  monkeypatch.setattr(statistics, "compute", None)
+  again = statistics.load_or_compute(_split(), tmp_path, by_label=False)
+  assert first.label_counts is None and again.label_counts is None
+  for found in (first, again):
+    np.testing.assert_array_equal(
+      found.document_frequency, full.document_frequency
+    )
+  again = statistics.load_or_compute(_split(), tmp_path)
+  np.testing.assert_array_equal(again.label_counts, full.label_counts)
+
+
 def test_statistics_of_another_source_are_not_used(tmp_path):
   statistics.load_or_compute(_split(), tmp_path)
   other = _split(values=((1, 1), (), (1,), (1, 1)), fingerprint="def")
