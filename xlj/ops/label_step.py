@@ -96,7 +96,7 @@ class LabelRows:
       float32 and of `logits` (None without), and its part of the weighted mean
       loss.
     """
-    scale = _share_of_weights(inputs.targets)
+    scale = share_of_weights(inputs.targets)
     stats, kept = self._statistics(loss, params, inputs)
     by_row, others = optimizer.split(state)
     finished = optimizer.finish(params, state)
@@ -107,7 +107,7 @@ class LabelRows:
 
     def chunk(place, part, wide, z, losses, dx):
       params, by_row, master, kahan = part
-      rows, rows_vjp = self._decoded(params)
+      rows, rows_vjp = self.decoded(params)
       z = self._kept_logits(z, axis, place)
       if z is None:
         z = self._logits(inputs, rows, params, wide, axis, place)
@@ -193,7 +193,7 @@ class LabelRows:
       positives = self._positives(inputs, axis, place)
       return total + loss.value_and_grad(stats, z, positives)[0]
 
-    scale = _share_of_weights(inputs.targets)
+    scale = share_of_weights(inputs.targets)
     losses = self._for_chunks(inputs, body, jnp.zeros_like(scale))
     return (losses * scale).sum()
 
@@ -221,7 +221,7 @@ class LabelRows:
 
     def body(place, best):
       z = self._chunk_logits(params, inputs, 1, place)
-      first = place.start + self._first_row()
+      first = place.start + self.first_row()
       if offset is not None:
         z += chunks.take(offset, place.start, place.size)
       if exclude is not None:
@@ -294,7 +294,7 @@ class LabelRows:
     """Logits `[N, c]` of a chunk."""
     part = chunks.take(params, place.start, place.size)
     wide = _columns(inputs.logits, place.parts[0], place.size)
-    rows, _ = self._decoded(part)
+    rows, _ = self.decoded(part)
     return self._logits(inputs, rows, part, wide, axis, place)
 
   def _logits(self, inputs, rows, part, wide, axis, place):
@@ -314,7 +314,7 @@ class LabelRows:
     shape = inputs.logits.shape[0], place.size
     return jnp.broadcast_to(z, shape)
 
-  def _decoded(self, part) -> tuple[Any, Any]:
+  def decoded(self, part) -> tuple[Any, Any]:
     """Rows `[c, D]` as products use them, None without, and their VJP."""
     if "rows" not in part:
       return None, None
@@ -330,7 +330,7 @@ class LabelRows:
     targets = inputs.targets
     return targets_lib.positives_in_chunk(
       targets.ids,
-      place.start + self._first_row(),
+      place.start + self.first_row(),
       place.size,
       targets.values,
       labels,
@@ -339,7 +339,7 @@ class LabelRows:
 
   def _row_ids(self, place):
     """The numbers `[c]` of a chunk's rows among those of all devices."""
-    return place.start + self._first_row() + jnp.arange(place.size)
+    return place.start + self.first_row() + jnp.arange(place.size)
 
   def _take(self, arrays, place):
     """The chunk's part of params, state, master rows and compensation."""
@@ -393,7 +393,7 @@ class LabelRows:
     shards = lax.axis_size(self.axes) if self.axes else 1
     return self.layout.num_rows // shards
 
-  def _first_row(self) -> jax.Array | int:
+  def first_row(self) -> jax.Array | int:
     """The number of this device's first row among those of all."""
     if not self.axes:
       return 0
@@ -401,7 +401,7 @@ class LabelRows:
     return (index * self._num_rows()).astype(jnp.int32)
 
 
-def _share_of_weights(targets):
+def share_of_weights(targets):
   """Each example's share of the sum of weights, `[N]`."""
   total = targets.weights.sum()
   return targets.weights / jnp.maximum(total, 1e-9)
