@@ -157,7 +157,9 @@ class ProductHead:
     del step
     x = _checked(x, features, label_values=label_values)
     digits = sharding.by_compiler(self._digits_of)(targets.ids)
-    return self.step_digits(params, opt_state, x, digits, targets.weights)
+    return self.step_digits(
+      params, opt_state, x, digits, jnp.asarray(targets.weights)
+    )
 
   def evaluate_loss(
     self,
@@ -173,7 +175,7 @@ class ProductHead:
     """
     x = _checked(x, features, label_values=label_values)
     digits = sharding.by_compiler(self._digits_of)(targets.ids)
-    return self.evaluate_digits(params, x, digits, targets.weights)
+    return self.evaluate_digits(params, x, digits, jnp.asarray(targets.weights))
 
   def topk(
     self,

@@ -119,7 +119,7 @@ class MixedRadix:
     """
     digits = np.asarray(digits, np.int64)
     self._check_last_axis(digits.shape)
-    padding = (digits < 0).any(-1)
+    padding = np.asarray((digits < 0).any(-1))
     known = np.where(padding[..., None], 0, digits)
     if (known >= np.array(self.lengths)).any():
       raise ValueError(f"digits are not below their lengths {self.lengths}")

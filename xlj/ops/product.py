@@ -9,7 +9,8 @@ normalised without a sum over all labels, as any mixture of products is.
 Codes that stand for no label (ghosts, see `xlj.ops.mixed_radix`) get no
 probability: what is left is divided by `P(real)`, the probability of all codes
 below the first ghost with digits `l_1 .. l_H`. In lexicographic order that is
-`sum_h p_1(l_1) .. p_{h-1}(l_{h-1}) p_h(d < l_h)`: H terms.
+`sum_h p_1(l_1) .. p_{h-1}(l_{h-1}) p_h(d < l_h)`: H terms. Values of the first
+digit that no label has are left out of its softmax.
 
 Legend: N examples, R products, H digits, C_h length of digit h, S their sum,
 T digits of the codes asked for.
