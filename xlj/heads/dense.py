@@ -112,6 +112,11 @@ class DenseHead:
     return layout_lib.Layout(self.num_labels, self.blocks)
 
   @property
+  def is_likelihood(self) -> bool:
+    """Whether the loss is a negative log-likelihood of the positives."""
+    return isinstance(self.loss, softmax.Softmax) and not self.loss.z_loss
+
+  @property
   def num_rows(self) -> int:
     """Number of label rows including padding."""
     return self.layout.num_rows
@@ -263,14 +268,14 @@ class DenseHead:
       check_vma=not (self.uses_kernels and self.kernels == "interpret"),
     )
     def run(params, opt_state, step, x, features, targets, label_values):
-      x, features, targets = _all_gather((x, features, targets))
+      x, features, targets = all_gather((x, features, targets))
       inputs = self._inputs(params, x, features, targets, label_values)
       if self.uses_kernels:
         new, opt_state, dx, dwide, loss = self._kernel_step(
           params, opt_state, step, inputs
         )
       else:
-        new, opt_state, dx, dwide, loss = self._label_rows().step(
+        new, opt_state, dx, dwide, loss = self.label_rows().step(
           self.loss,
           self.optimizer,
           step,
@@ -322,9 +327,9 @@ class DenseHead:
       out_specs=sharding.REPLICATED,
     )
     def run(params, x, features, targets, label_values):
-      x, features, targets = _all_gather((x, features, targets))
+      x, features, targets = all_gather((x, features, targets))
       inputs = self._inputs(params, x, features, targets, label_values)
-      loss = self._label_rows().loss(self.loss, _without_wide(params), inputs)
+      loss = self.label_rows().loss(self.loss, _without_wide(params), inputs)
       return lax.psum(loss, sharding.AXES)
 
     return run(params, x, features, targets, label_values)
@@ -364,27 +369,15 @@ class DenseHead:
       out_specs=(P(None, sharding.AXES), P(None, sharding.AXES)),
     )
     def candidates(params, x, features, exclude, offset):
-      x, features, exclude = _all_gather((x, features, exclude))
+      x, features, exclude = all_gather((x, features, exclude))
       inputs = self._inputs(params, x, features)
-      hidden = None if exclude is None else self._rows_of(exclude)
-      scores, rows = self._label_rows().topk(
+      hidden = None if exclude is None else self.rows_of(exclude)
+      scores, rows = self.label_rows().topk(
         _without_wide(params), inputs, k, hidden, offset
       )
       return scores, jnp.where(rows < 0, -1, self.layout.label_of_row(rows))
 
-    scores, ids = candidates(params, x, features, exclude, offset)
-    # [N, G k] split by shard of labels -> split by example, for the merge.
-    scores = jax.reshard(scores, sharding.BATCH)
-    ids = jax.reshard(ids, sharding.BATCH)
-
-    @jax.shard_map(
-      in_specs=(sharding.BATCH, sharding.BATCH),
-      out_specs=(sharding.BATCH, sharding.BATCH),
-    )
-    def merge(scores, ids):
-      return topk_lib.merge_topk(scores, ids, k)
-
-    return merge(scores, ids)
+    return merge_shards(*candidates(params, x, features, exclude, offset), k)
 
   def add_to_rows(
     self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
@@ -405,9 +398,9 @@ class DenseHead:
       out_specs=sharding.LABELS,
     )
     def run(rows, ids, x):
-      ids, x = _all_gather((ids, x))
+      ids, x = all_gather((ids, x))
       columns = targets_lib.positives_in_chunk(
-        self._rows_of(ids), _shard_index() * rows.shape[0], rows.shape[0]
+        self.rows_of(ids), _shard_index() * rows.shape[0], rows.shape[0]
       ).columns
       repeated = jnp.repeat(x, ids.shape[1], axis=0)
       return rows.at[columns.reshape(-1)].add(repeated, mode="drop")
@@ -491,7 +484,7 @@ class DenseHead:
     opt_state = self.optimizer.join(opt_state, by_row, finished)
     return new, opt_state, found.dx, None, (found.losses * scale).sum()
 
-  def _label_rows(self) -> label_step.LabelRows:
+  def label_rows(self) -> label_step.LabelRows:
     """What the pass over a device's rows needs to know."""
     correction = self.optimizer.correction == "kahan"
     kahan = self._first_rows(self.kahan_labels) if correction else 0
@@ -516,10 +509,10 @@ class DenseHead:
     if features is not None:
       wide = feature_rows.sparse_matmul(features, params["wide"])
     if targets is not None:
-      targets = targets._replace(ids=self._rows_of(targets.ids))
+      targets = targets._replace(ids=self.rows_of(targets.ids))
     return label_step.Inputs(x, wide, targets, label_values)
 
-  def _rows_of(self, ids: targets_lib.Array) -> jax.Array:
+  def rows_of(self, ids: targets_lib.Array) -> jax.Array:
     """Rows of label ids; -1 stays."""
     ids = jnp.asarray(ids)
     return jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
@@ -548,7 +541,34 @@ def _shard_index() -> jax.Array | int:
   return lax.axis_index(_axes()) if _axes() else 0
 
 
-def _all_gather(tree: Any) -> Any:
+def merge_shards(
+  scores: jax.Array, ids: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+  """The best k of all shards.
+
+  Args:
+    scores: `[N, S k]` of S shards, side by side, each with its own part.
+    ids: `[N, S k]` int32 of them.
+    k: How many to keep.
+
+  Returns:
+    Scores `[N, k]` and ids `[N, k]`, sharded over examples; see `merge_topk`.
+  """
+  # Split by shard of labels -> split by example, for the merge.
+  scores = jax.reshard(scores, sharding.BATCH)
+  ids = jax.reshard(ids, sharding.BATCH)
+
+  @jax.shard_map(
+    in_specs=(sharding.BATCH, sharding.BATCH),
+    out_specs=(sharding.BATCH, sharding.BATCH),
+  )
+  def merge(scores, ids):
+    return topk_lib.merge_topk(scores, ids, k)
+
+  return merge(scores, ids)
+
+
+def all_gather(tree: Any) -> Any:
   """Gathers the examples of all devices: `[n, ...]` to `[N, ...]`."""
   return jax.tree.map(
     lambda a: lax.all_gather(a, sharding.AXES, tiled=True), tree
