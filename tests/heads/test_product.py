@@ -1,5 +1,7 @@
 """The product head equals a dense softmax over its labels, on every mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,30 +109,39 @@ CASES = {
 }
 
 
+@functools.cache
+def textbook_steps(case):
+  """First parameters, loss and dx of each of three steps, last parameters."""
+  fields, reference = CASES[case]
+  head = make_head(**fields)
+  first = params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  opt = head.optimizer.init(params)
+  values = []
+  for i in range(3):
+    x, targets = make_batch(i)
+    loss, (grads, dx) = jax.value_and_grad(reference, (0, 1))(
+      params, x, targets
+    )
+    updates, opt = head.optimizer.update(grads, opt, params)
+    params = optax.apply_updates(params, updates)
+    values.append((loss, dx))
+  return first, values, params
+
+
 @pytest.mark.parametrize("shape", meshes.SHAPES)
 @pytest.mark.parametrize("case", CASES)
 def test_steps_equal_the_textbook(case, shape):
-  fields, reference = CASES[case]
-  head = make_head(**fields)
-  params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
-  expected, expected_opt = params, head.optimizer.init(params)
+  head = make_head(**CASES[case][0])
+  params, values, expected = textbook_steps(case)
+  opt = jax.tree.map(np.asarray, head.init_optimizer(params))
   with meshes.mesh(shape) as mesh:
-    opt = head.init_optimizer(params)
     params = jax.device_put(params, sharding.named(mesh, head.specs()))
     opt = jax.device_put(opt, sharding.named(mesh, head.optimizer_specs()))
     step = jax.jit(head.step)
-    for i in range(3):
-      x, targets = make_batch(i)
-      loss, (grads, dx) = jax.value_and_grad(reference, (0, 1))(
-        expected, x, targets
-      )
-      updates, expected_opt = head.optimizer.update(
-        grads, expected_opt, expected
-      )
-      expected = optax.apply_updates(expected, updates)
-      on_mesh = sharding.put_batch((x, targets))
+    for i, (loss, dx) in enumerate(values):
+      x, targets = sharding.put_batch(make_batch(i))
       params, opt, own_dx, own_loss = step(
-        params, opt, jnp.int32(i), on_mesh[0], None, on_mesh[1]
+        params, opt, jnp.int32(i), x, None, targets
       )
       np.testing.assert_allclose(own_loss, loss, rtol=1e-5)
       np.testing.assert_allclose(own_dx, dx, atol=1e-6)
@@ -182,7 +193,7 @@ def test_all_labels_and_padding():
 
 
 def test_labels_beyond_int32_go_by_digits():
-  head = make_head(num_labels=10**10, lengths=(10**5, 10**3, 10**2))
+  head = make_head(num_labels=10**10, lengths=(2500, 2000, 2000))
   labels = np.array([10**10 - 1, 2**31, 0, 5] * 4)
   with meshes.mesh((2, 4)):
     params = sharding.replicate(head.init(jax.random.key(0)))
