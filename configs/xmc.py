@@ -76,11 +76,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config; set `data.dir`.
   """
-  chosen = config_lib.parse_arg(arg, tuple(_SETS), objective="precision")
+  chosen = config_lib.parse_arg(
+    arg, tuple(_SETS), objective="precision", head="dense"
+  )
   config = config_lib.base()
   fields = dict(_SETS.get(chosen["name"], {}))
   if chosen["name"] and chosen["name"] != "demo":
     fields["data.validation"] = 0.0
+  if chosen["head"] != "dense":
+    fields = {"head.type": chosen["head"], **_of_head(fields, chosen["head"])}
   if chosen["objective"] == "psp":
     fields["predict.propensity_power"] = 2.0
   elif chosen["objective"] != "precision":
@@ -89,3 +93,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
   config.update_from_flattened_dict(fields)
   return config
+
+
+def _of_head(fields: dict[str, Any], head: str) -> dict[str, Any]:
+  """What is left of a set's fields with a head other than the dense one."""
+  kept = {
+    name: value
+    for name, value in fields.items()
+    if name.startswith(("data.", "train."))
+  }
+  if head == "mhp":  # one label per example
+    kept |= {"data.max_labels": 1, "predict.propensity_power": 0.0}
+  return kept

@@ -13,7 +13,7 @@ ALLOWED = {
   "mesh": {"sharding"},
   "splits": {"config", "data"},
   "sharding": set(),
-  "families": set(),
+  "families": {"ops"},
   "config": {"families"},
   "optim": set(),
   "label_order": {"data"},
@@ -31,7 +31,8 @@ ALLOWED = {
   "encoders": {"ops", "sharding"},
   "heads": {"ops", "losses", "sharding"},
   "data": set(),
-  "model": {"optim", "sharding", "ops", "losses", "encoders", "heads"},
+  "make_head": {"optim", "ops", "losses", "heads"},
+  "model": {"make_head", "optim", "sharding", "ops", "encoders"},
   "evaluator": {"label_order", "metrics", "model", "pairs", "sharding", "data"},
   "predictor": {
     "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",

@@ -7,6 +7,7 @@ import pytest
 from tests import meshes
 from xlj import config as config_lib
 from xlj import families
+from xlj import make_head
 from xlj import model as model_lib
 from xlj import sharding
 
@@ -55,4 +56,4 @@ def test_linear_weights_are_updated_in_place(shape, wide_labels):
 
 
 def test_the_losses_of_a_config_are_those_of_the_model():
-  assert tuple(model_lib.LOSSES) == config_lib.LOSSES
+  assert tuple(make_head.LOSSES) == config_lib.LOSSES

@@ -24,6 +24,8 @@ LOSSES = (
   "asymmetric",
   "squared_hinge",
 )
+HEADS = ("dense", "mhc", "mhs", "mhp")
+PRODUCT_LOSSES = ("softmax", "joint_softmax", "bce")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adagrad", "rowwise_adagrad")
 
 # Fields that may differ between a run and its continuation: they do not
@@ -34,6 +36,7 @@ _FREE = (
   "data.threads",
   "mesh.shape",
   "head.chunk_bytes",
+  "head.beam",
   "head.kernels",
   "train.log_every",
   "eval.ks",
@@ -102,6 +105,7 @@ def base() -> ml_collections.ConfigDict:
         "fingerprint": auto(str),
         "feature_norm": auto(float),  # root of the mean squared row norm
         "features_per_row": auto(float),
+        "single_label": auto(bool),  # whether no row has more than one label
       },
       "encoder": {
         "dim": auto(int),  # width of the bag; 0 for a linear model
@@ -115,6 +119,11 @@ def base() -> ml_collections.ConfigDict:
         "scale": auto(float),  # > 0: unit embeddings times a trained scale
       },
       "head": {
+        "type": "dense",  # one of HEADS; see xlj.make_head
+        # How labels are numbered for the head: "frequency", "clusters",
+        # "identity", "none" (identity, and nothing is kept of each label), or
+        # a file with one label of the data set in each line.
+        "order": auto(str),
         "loss": auto(str),  # one of LOSSES
         "wide": auto(bool),  # add linear weights from features to labels
         "cosine": auto(bool),  # label rows count by their direction alone
@@ -139,6 +148,16 @@ def base() -> ml_collections.ConfigDict:
         # there; "never" for XLA alone; "interpret" to try them anywhere.
         "kernels": "never",
         "keep_logits": "",  # between the passes of a step, as "float16" say
+        # Of "mhc" and "mhs"; empty or 0: decided from the data.
+        "groups": (),  # nodes of each level above the labels
+        "candidates": 0,  # groups whose labels an example is trained with
+        "beam": 0,  # groups whose labels prediction scores; 0: as many
+        "sample_groups": 0,  # of "mhs": how many a step visits
+        "hard_groups": 0,  # of them chosen as hard negatives
+        # Of "mhp":
+        "digits": 2,  # of a label, if their lengths are not given
+        "lengths": (),  # numbers of values of the digits
+        "components": 1,  # products that are mixed
       },
       "optim": {
         "warmup": auto(float),  # share of the steps
@@ -245,9 +264,13 @@ def resolve(
   data.num_labels = facts.num_labels
   data.dense = facts.dense
   data.fingerprint = facts.fingerprint
+  data.single_label = facts.labels_per_row <= 1
   if config.family is None:
-    config.family = families.choose(facts)
+    config.family = families.choose(facts, config.head.type)
   _check_choices(config, {"family": tuple(families.FAMILIES)})
+  for name, value in families.head_rules(facts, config.head).items():
+    if config.head[name] in (None, 0, ()) and config.head[name] is not False:
+      config.head[name] = value
   for part, rules in families.rules(facts, config.family).items():
     section = config
     for name in part.split("."):
@@ -282,7 +305,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     config,
     {
       "data.weighting": ("auto", "none", "log", "tfidf", "log_tfidf"),
-      "head.loss": LOSSES,
+      "head.type": HEADS,
+      "head.loss": PRODUCT_LOSSES if config.head.type == "mhp" else LOSSES,
       "head.init": ("normal", "centroid"),
       "optim.decay": ("cosine", "linear", "constant"),
       "optim.encoder.name": OPTIMIZERS,
@@ -357,10 +381,48 @@ def check(config: ml_collections.ConfigDict) -> None:
       "head.wide needs sparse features, and these are dense; set"
       " head.wide=False"
     )
+  if head.type != "dense":
+    _check_heads(config)
+  if head.order == "none" and config.predict.propensity_power:
+    raise ConfigError(
+      "predict.propensity_power needs counts of labels, and head.order is"
+      " 'none'; set it to 0"
+    )
   if head.init == "centroid" and not encoder.dim:
     raise ConfigError(
       "head.init is 'centroid' but encoder.dim is 0; there are no embeddings"
     )
+
+
+def _check_heads(config: ml_collections.ConfigDict) -> None:
+  """Refuses what heads other than the dense one cannot use."""
+  head, kind = config.head, config.head.type
+  if head.wide or not config.encoder.dim:
+    raise ConfigError(
+      f"head.type is {kind!r}, which needs embeddings and has no linear"
+      " weights; set head.wide=False and encoder.dim, or family='embedding'"
+    )
+  if kind in ("mhc", "mhs"):
+    if not head.groups or min(head.groups) < 1:
+      raise ConfigError(f"head.groups is {tuple(head.groups)}; give numbers")
+    if head.groups[-1] > config.data.num_labels:
+      raise ConfigError(
+        f"head.groups is {tuple(head.groups)} for {config.data.num_labels}"
+        " labels; use fewer groups"
+      )
+  if kind == "mhp":
+    if head.init == "centroid":
+      raise ConfigError("head.init is 'centroid'; 'mhp' has no label rows")
+    if config.predict.propensity_power:
+      raise ConfigError(
+        "predict.propensity_power shifts the score of each label, which 'mhp'"
+        " never forms; set it to 0"
+      )
+    if config.data.max_labels != 1 and not config.data.single_label:
+      raise ConfigError(
+        "head.type is 'mhp', which is for one label per example, and some"
+        " rows have more; set data.max_labels=1 to train with the first of each"
+      )
 
 
 def _check_choices(

@@ -11,6 +11,8 @@ import dataclasses
 import math
 from typing import Any
 
+from xlj.ops import mixed_radix
+
 WIDE_BYTES = 4 << 30  # what the linear weights may take if not told otherwise
 FEW_LABELS = 2048  # up to here a network is the default
 
@@ -40,11 +42,12 @@ class DataFacts:
   fingerprint: str
 
 
-def choose(facts: DataFacts) -> str:
+def choose(facts: DataFacts, head: str = "dense") -> str:
   """Name of the family that suits a data set.
 
   Args:
     facts: About its training split.
+    head: Type of the head; only the dense one has linear weights.
 
   Returns:
     A key of `FAMILIES`.
@@ -52,7 +55,50 @@ def choose(facts: DataFacts) -> str:
   if facts.num_labels <= FEW_LABELS:
     return "network"
   fits = 4 * facts.num_features * facts.num_labels <= 4 * WIDE_BYTES
-  return "linear" if fits and not facts.dense else "embedding"
+  linear = fits and not facts.dense and head == "dense"
+  return "linear" if linear else "embedding"
+
+
+def head_rules(facts: DataFacts, head: Any) -> dict[str, Any]:
+  """Values for fields of the head that are left open, by its type.
+
+  Args:
+    facts: About the training split.
+    head: The section `head` of a config.
+
+  Returns:
+    Field to value.
+  """
+  if head.type == "dense":
+    return {"order": "frequency"}
+  if head.type == "mhp":
+    lengths = mixed_radix.balanced_lengths(facts.num_labels, head.digits)
+    return {
+      "order": "clusters",
+      "lengths": lengths,
+      "loss": "softmax",
+      "wide": False,
+      "cosine": False,
+      "init": "normal",
+      "prior_bias": False,
+    }
+  groups = head.groups or (_num_groups(facts.num_labels),)
+  # At most a tenth of the labels, where there are many.
+  candidates = min(32, max(4, groups[-1] // 16), groups[-1])
+  return {
+    "order": "clusters",
+    "wide": False,
+    "groups": groups,
+    "candidates": candidates,
+    "sample_groups": max(1, groups[-1] // 4),
+  }
+
+
+def _num_groups(num_labels: int) -> int:
+  """About 80 labels a group, but not fewer groups than labels in one."""
+  count = max(num_labels / 80, num_labels**0.5)
+  unit = 64 if count >= 64 else 8
+  return min(num_labels, max(8, unit * round(count / unit)))
 
 
 def rules(facts: DataFacts, family: str) -> dict[str, dict[str, Any]]:

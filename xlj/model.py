@@ -17,30 +17,13 @@ import ml_collections
 import numpy as np
 import optax
 
+from xlj import make_head
 from xlj import optim
 from xlj import sharding
 from xlj.encoders import bag
-from xlj.heads import dense
-from xlj.losses import asymmetric
-from xlj.losses import bce
-from xlj.losses import decoupled_softmax
-from xlj.losses import focal
-from xlj.losses import softmax
-from xlj.losses import squared_hinge
 from xlj.ops import feature_rows
-from xlj.ops import row_optimizer
+from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
-
-# Those of `xlj.losses` that need nothing but the logits and the positives.
-LOSSES = {
-  "softmax": softmax.Softmax,
-  "bce": bce.BinaryCrossEntropy,
-  "decoupled_softmax": decoupled_softmax.DecoupledSoftmax,
-  "focal": focal.Focal,
-  "asymmetric": asymmetric.Asymmetric,
-  "squared_hinge": squared_hinge.SquaredHinge,
-}
-
 
 Array = jax.Array | np.ndarray
 
@@ -92,79 +75,46 @@ class Model:
     """
     self._config = config
 
-    def schedule(part: ml_collections.ConfigDict) -> optim.Schedule:
-      return optim.make_schedule(
-        part.learning_rate,
-        config.train.num_steps,
-        warmup=config.optim.warmup,
-        decay=config.optim.decay,
-      )
-
-    optimizers = config.optim
-    self._encoder_tx = optim.make_optimizer(
-      optimizers.encoder, schedule(optimizers.encoder)
+    encoder = config.optim.encoder
+    schedule = optim.make_schedule(
+      encoder.learning_rate,
+      config.train.num_steps,
+      warmup=config.optim.warmup,
+      decay=config.optim.decay,
     )
-    self.head = dense.DenseHead(
-      num_labels=config.data.num_labels,
-      dim=_width(config),
-      loss=LOSSES[config.head.loss](),
-      optimizer=self._row_optimizer(schedule(optimizers.head)),
-      wide_features=config.data.num_features if config.head.wide else 0,
-      wide_learning_rate=self._wide_learning_rate(schedule(optimizers.wide)),
-      wide_labels=config.head.wide_labels,
-      blocks=config.head.blocks,
-      init_scale=config.head.init_scale,
-      init_bias=config.head.bias,
-      kahan_labels=config.head.kahan_labels,
-      cosine=config.head.cosine,
-      memory=config.head.chunk_bytes or None,
-      use_bias=config.head.use_bias,
-      skip_below=config.head.skip_below,
-      kernels=config.head.kernels,
-      keep_logits=config.head.keep_logits or None,
-    )
+    self._encoder_tx = optim.make_optimizer(encoder, schedule)
+    self.head: Any = make_head.make_head(config)
     self._graph = None
     if config.encoder.dim:
       module = nnx.eval_shape(lambda: self._make_encoder(jax.random.key(0)))
       self._graph = nnx.graphdef(module)
 
-  def _row_optimizer(
-    self, schedule: optim.Schedule
-  ) -> row_optimizer.RowOptimizer:
-    """How label rows are stored and updated."""
-    head, settings = self._config.head, self._config.optim.head
-    plain = None
-    if settings.name == "sgd":
-      plain = row_optimizer.Sgd(schedule, settings.weight_decay)
-    return row_optimizer.RowOptimizer(
-      optim.make_optimizer(settings, schedule),
-      dtype=head.dtype,
-      rounding=head.rounding,
-      correction=head.correction,
-      max_norm=head.max_norm or None,
-      seed=self._config.seed,
-      plain=plain,
-    )
-
-  def _wide_learning_rate(self, schedule: optim.Schedule) -> optim.Schedule:
-    """The head's loss is a mean; this rate is for the sum over the batch."""
-    return lambda step: self._config.train.batch_size * schedule(step)
+  @property
+  def layout(self) -> layout_lib.Layout:
+    """Where what is kept of each label is: with its row, if it has one."""
+    if self._config.head.type == "mhp":
+      return layout_lib.Layout(
+        self._config.data.num_labels, self._config.head.blocks
+      )
+    return self.head.layout
 
   # --- state -----------------------------------------------------------------
 
   def init(
     self,
     key: jax.Array,
-    label_ids: jax.Array,
-    label_counts: jax.Array,
+    label_ids: jax.Array | None,
+    label_counts: jax.Array | None,
     idf: jax.Array,
   ) -> State:
     """The state before the first step, created sharded.
 
     Args:
       key: Random key.
-      label_ids: `[num_labels]` int32, the data set's id of the head's labels.
-      label_counts: `[num_labels]` int32, training examples of each of them.
+      label_ids: `[num_labels]` int32, the data set's id of the head's labels;
+        None if `head.order` is "none".
+      label_counts: `[num_labels]` int32, training examples of each of them;
+        None likewise.
       idf: `[F]` float32, inverse document frequencies; ones if not used.
 
     Returns:
@@ -176,11 +126,14 @@ class Model:
   def abstract(self) -> State:
     """Shapes, dtypes and shardings of the state; nothing is allocated."""
     data = self._config.data
+    by_label = None
+    if self._config.head.order != "none":
+      by_label = jax.ShapeDtypeStruct((data.num_labels,), jnp.int32)
     shapes = jax.eval_shape(
       self._init,
       jax.random.key(0),
-      jax.ShapeDtypeStruct((data.num_labels,), jnp.int32),
-      jax.ShapeDtypeStruct((data.num_labels,), jnp.int32),
+      by_label,
+      by_label,
       jax.ShapeDtypeStruct((data.num_features,), jnp.float32),
     )
     return jax.tree.map(
@@ -194,15 +147,14 @@ class Model:
     encoder = {}
     if self._graph is not None:
       encoder = jax.eval_shape(self._init_encoder, jax.random.key(0))
+    buffers = {"idf": sharding.REPLICATED}
+    if self._config.head.order != "none":
+      buffers |= dict.fromkeys(("label_counts", "label_ids"), sharding.LABELS)
     specs: Any = State(
       model={
         "encoder": sharding.replicated_like(encoder),
         "head": self.head.specs(),
-        "buffers": {
-          "label_counts": sharding.LABELS,
-          "label_ids": sharding.LABELS,
-          "idf": sharding.REPLICATED,
-        },
+        "buffers": buffers,
       },
       training={
         "encoder": sharding.replicated_like(
@@ -298,10 +250,11 @@ class Model:
 
   def zero_rows(self) -> jax.Array:
     """`[L, D]` zeros, sharded like the label rows."""
-    return jax.jit(
-      lambda: jnp.zeros((self.head.num_rows, self.head.dim)),
-      out_shardings=self.shardings().model["head"]["rows"],
-    )()
+    make = jax.jit(
+      lambda: jnp.zeros((self.layout.num_rows, self.head.dim)),
+      out_shardings=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
+    )
+    return make()
 
   def start_at_centroids(self, sums: jax.Array, state: State) -> State:
     """The first state, with label rows of length `head.init_scale`.
@@ -313,11 +266,9 @@ class Model:
     Returns:
       The state.
     """
-    head = state.model["head"]
-    length = jnp.linalg.norm(sums, axis=1, keepdims=True)
-    unit = self._config.head.init_scale * sums / jnp.maximum(length, 1e-12)
-    rows = jnp.where(length > 0, unit, self.head.rows(head))
-    head = self.head.with_rows(head, rows)
+    head = self.head.at_centroids(
+      state.model["head"], sums, self._config.head.init_scale
+    )
     training = {**state.training, "head": self.head.init_optimizer(head)}
     model = {**state.model, "head": head}
     return state._replace(model=model, training=training)
@@ -346,8 +297,8 @@ class Model:
   def _init(
     self,
     key: jax.Array,
-    label_ids: jax.Array,
-    label_counts: jax.Array,
+    label_ids: jax.Array | None,
+    label_counts: jax.Array | None,
     idf: jax.Array,
   ) -> State:
     encoder_key, head_key = jax.random.split(key)
@@ -355,14 +306,13 @@ class Model:
     if self._graph is not None:
       encoder = self._init_encoder(encoder_key)
     head = self.head.init(head_key)
-    if self._config.head.prior_bias:
-      odds = (label_counts + 0.5) / (self._config.data.num_rows + 1)
-      head["bias"] = self.head.by_row(jax.scipy.special.logit(odds), 0)
-    buffers = {
-      "label_ids": self.head.by_row(label_ids, -1),
-      "label_counts": self.head.by_row(label_counts, 0),
-      "idf": idf,
-    }
+    if self._config.head.prior_bias and label_counts is not None:
+      head = self.head.at_prior(head, label_counts, self._config.data.num_rows)
+    buffers = {"idf": idf}
+    if label_ids is not None:
+      buffers["label_ids"] = self.layout.by_row(label_ids, -1)
+    if label_counts is not None:
+      buffers["label_counts"] = self.layout.by_row(label_counts, 0)
     return State(
       model={"encoder": encoder, "head": head, "buffers": buffers},
       training={
@@ -432,9 +382,3 @@ def _features(inputs: Inputs) -> bag.Features:
     return jnp.asarray(inputs.feature_values)
   make = sharding.by_compiler(feature_rows.sparse_rows)
   return make(inputs.feature_ids, inputs.feature_values)
-
-
-def _width(config: ml_collections.ConfigDict) -> int:
-  """Width D of the embeddings that reach the head."""
-  encoder = config.encoder
-  return encoder.hidden[-1] if encoder.hidden else encoder.dim

@@ -162,7 +162,7 @@ class Predictor:
 
   def _by_label(self, name: str) -> np.ndarray:
     """A buffer by the head's labels instead of by row."""
-    layout = self.model.head.layout
+    layout = self.model.layout
     rows = layout.row_of_label(np.arange(self.num_labels))
     return np.asarray(self.state["buffers"][name])[rows]
 

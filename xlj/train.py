@@ -24,6 +24,7 @@ from xlj import progress
 from xlj import report
 from xlj import sharding
 from xlj import splits
+from xlj.data import clusters
 from xlj.data import csr as csr_lib
 from xlj.data import padding
 from xlj.data import pipeline
@@ -98,7 +99,10 @@ def prepare(
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
   )
-  stats = statistics.load_or_compute(split, split.cache_dir)
+  by_label = config.head.order != "none"
+  stats = statistics.load_or_compute(
+    split, split.cache_dir, by_label=by_label
+  )
   weighting = None
   if config.data.dense:
     config.data.weighting, config.data.l2 = "none", False
@@ -108,10 +112,38 @@ def prepare(
     )
     config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
   _scale(config, split, weighting)
-  order = label_order.LabelOrder.identity()
-  if stats.label_counts is not None:
-    order = label_order.LabelOrder.by_frequency(stats.label_counts)
+  order = _order(config, split, rows, stats, weighting)
   return config, Data(split, rows, valid_rows, stats, weighting, order)
+
+
+def _order(
+  config: ml_collections.ConfigDict,
+  split: store.Split,
+  rows: np.ndarray,
+  stats: statistics.Statistics,
+  weighting: weighting_lib.Weighting | None,
+) -> label_order.LabelOrder:
+  """How the head numbers the labels."""
+  head, counts = config.head, stats.label_counts
+  if counts is None or head.order == "none":
+    return label_order.LabelOrder.identity()
+  if head.order == "identity":
+    return label_order.LabelOrder.of(np.arange(split.num_labels))
+  if head.order == "frequency":
+    return label_order.LabelOrder.by_frequency(counts)
+  if head.order != "clusters":
+    return label_order.LabelOrder.from_file(head.order, split.num_labels)
+  number = (head.groups or head.lengths)[-1]
+  logging.info("Clustering %d labels into %d groups", len(counts), number)
+  # Of the rows that are trained on: validation tells nothing then.
+  features = split.features
+  if isinstance(features, csr_lib.Csr):
+    features = features.take(rows)
+  else:
+    features = features[rows]
+  centroids = clusters.centroids(features, split.labels.take(rows), weighting)
+  groups = clusters.balanced(centroids, number, config.seed)
+  return label_order.LabelOrder.by_groups(groups, number, counts)
 
 
 def _scale(

@@ -143,7 +143,7 @@ def test_the_head_equals_the_reference(name, shape):
   expected, grads = jax.jit(jax.value_and_grad(loss_fn, (0, 1, 2)))(
     x, *by_label
   )
-  by_row = jax.tree.map(lambda v: head.by_row(jnp.asarray(v), 0), values)
+  by_row = jax.tree.map(lambda v: head.layout.by_row(jnp.asarray(v), 0), values)
   with meshes.mesh(shape) as mesh:
     labels = jax.NamedSharding(mesh, sharding.LABELS)
     placed = jax.device_put((params, by_row), labels)

@@ -94,10 +94,6 @@ class CascadeHead:
     """Number of label rows including padding."""
     return self.levels[-1].num_rows
 
-  def by_row(self, values: jax.Array, fill: int) -> jax.Array:
-    """As `DenseHead.by_row`."""
-    return self.levels[-1].by_row(values, fill)
-
   def init(self, key: jax.Array) -> Params:
     """Initial parameters: those of each level by its number."""
     keys = jax.random.split(key, len(self.levels))
@@ -227,6 +223,37 @@ class CascadeHead:
         offset if last else None,
       )
     return scores, ids
+
+  def at_prior(
+    self, params: Params, counts: jax.Array, num_examples: int
+  ) -> Params:
+    """As `DenseHead.at_prior`; nodes take the counts of their labels."""
+    new = {}
+    for i, head in reversed(list(enumerate(self.levels))):
+      new[str(i)] = head.at_prior(params[str(i)], counts, num_examples)
+      node = jnp.arange(head.num_labels) % head.blocks
+      counts = jnp.zeros(head.blocks, counts.dtype).at[node].add(counts)
+    return new
+
+  def add_to_rows(
+    self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
+  ) -> jax.Array:
+    """As `DenseHead.add_to_rows`, for the labels."""
+    return self.levels[-1].add_to_rows(rows, ids, x)
+
+  def at_centroids(
+    self, params: Params, sums: jax.Array, length: float
+  ) -> Params:
+    """As `DenseHead.at_centroids`; nodes take the sums of their labels."""
+    new = {}
+    for i, head in reversed(list(enumerate(self.levels))):
+      new[str(i)] = head.at_centroids(params[str(i)], sums, length)
+      if i:
+        shape = head.blocks, -1, sums.shape[1]
+        total = sharding.by_compiler(lambda a, s=shape: a.reshape(s).sum(1))
+        by_node = jax.reshard(total(sums), sharding.REPLICATED)
+        sums = self.levels[i - 1].layout.by_row(by_node, 0)
+    return new
 
   # --- parts -----------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import dataclasses
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Ids = TypeVar("Ids", jax.Array, np.ndarray)
@@ -44,6 +45,19 @@ class Layout:
     """Labels of rows; at least `num_labels` for a padding row."""
     place = rows % self.rows_per_block
     return place * self.blocks + rows // self.rows_per_block
+
+  def by_row(self, values: jax.Array, fill: float) -> jax.Array:
+    """`[num_labels, ...]` values by label as `[num_rows, ...]` by row.
+
+    Args:
+      values: By label.
+      fill: For padding rows.
+
+    Returns:
+      By row.
+    """
+    labels = self.label_of_row(jnp.arange(self.num_rows))
+    return values.at[labels].get(mode="fill", fill_value=fill)
 
   def is_label(self, rows: jax.Array) -> jax.Array:
     """Whether rows, which may lie behind the last block, hold a label."""
