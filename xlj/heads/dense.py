@@ -13,6 +13,9 @@ Labels are dealt out to `blocks` blocks of rows like cards, label i to block
 if the labels are numbered by frequency, every device has its share of the
 frequent ones, and the wide path can be limited to the most frequent labels.
 
+A training step may visit some of the blocks alone, those of the batch's
+positives and others (see `xlj.ops.block_sample`).
+
 Legend: N examples of the batch, n of this device, L labels (padded), l of this
 device, D embedding width, F features, P positives, K features per example,
 w labels of this device with a wide path.
@@ -29,7 +32,11 @@ import jax.numpy as jnp
 
 from xlj import sharding
 from xlj.losses import bce
+from xlj.losses import decoupled_softmax
+from xlj.losses import logit_adjustment
+from xlj.losses import margin
 from xlj.losses import softmax
+from xlj.ops import block_sample
 from xlj.ops import chunks
 from xlj.ops import feature_rows
 from xlj.ops import label_step
@@ -85,6 +92,13 @@ class DenseHead:
     kernels: "auto" for the kernels of `xlj.ops.kernels` where they apply and
       there is a CUDA device, "interpret" to interpret them anywhere, "never"
       for XLA alone.
+    sample_blocks: How many blocks a training step visits, over all devices:
+      the softmax is then over their labels alone, corrected to be on average
+      that over all. It visits more if more have positives. Other rows, and the
+      optimizer's state of them, stay as they are: decay and momentum act when
+      a row is visited. 0 visits all.
+    hard_blocks: How many of them are those, beside the ones with positives,
+      whose mean row has the greatest product with an example of the batch.
   """
 
   num_labels: int
@@ -105,6 +119,32 @@ class DenseHead:
   keep_logits: str | None = None
   skip_below: float = 0.0
   kernels: str = "never"
+  sample_blocks: int = 0
+  hard_blocks: int = 0
+
+  def __post_init__(self) -> None:
+    """Refuses what does not go with visiting some blocks alone.
+
+    Raises:
+      ValueError: Naming the field.
+    """
+    if not 0 <= self.hard_blocks <= max(self.sample_blocks, 0):
+      raise ValueError(
+        f"hard_blocks is {self.hard_blocks}; it must be at least 0 and at most"
+        f" sample_blocks, {self.sample_blocks}"
+      )
+    if not self.sample_blocks:
+      return
+    for field, found in (
+      ("sample_blocks is negative", self.sample_blocks < 0),
+      ("dim is 0", not self.dim),
+      ("wide_features: a wide path", bool(self.wide_features)),
+      ("kahan_labels: a part of the labels", bool(self.kahan_labels)),
+      ("kernels is 'interpret'", self.kernels == "interpret"),
+      ("loss: not one of a softmax", not _has_softmax(self.loss)),
+    ):
+      if found:
+        raise ValueError(f"{field} does not go with sample_blocks")
 
   @property
   def layout(self) -> layout_lib.Layout:
@@ -193,8 +233,34 @@ class DenseHead:
     size = min(num_rows, max(1, _INIT_ELEMENTS // self.dim))
     return chunks.for_chunks(num_rows, size, write, chunks.vary(empty, _axes()))
 
-  def init_optimizer(self, params: Params) -> row_optimizer.RowState:
-    """Optimizer state for `params` (the wide path has none)."""
+  def init_optimizer(self, params: Params) -> Any:
+    """Optimizer state for `params` (the wide path has none).
+
+    Args:
+      params: Parameters.
+
+    Returns:
+      `row_optimizer.RowState`, or `block_sample.State` with hard blocks.
+    """
+    state = self._init_row_state(params)
+    if not self.hard_blocks:
+      return state
+
+    def local(params):
+      blocks = self.blocks // _num_shards()
+      every = jnp.arange(blocks, dtype=jnp.int32)
+      visit = label_step.Visit(every, jnp.int32(blocks), jnp.zeros(blocks))
+      empty = jnp.zeros((blocks, self.dim))
+      return block_sample.refreshed(self.label_rows(), params, empty, visit)
+
+    if _axes():
+      local = jax.shard_map(
+        local, in_specs=(self.specs(),), out_specs=sharding.LABELS
+      )
+    return block_sample.State(state, local(params))
+
+  def _init_row_state(self, params: Params) -> row_optimizer.RowState:
+    """Optimizer state of the rows."""
     return self.optimizer.init(
       _without_wide(params), self._first_rows(self.kahan_labels)
     )
@@ -206,12 +272,15 @@ class DenseHead:
       specs["wide"] = sharding.LABELS_LAST
     return specs
 
-  def optimizer_specs(self) -> row_optimizer.RowState:
+  def optimizer_specs(self) -> Any:
     """`PartitionSpec` of each leaf of the optimizer state."""
-    state = jax.eval_shape(self.init_optimizer, self._abstract())
-    return self.optimizer.map_rows(
+    state = jax.eval_shape(self._init_row_state, self._abstract())
+    specs = self.optimizer.map_rows(
       lambda _: sharding.LABELS, state, sharding.REPLICATED
     )
+    if self.hard_blocks:
+      return block_sample.State(specs, sharding.LABELS)
+    return specs
 
   def _abstract(self) -> Any:
     """Shapes and types of the parameters without the wide path."""
@@ -237,7 +306,7 @@ class DenseHead:
     Args:
       params: Parameters, sharded as `specs()`.
       opt_state: Optimizer state, sharded as `optimizer_specs()`.
-      step: Scalar int32, for the wide path's learning rate.
+      step: Scalar int32, number of steps taken.
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
@@ -275,13 +344,8 @@ class DenseHead:
           params, opt_state, step, inputs
         )
       else:
-        new, opt_state, dx, dwide, loss = self.label_rows().step(
-          self.loss,
-          self.optimizer,
-          step,
-          _without_wide(params),
-          opt_state,
-          inputs,
+        new, opt_state, dx, dwide, loss = self._row_step(
+          params, opt_state, step, inputs
         )
       if dx is not None:
         dx = lax.psum_scatter(dx, sharding.AXES, tiled=True).astype(x.dtype)
@@ -303,7 +367,7 @@ class DenseHead:
     targets: targets_lib.Targets,
     label_values: targets_lib.LabelValues | None = None,
   ) -> jax.Array:
-    """The loss of a batch without an update.
+    """The loss of a batch over all labels, without an update.
 
     Args:
       params: Parameters, sharded as `specs()`.
@@ -426,6 +490,7 @@ class DenseHead:
     """What keeps kernels from doing this head's step; empty if nothing does."""
     optimizer, loss = self.optimizer, _kernel_loss(self.loss)
     for why, found in (
+      ("it visits some blocks alone", bool(self.sample_blocks)),
       ("its loss has no kernel", loss is None),
       ("its optimizer is not plain SGD", optimizer.plain is None),
       ("rounding is corrected", optimizer.correction != "none"),
@@ -445,6 +510,42 @@ class DenseHead:
       dim=self.dim,
     )
     return refusal or ""
+
+  def _row_step(self, params, opt_state, step, inputs):
+    """What `LabelRows.step` does, on the blocks to visit."""
+    rows, state, centroids = self.label_rows(), opt_state, None
+    if self.hard_blocks:
+      state, centroids = opt_state
+    if self.sample_blocks:
+      visit = self._visit(step, inputs, centroids)
+      inputs = inputs._replace(visit=visit)
+    new, state, dx, dwide, loss = rows.step(
+      self.loss, self.optimizer, step, _without_wide(params), state, inputs
+    )
+    if centroids is not None:
+      centroids = block_sample.refreshed(rows, new, centroids, inputs.visit)
+      state = block_sample.State(state, centroids)
+    return new, state, dx, dwide, loss
+
+  def _visit(self, step, inputs, centroids) -> label_step.Visit:
+    """The blocks that this device visits in a step."""
+    scores, targets = None, inputs.targets
+    if centroids is not None:
+      scores = block_sample.scores(
+        inputs.x, targets.weights, centroids, self.memory
+      )
+      scores = lax.all_gather(scores, sharding.AXES, tiled=True)
+    choice = block_sample.choose(
+      block_sample.of_positives(
+        targets.ids, self.layout.rows_per_block, self.blocks
+      ),
+      self.sample_blocks,
+      block_sample.random_keys(self.optimizer.seed, step, self.blocks),
+      scores,
+      self.hard_blocks,
+    )
+    blocks = self.blocks // _num_shards()
+    return block_sample.of_device(choice, _shard_index() * blocks, blocks)
 
   def _kernel_step(self, params, opt_state, step, inputs):
     """What `LabelRows.step` does, by kernels."""
@@ -491,7 +592,7 @@ class DenseHead:
     return label_step.LabelRows(
       self.layout,
       self.optimizer.format,
-      sharding.AXES,
+      _axes(),
       self.cosine,
       self.wide_columns // self.blocks if self.wide_features else 0,
       kahan // self.blocks,
@@ -580,6 +681,13 @@ def _kernel_loss(loss: loss_lib.Loss) -> str | None:
   if isinstance(loss, softmax.Softmax) and not loss.z_loss:
     return "softmax"
   return "bce" if isinstance(loss, bce.BinaryCrossEntropy) else None
+
+
+def _has_softmax(loss: loss_lib.Loss) -> bool:
+  """Whether a shift of logits weighs labels in the loss, as in a softmax."""
+  if isinstance(loss, margin.Margin | logit_adjustment.LogitAdjustment):
+    return _has_softmax(loss.base)
+  return isinstance(loss, softmax.Softmax | decoupled_softmax.DecoupledSoftmax)
 
 
 def _without_wide(params: Params) -> Params:

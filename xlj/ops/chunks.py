@@ -84,11 +84,15 @@ class Place(NamedTuple):
     size: Number of rows.
     parts: For each array that covers only the first rows of each block, where
       the chunk starts in it; None where it does not cover the chunk.
+    blocks: `[m]` numbers of the blocks that the chunk consists of, where they
+      do not lie one after the other: its first row is then where they would
+      lie if they did. None where they do.
   """
 
   start: Any
   size: int
   parts: tuple[Any, ...]
+  blocks: jax.Array | None = None
 
 
 def for_places(
@@ -139,6 +143,37 @@ def for_places(
     return carry
 
   return lax.fori_loop(0, blocks, block, carry)
+
+
+def for_blocks(
+  blocks: jax.Array,
+  count: jax.Array,
+  most: int,
+  body: Callable[[Any, jax.Array, Carry], Carry],
+  carry: Carry,
+) -> Carry:
+  """Runs `body(first, part, carry)` on the first `count` blocks of a list.
+
+  Args:
+    blocks: `[B]` numbers of blocks.
+    count: How many of them; it may be traced.
+    most: How many at a time at most. It is the greatest divisor of B up to
+      this, so that the last part may have blocks that are not meant.
+    body: Takes where in the list the part starts, the part `[m]`, and what it
+      returned for the last one.
+    carry: What the first part is given.
+
+  Returns:
+    What it returned for the last part.
+  """
+  total = blocks.shape[0]
+  size = max(m for m in range(1, most + 1) if total % m == 0)
+
+  def one(i, carry):
+    part = lax.dynamic_slice_in_dim(blocks, i * size, size)
+    return body(i * size, part, carry)
+
+  return lax.fori_loop(0, (count + size - 1) // size, one, carry)
 
 
 def accumulator(*arrays: jax.Array) -> jnp.dtype:

@@ -4,8 +4,12 @@ The gradient of a chunk of rows goes to the optimizer as soon as it is formed,
 and the chunk is written back in place: neither all logits nor the gradient of
 all rows ever exist. Everything here runs inside `shard_map`, or on one device.
 
+A step may visit some blocks of rows alone. They count as if they lay one after
+the other: chunks are whole blocks, as many as there are to visit.
+
 Legend: N examples, D width, l label rows of this device, c rows of a chunk,
-P positives, w labels of this device with a logit from elsewhere.
+P positives, w labels of this device with a logit from elsewhere, B blocks of
+this device, m blocks of a chunk.
 """
 
 import dataclasses
@@ -24,6 +28,22 @@ from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 
+_MOST_BLOCKS = 16  # of a chunk, where each is read and written by itself
+
+
+class Visit(NamedTuple):
+  """Which blocks of this device's rows a step visits.
+
+  Attributes:
+    blocks: `[B]` int32 numbers of all its blocks, those to visit first.
+    count: Scalar int32, how many to visit.
+    shift: `[B]` float32 to add to the logits of each, in that order.
+  """
+
+  blocks: jax.Array
+  count: jax.Array
+  shift: jax.Array
+
 
 class Inputs(NamedTuple):
   """The batch as a device sees it: all examples, its own label rows.
@@ -34,12 +54,15 @@ class Inputs(NamedTuple):
       None.
     targets: Positives by row (not by label), -1 for padding; None to predict.
     label_values: Vectors `[l]` by row that the loss needs, by name, or None.
+    visit: The blocks that a step visits, among them those of all positives on
+      this device; None for all.
   """
 
   x: jax.Array | None
   logits: jax.Array | None
   targets: targets_lib.Targets | None = None
   label_values: targets_lib.LabelValues | None = None
+  visit: Visit | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +106,9 @@ class LabelRows:
   ) -> tuple[Any, Any, jax.Array | None, jax.Array | None, jax.Array]:
     """Updates the rows.
 
+    Rows of blocks that are not visited stay as they are, and so does the
+    optimizer's state of them.
+
     Args:
       loss: Loss on a chunk of logits.
       optimizer: How rows are stored and updated.
@@ -96,6 +122,7 @@ class LabelRows:
       float32 and of `logits` (None without), and its part of the weighted mean
       loss.
     """
+    inputs = self._in_order(inputs)
     scale = share_of_weights(inputs.targets)
     stats, kept = self._statistics(loss, params, inputs)
     by_row, others = optimizer.split(state)
@@ -144,6 +171,7 @@ class LabelRows:
         step, self._row_ids(place), params, known, grads
       )
       new_arrays = new, optimizer.split(known)[0], known.master, known.kahan
+      new_arrays = self._of_visited(inputs.visit, place, new_arrays, part)
       return new_arrays, dwide, losses + value, dx
 
     def body(place, carry):
@@ -292,7 +320,7 @@ class LabelRows:
 
   def _chunk_logits(self, params, inputs, axis, place):
     """Logits `[N, c]` of a chunk."""
-    part = chunks.take(params, place.start, place.size)
+    part = self._take_rows(params, place)
     wide = _columns(inputs.logits, place.parts[0], place.size)
     rows, _ = self.decoded(part)
     return self._logits(inputs, rows, part, wide, axis, place)
@@ -303,6 +331,9 @@ class LabelRows:
     if self.layout.num_rows > self.layout.num_labels:
       is_label = self.layout.is_label(self._row_ids(place))
     bias = part.get("bias")
+    if inputs.visit is not None:
+      shift = self._shift(inputs.visit, place)
+      bias = shift if bias is None else bias + shift
     if inputs.x is not None:
       x = inputs.x.astype(rows.dtype)
       z = chunks.logits(x, rows, bias, is_label, place.start, axis)
@@ -326,7 +357,7 @@ class LabelRows:
 
   def _positives(self, inputs, axis, place):
     """The positives of a chunk."""
-    labels = chunks.take(inputs.label_values, place.start, place.size)
+    labels = self._take_rows(inputs.label_values, place)
     targets = inputs.targets
     return targets_lib.positives_in_chunk(
       targets.ids,
@@ -339,10 +370,22 @@ class LabelRows:
 
   def _row_ids(self, place):
     """The numbers `[c]` of a chunk's rows among those of all devices."""
-    return place.start + self.first_row() + jnp.arange(place.size)
+    if place.blocks is None:
+      return place.start + self.first_row() + jnp.arange(place.size)
+    size = self.layout.rows_per_block
+    rows = place.blocks[:, None] * size + jnp.arange(size)
+    return self.first_row() + rows.reshape(-1)
+
+  def _take_rows(self, arrays, place):
+    """The chunk's part of arrays with one entry per row."""
+    if place.blocks is None:
+      return chunks.take(arrays, place.start, place.size)
+    return chunks.take_blocks(arrays, place.blocks, self.layout.rows_per_block)
 
   def _take(self, arrays, place):
     """The chunk's part of params, state, master rows and compensation."""
+    if place.blocks is not None:
+      return self._take_rows(arrays, place)
     *whole, kahan = arrays
     part = chunks.take(tuple(whole), place.start, place.size)
     kahan_start = place.parts[1]
@@ -352,6 +395,9 @@ class LabelRows:
 
   def _write(self, arrays, part, place):
     """The arrays with the chunk's part replaced."""
+    if place.blocks is not None:
+      size = self.layout.rows_per_block
+      return chunks.write_blocks(arrays, part, place.blocks, size)
     *whole, kahan = arrays
     *new, new_kahan = part
 
@@ -379,6 +425,8 @@ class LabelRows:
         # Half of the numbers are float32, half of the products' type.
         (4 + self.format.decoded.itemsize) / 2,
       )
+    if inputs.visit is not None:
+      return self._for_visited(inputs.visit, size, body, carry)
     return chunks.for_places(
       num_rows,
       num_rows // self.layout.rows_per_block,
@@ -387,6 +435,60 @@ class LabelRows:
       body,
       carry,
     )
+
+  # --- blocks to visit -------------------------------------------------------
+
+  def _for_visited(self, visit, size, body, carry):
+    """Runs `body(place, carry)` on chunks of the blocks to visit."""
+    per_block = self.layout.rows_per_block
+
+    def part(first, blocks, carry):
+      size = blocks.shape[0] * per_block
+      place = chunks.Place(first * per_block, size, (None, None), blocks)
+      return body(place, carry)
+
+    most = max(1, min(_MOST_BLOCKS, size // per_block))
+    carry = chunks.vary(carry, self.axes)
+    return chunks.for_blocks(visit.blocks, visit.count, most, part, carry)
+
+  def _in_order(self, inputs: Inputs) -> Inputs:
+    """The batch with positives where they lie in the order of the visit."""
+    if inputs.visit is None:
+      return inputs
+    targets, size = inputs.targets, self.layout.rows_per_block
+    assert targets is not None  # This is a step.
+    local = targets.ids - self.first_row()
+    here = (targets.ids >= 0) & (local >= 0) & (local < self._num_rows())
+    slots = jnp.argsort(inputs.visit.blocks).at[local // size].get(mode="clip")
+    ids = self.first_row() + slots * size + local % size
+    ids = jnp.where(here, ids, targets.ids).astype(jnp.int32)
+    return inputs._replace(targets=targets._replace(ids=ids))
+
+  def _visited(self, visit, place):
+    """Whether each block `[m]` of a chunk is to be visited, and which."""
+    slots = place.start // self.layout.rows_per_block
+    slots += jnp.arange(place.blocks.shape[0])
+    return slots < visit.count, slots
+
+  def _shift(self, visit, place):
+    """What to add to the logits of a chunk, `[c]`: -inf if not to visit."""
+    visited, slots = self._visited(visit, place)
+    shift = jnp.where(visited, visit.shift[slots], -jnp.inf)
+    return jnp.repeat(shift, self.layout.rows_per_block)
+
+  def _of_visited(self, visit, place, new, old):
+    """`new` arrays of a chunk, but `old` ones of blocks not to visit."""
+    if visit is None:
+      return new
+    visited, _ = self._visited(visit, place)
+    visited = jnp.repeat(visited, self.layout.rows_per_block)
+
+    def one(a, b):
+      return jnp.where(visited.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(one, new, old)
+
+  # --- this device -----------------------------------------------------------
 
   def _num_rows(self) -> int:
     """Rows of this device."""
