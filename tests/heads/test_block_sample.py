@@ -186,7 +186,7 @@ def test_all_groups_of_any_size_are_the_full_step(
 @pytest.mark.parametrize(
   ("loss", "dtype", "hard", "shape"),
   [
-    ("softmax", "float32", 0, (2, 4)),
+    ("adjusted", "float32", 0, (2, 4)),
     ("softmax", "bfloat16", 3, (2, 4)),
     ("decoupled", "float32", 3, (8, 1)),
     ("arcface", "float32", 3, (2, 4)),
@@ -205,10 +205,15 @@ def test_samples_do_not_depend_on_the_mesh(loss, dtype, hard, shape):
 
 
 @pytest.mark.parametrize(
-  ("shape", "storage"), [((1, 1), {"dtype": "bfloat16"}), ((2, 4), {})]
+  ("shape", "storage", "keep"),
+  [((1, 1), {"dtype": "bfloat16"}, "float32"), ((2, 4), {}, None)],
 )
-def test_a_step_is_a_corrected_softmax_over_visited_labels(shape, storage):
-  head = make_head(tx=optax.sgd(0.5), storage=storage, sample_blocks=11)
+def test_a_step_is_a_corrected_softmax_over_visited_labels(
+  shape, storage, keep
+):
+  head = make_head(
+    tx=optax.sgd(0.5), storage=storage, sample_blocks=11, keep_logits=keep
+  )
   batch = x, targets = make_batch(0)
   choice = visited(head, 0, batch)
   with meshes.mesh(shape):
@@ -291,6 +296,15 @@ def test_the_sum_over_all_samples_is_that_over_all_labels():
     np.mean([s.sum() for s in sums]), weight.sum(), rtol=1e-6
   )
   assert np.std([s.sum() for s in sums]) > 0.1
+
+
+def test_equal_keys_do_not_change_how_many_are_chosen():
+  positive = jnp.arange(8) == 2
+  for top in (0, 5, 2**32 - 1):
+    for size in range(9):
+      keys = jnp.asarray(np.full(8, top, np.uint32))
+      visited = np.asarray(block_sample.choose(positive, size, keys).visited)
+      assert visited[2] and visited.sum() == max(size, 1)
 
 
 def test_steps_sum_to_all_labels_on_average():

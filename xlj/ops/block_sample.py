@@ -110,16 +110,23 @@ def choose(
       jnp.where(positive, -jnp.inf, scores), min(hard, blocks)
     )
     sure = sure.at[best].set(True)
-  # Sure ones come first, then the others in random order.
-  order = jnp.lexsort((keys, ~sure))
-  rank = jnp.zeros(blocks, jnp.int32).at[order].set(jnp.arange(blocks))
   num_sure = sure.sum()
-  chosen = jnp.maximum(num_sure, min(size, blocks)) - num_sure
-  share = jnp.maximum(chosen, 1) / jnp.maximum(blocks - num_sure, 1)
+  others = jnp.maximum(min(size, blocks) - num_sure, 0)
+  share = jnp.maximum(others, 1) / jnp.maximum(blocks - num_sure, 1)
   return Choice(
-    rank < num_sure + chosen,
+    sure | _least(keys, ~sure, others),
     jnp.where(sure, 0, -jnp.log(share.astype(jnp.float32))),
   )
+
+
+def _least(keys: jax.Array, allowed: jax.Array, count: jax.Array) -> jax.Array:
+  """Which `[C]` are the `count` least allowed keys; of equals, the first."""
+  last = jnp.asarray(jnp.iinfo(keys.dtype).max, keys.dtype)
+  ordered = jnp.sort(jnp.where(allowed, keys, last))
+  limit = jnp.where(count > 0, ordered[count - 1], 0)
+  less = allowed & (keys < limit)
+  equal = allowed & (keys == limit)
+  return less | (equal & (jnp.cumsum(equal) <= count - less.sum()))
 
 
 def of_device(choice: Choice, first: Any, blocks: int) -> label_step.Visit:
@@ -134,8 +141,11 @@ def of_device(choice: Choice, first: Any, blocks: int) -> label_step.Visit:
     What it visits, in the order of blocks.
   """
   visited, shift = chunks.take(tuple(choice), first, blocks)
-  order = jnp.argsort(~visited, stable=True).astype(jnp.int32)
-  return label_step.Visit(order, visited.sum(dtype=jnp.int32), shift[order])
+  before = jnp.cumsum(visited, dtype=jnp.int32)
+  numbers = jnp.arange(blocks, dtype=jnp.int32)
+  slots = jnp.where(visited, before - 1, before[-1] + numbers - before)
+  order = jnp.zeros_like(slots).at[slots].set(numbers, unique_indices=True)
+  return label_step.Visit(order, before[-1], shift[order])
 
 
 def scores(

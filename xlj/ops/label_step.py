@@ -459,8 +459,10 @@ class LabelRows:
     assert targets is not None  # This is a step.
     local = targets.ids - self.first_row()
     here = (targets.ids >= 0) & (local >= 0) & (local < self._num_rows())
-    slots = jnp.argsort(inputs.visit.blocks).at[local // size].get(mode="clip")
-    ids = self.first_row() + slots * size + local % size
+    blocks = inputs.visit.blocks
+    slots = jnp.zeros_like(blocks).at[blocks].set(jnp.arange(blocks.shape[0]))
+    slot = slots.at[local // size].get(mode="clip")
+    ids = self.first_row() + slot * size + local % size
     ids = jnp.where(here, ids, targets.ids).astype(jnp.int32)
     return inputs._replace(targets=targets._replace(ids=ids))
 
