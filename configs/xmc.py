@@ -11,7 +11,9 @@ training file and then used to train on all of it:
   python launch/train.py --config=configs/xmc.py:bibtex \\
     --config.data.dir=DIR --workdir=WD
 
-Append `,objective=psp` to weight rare labels more when predicting.
+Append `,objective=psp` to weight rare labels more when predicting, and
+`,head=mhc`, `mhs` or (one label an example) `mhp` for another head than the
+dense one, after a bag of features 256 wide.
 """
 
 from typing import Any
@@ -66,12 +68,17 @@ _SETS: dict[str, dict[str, Any]] = {
   },
 }
 
+# With the cascade, where the rules of `xlj.families` are not the best.
+_CASCADES: dict[str, dict[str, Any]] = {
+  "wordnet_hypernym": {"head.groups": (1024,), "head.candidates": 96},
+}
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The config of a set, or of any set when no name is given.
 
   Args:
-    arg: Name of a set, and `objective=psp` to serve rare labels.
+    arg: Name of a set, `objective=psp` to serve rare labels, and `head`.
 
   Returns:
     The config; set `data.dir`.
@@ -85,6 +92,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     fields["data.validation"] = 0.0
   if chosen["head"] != "dense":
     fields = {"head.type": chosen["head"], **_of_head(fields, chosen["head"])}
+  if chosen["head"] == "mhc":
+    fields |= _CASCADES.get(chosen["name"], {})
   if chosen["objective"] == "psp":
     fields["predict.propensity_power"] = 2.0
   elif chosen["objective"] != "precision":

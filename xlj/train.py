@@ -100,9 +100,7 @@ def prepare(
     split.num_rows, float(config.data.validation), config.seed
   )
   by_label = config.head.order != "none"
-  stats = statistics.load_or_compute(
-    split, split.cache_dir, by_label=by_label
-  )
+  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
   weighting = None
   if config.data.dense:
     config.data.weighting, config.data.l2 = "none", False

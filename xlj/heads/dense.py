@@ -172,11 +172,6 @@ class DenseHead:
       num_labels or self.num_labels, self.blocks
     ).num_rows
 
-  def by_row(self, values: jax.Array, fill: int) -> jax.Array:
-    """`[num_labels]` values by label to `[L]` by row, `fill` at padding."""
-    labels = self.layout.label_of_row(jnp.arange(self.num_rows))
-    return values.at[labels].get(mode="fill", fill_value=fill)
-
   def init(self, key: jax.Array) -> Params:
     """Initial parameters, on the mesh in context if there is one.
 
@@ -310,7 +305,7 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
-      label_values: Vectors `[L]` by row (see `by_row`), sharded like the rows,
+      label_values: Vectors `[L]` by row (see `Layout.by_row`), sharded like the rows,
         that the loss needs, by name; None if it needs none.
 
     Returns:
@@ -374,7 +369,7 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
-      label_values: Vectors `[L]` by row (see `by_row`), sharded like the rows,
+      label_values: Vectors `[L]` by row (see `Layout.by_row`), sharded like the rows,
         that the loss needs, by name; None if it needs none.
 
     Returns:
@@ -472,11 +467,43 @@ class DenseHead:
     return run(rows, ids, x)
 
   def rows(self, params: Params) -> jax.Array:
-    """The label rows `[L, D]` as float32, row by row (see `by_row`)."""
+    """The label rows `[L, D]` as float32, row by row (see `Layout.by_row`)."""
     return self.optimizer.format.decode(params).astype(jnp.float32)
 
-  def with_rows(self, params: Params, rows: jax.Array) -> Params:
-    """Parameters with other label rows `[L, D]`, rounded to nearest."""
+  def at_prior(
+    self, params: Params, counts: jax.Array, num_examples: int
+  ) -> Params:
+    """Parameters with the log odds of the labels as bias.
+
+    Args:
+      params: Parameters.
+      counts: `[num_labels]` examples of each label.
+      num_examples: Of how many.
+
+    Returns:
+      New parameters.
+    """
+    odds = (jnp.minimum(counts, num_examples) + 0.5) / (num_examples + 1)
+    bias = self.layout.by_row(jax.scipy.special.logit(odds), 0)
+    return params | {"bias": bias}
+
+  def at_centroids(
+    self, params: Params, sums: jax.Array, length: float
+  ) -> Params:
+    """Parameters with label rows in the direction of their examples.
+
+    Args:
+      params: Parameters.
+      sums: `[L, D]` sums of the embeddings of each label's examples, see
+        `add_to_rows`; the rows of labels without examples stay.
+      length: Of the new rows.
+
+    Returns:
+      New parameters; rows are rounded to nearest.
+    """
+    norm = jnp.linalg.norm(sums, axis=1, keepdims=True)
+    unit = length * sums / jnp.maximum(norm, 1e-12)
+    rows = jnp.where(norm > 0, unit, self.rows(params))
     return params | self.optimizer.format.encode(rows, None)
 
   @property

@@ -335,9 +335,7 @@ class GroupRows:
     order = jnp.argsort(local)
     bounds = jnp.searchsorted(local[order], jnp.arange(groups + 1))
     counts = jnp.diff(bounds)
-    return _Pairs(
-      order, bounds[:-1], counts, jnp.argsort(-counts, stable=True)
-    )
+    return _Pairs(order, bounds[:-1], counts, jnp.argsort(-counts, stable=True))
 
   def _for_groups(self, inputs, pairs, body, carry):
     """Runs `body(groups [m], carry)` on the chosen groups, m at a time."""
