@@ -6,7 +6,11 @@ from pathlib import Path
 import subprocess
 import sys
 
+import jax
+import pytest
+
 from xlj import config as config_lib
+from xlj import train
 from xlj.data import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +85,33 @@ def finish(process, timeout=240):
   """Waits; returns (exit status, stdout, stderr)."""
   out, err = process.communicate(timeout=timeout)
   return process.returncode, out, err
+
+
+class Stopped(Exception):
+  pass
+
+
+def stop_after(steps, config, workdir):
+  """Trains until a step raises, as if the process had died there."""
+  seen = []
+  jit = jax.jit
+
+  def counting_jit(function, **options):
+    compiled = jit(function, **options)
+    if getattr(function, "__name__", "") != "train_step":
+      return compiled
+
+    def step(*args):
+      seen.append(0)
+      if len(seen) > steps:
+        raise Stopped
+      return compiled(*args)
+
+    return step
+
+  jax.jit = counting_jit
+  try:
+    with pytest.raises(Stopped):
+      train.train(config, workdir)
+  finally:
+    jax.jit = jit

@@ -1,6 +1,5 @@
 """Whole runs: on every mesh, interrupted, restored elsewhere."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -49,7 +48,7 @@ def test_a_run_continues_on_another_mesh(data_dir, tmp_path, use_mesh):
   config = runs.make_config(data_dir, checkpoint__every=5)
   use_mesh((2, 4))
   train.train(config, whole)
-  stop_after(steps=12, config=config, workdir=parts)
+  runs.stop_after(steps=12, config=config, workdir=parts)
   use_mesh((8, 1))
   train.train(config, parts)
   np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-5)
@@ -62,37 +61,7 @@ def test_an_interrupted_run_repeats_bit_for_bit(data_dir, tmp_path, use_mesh):
   config = runs.make_config(data_dir, checkpoint__every=7)
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   train.train(config, whole)
-  stop_after(steps=10, config=config, workdir=parts)
+  runs.stop_after(steps=10, config=config, workdir=parts)
   train.train(config, parts)
   assert losses(parts) == losses(whole)
   assert runs.records(parts, "eval") == runs.records(whole, "eval")
-
-
-class Stopped(Exception):
-  pass
-
-
-def stop_after(steps, config, workdir):
-  """Trains until a step raises, as if the process had died there."""
-  seen = []
-  jit = jax.jit
-
-  def counting_jit(function, **options):
-    compiled = jit(function, **options)
-    if getattr(function, "__name__", "") != "train_step":
-      return compiled
-
-    def step(*args):
-      seen.append(0)
-      if len(seen) > steps:
-        raise Stopped
-      return compiled(*args)
-
-    return step
-
-  jax.jit = counting_jit
-  try:
-    with pytest.raises(Stopped):
-      train.train(config, workdir)
-  finally:
-    jax.jit = jit

@@ -113,7 +113,7 @@ class Evaluator:
       `loss`, in nats, and `perplexity`, its exponential; nothing for a head
       whose loss is not a likelihood.
     """
-    if not getattr(self._model.head, "is_likelihood", False):
+    if not self._model.head.is_likelihood:
       return {}
     total = count = 0.0
     for batch in self._batches():

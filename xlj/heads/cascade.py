@@ -88,6 +88,11 @@ class CascadeHead:
     return self.levels[-1].dim
 
   @property
+  def is_likelihood(self) -> bool:
+    """Whether the loss is a likelihood; it leaves labels out, so it is not."""
+    return False
+
+  @property
   def layout(self) -> layout_lib.Layout:
     """Where each label's row is."""
     return self.levels[-1].layout

@@ -305,7 +305,7 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
-      label_values: Vectors `[L]` by row (see `Layout.by_row`), sharded like the rows,
+      label_values: Vectors `[L]` by row (`Layout.by_row`), sharded like rows,
         that the loss needs, by name; None if it needs none.
 
     Returns:
@@ -369,7 +369,7 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
-      label_values: Vectors `[L]` by row (see `Layout.by_row`), sharded like the rows,
+      label_values: Vectors `[L]` by row (`Layout.by_row`), sharded like rows,
         that the loss needs, by name; None if it needs none.
 
     Returns:

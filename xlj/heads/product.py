@@ -77,6 +77,11 @@ class ProductHead:
       )
 
   @property
+  def is_likelihood(self) -> bool:
+    """Whether the loss is a negative log-likelihood of the label."""
+    return self.loss == "softmax"
+
+  @property
   def radix(self) -> mixed_radix.MixedRadix:
     """Digits of labels."""
     return mixed_radix.MixedRadix(self.num_labels, self.lengths)

@@ -1,0 +1,211 @@
+"""Every type of head through a whole run: trained, continued, restored."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import meshes
+from tests import runs
+from xlj import config as config_lib
+from xlj import families
+from xlj import make_head
+from xlj import mesh as mesh_lib
+from xlj import predictor
+from xlj import train
+from xlj.data import store
+
+HEADS = ["mhc", "mhs", "mhp"]
+FACTS = families.DataFacts(
+  num_rows=20_000,
+  num_features=5_000,
+  num_labels=30_000,
+  labels_per_row=1.0,
+  features_per_row=20.0,
+  dense=False,
+  kind="counts",
+  fingerprint="x",
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return runs.make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def use_mesh(monkeypatch):
+  """Lets everything build its mesh over the first devices only."""
+
+  def use(shape):
+    monkeypatch.setattr(
+      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
+    )
+
+  return use
+
+
+def make_config(data_dir, head, **overrides):
+  fields = {"head__type": head, "head__wide": False, **overrides}
+  if head == "mhp":
+    fields |= {"data__max_labels": 1, "predict__propensity_power": 0.0}
+  return runs.make_config(data_dir, **fields)
+
+
+def losses(workdir):
+  return [row["loss"] for row in runs.records(workdir, "train")]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_run_continues_elsewhere_and_predicts(
+  head, data_dir, tmp_path, use_mesh
+):
+  config = make_config(data_dir, head, checkpoint__every=8)
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  use_mesh((2, 4))
+  train.train(config, whole)
+  assert np.mean(losses(whole)[-9:]) < np.mean(losses(whole)[:9])
+  runs.stop_after(9, config, parts)
+  use_mesh((1, 1))
+  train.train(config, parts)
+  np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-4)
+
+  split = store.open_split(data_dir, "test")
+  features = split.features.slice_rows(0, 8)
+  found = []
+  for workdir, shape in ((whole, (1, 1)), (parts, (2, 4))):
+    use_mesh(shape)
+    run = predictor.load(workdir, which="last")
+    found.append(run.topk(features, 5))
+  (scores, ids), (again, _) = found
+  np.testing.assert_allclose(scores, again, rtol=1e-2, atol=1e-2)
+  assert ((ids >= 0) & (ids < split.num_labels)).all()
+  assert all(len(set(row)) == 5 for row in ids)
+
+
+@pytest.mark.parametrize("order", ["identity", "frequency", "file"])
+def test_orders_of_labels(order, data_dir, tmp_path, use_mesh):
+  use_mesh((1, 1))
+  if order == "file":
+    order = tmp_path / "order.txt"
+    permuted = np.random.default_rng(0).permutation(runs.SPEC.num_labels)
+    order.write_text("".join(f"{i}\n" for i in permuted))
+  config = make_config(
+    data_dir, "mhc", head__order=str(order), train__num_steps=2
+  )
+  train.train(config, tmp_path / "run")
+  run = predictor.load(tmp_path / "run", which="last")
+  ids = run.order.data_ids
+  assert sorted(ids) == list(range(runs.SPEC.num_labels))
+  if order == "identity":
+    assert (np.diff(ids) == 1).all()
+
+
+def test_open_fields_are_decided_by_type():
+  config = config_lib.base()
+  config.head.type = "mhc"
+  config = config_lib.resolve(config, FACTS)
+  assert config.family == "embedding" and config.head.order == "clusters"
+  (groups,) = config.head.groups
+  assert groups % 64 == 0 and config.head.candidates / groups <= 0.1
+  head = make_head.make_head(config)
+  assert [level.num_labels for level in head.levels] == [groups, 30_000]
+
+  config = config_lib.base()
+  config.head.type = "mhp"
+  config.predict.propensity_power = 0.0
+  config = config_lib.resolve(config, FACTS)
+  assert np.prod(config.head.lengths) >= 30_000
+  assert make_head.make_head(config).num_labels == 30_000
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"head.type": "mlp"}, "head.type is 'mlp'; use one of"),
+    (
+      {"head.type": "mhc", "head.wide": True},
+      "head.type is 'mhc', which needs",
+    ),
+    (
+      {"head.type": "mhc", "head.groups": (40_000,)},
+      "for 30000 labels; use fewer groups",
+    ),
+    ({"head.type": "mhp"}, "predict.propensity_power shifts"),
+    (
+      {"head.type": "mhp", "head.init": "centroid"},
+      "'mhp' has no label rows",
+    ),
+    (
+      {"head.order": "none"},
+      "predict.propensity_power needs counts of labels",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_refused_by_name(fields, message):
+  config = config_lib.base()
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.resolve(config, FACTS)
+
+
+def test_products_are_for_single_labels():
+  config = config_lib.base()
+  config.head.type = "mhp"
+  config.predict.propensity_power = 0.0
+  facts = families.DataFacts(**{**vars(FACTS), "labels_per_row": 1.5})
+  with pytest.raises(config_lib.ConfigError, match="set data.max_labels=1"):
+    config_lib.resolve(config, facts)
+
+
+def load_config(name, arg=""):
+  path = runs.ROOT / "configs" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)
+
+
+@pytest.mark.parametrize(
+  "name", ["bibtex", "wordnet_hypernym", "citeulike_tags", "acl_authors"]
+)
+@pytest.mark.parametrize("head", HEADS)
+def test_every_set_takes_every_head(name, head):
+  config = load_config("xmc", f"{name},head={head}")
+  make_head.make_head(config_lib.resolve(config, FACTS))
+
+
+def test_a_billion_labels_train_and_predict(tmp_path, use_mesh):
+  use_mesh((2, 4))
+  config = load_config("billion_mhp", "rows=20000")
+  config.train.num_steps = 3
+  config.data.generator.test_rows = 100
+  train.train(config, tmp_path / "run")
+  run = predictor.load(tmp_path / "run", which="last")
+  assert run.num_labels == 10**9
+  sizes = [leaf.size for leaf in jax.tree.leaves(run.state)]
+  assert max(sizes) < 10**6  # nothing has an entry per label
+  x = np.random.default_rng(0).normal(size=(3, 128)).astype(np.float32)
+  scores, ids = run.topk(x, 5)
+  assert ((ids >= 0) & (ids < 10**9)).all()
+  assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_next_words_have_a_perplexity(tmp_path):
+  text = "the cat sat on the mat <unk>\nthe dog sat on the cat <unk>\n" * 40
+  for split in ("train", "valid", "test"):
+    (tmp_path / f"ptb.{split}.txt").write_text(text)
+  workdir = tmp_path / "run"
+  flags = ["--config=configs/ptb.py:head=mhp,components=2,epochs=20"]
+  flags += [f"--config.data.dir={tmp_path}", f"--workdir={workdir}"]
+  flags += ["--config.train.batch_size=32"]
+  status, _, err = runs.finish(runs.launch("train", *flags))
+  assert not status, err
+  status, out, err = runs.finish(
+    runs.launch("evaluate", f"--workdir={workdir}")
+  )
+  assert not status, err
+  perplexity = json.loads(out.strip().splitlines()[-1])["perplexity"]
+  assert 1 <= perplexity < 5  # of 9 words
