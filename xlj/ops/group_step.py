@@ -1,5 +1,4 @@
-"""One device's part of a step of label rows in groups, few of which an example
-sees.
+"""A device's part of a step in which an example sees few groups of rows.
 
 A group is a block of rows (`xlj.ops.layout`). Each example comes with the
 groups whose labels it is scored against. Embeddings are sent to rows: the pairs
@@ -202,7 +201,6 @@ class GroupRows:
     scale = label_step.share_of_weights(inputs.targets)
     pairs = self._pairs(inputs)
     stats = self._statistics(loss, params, inputs, pairs)
-
     width = inputs.chosen.shape[1]
 
     def fold(turn, z, total):
@@ -339,14 +337,14 @@ class GroupRows:
 
   def _for_groups(self, inputs, pairs, body, carry):
     """Runs `body(groups [m], carry)` on the chosen groups, m at a time."""
-    size = self._chunk_size(inputs)
     chosen = (pairs.counts > 0).sum()
-
-    def one(i, carry):
-      groups = lax.dynamic_slice_in_dim(pairs.groups, i * size, size)
-      return body(groups, carry)
-
-    return lax.fori_loop(0, (chosen + size - 1) // size, one, carry)
+    return chunks.for_blocks(
+      pairs.groups,
+      chosen,
+      self._most_groups(inputs),
+      lambda _, groups, carry: body(groups, carry),
+      carry,
+    )
 
   def _turns(self, inputs, pairs, groups, body, carry):
     """Runs `body(turn, carry)` until all pairs of the groups had theirs."""
@@ -410,14 +408,12 @@ class GroupRows:
     average = inputs.chosen.size / self.rows.layout.blocks
     return min(inputs.x.shape[0], 8 * max(1, math.ceil(average / 8)))
 
-  def _chunk_size(self, inputs) -> int:
-    """Groups of a chunk: a divisor of those of the device."""
+  def _most_groups(self, inputs) -> int:
+    """Groups of a chunk at most."""
     numbers = self._turn_size(inputs) * (3 * self.size + 2 * inputs.x.shape[1])
     numbers += 2 * self.size * inputs.x.shape[1]
     memory = self.rows.memory or chunks.default_memory()
-    most = max(1, min(_MOST_GROUPS, memory // (4 * numbers)))
-    groups = self._num_groups()
-    return max(m for m in range(1, most + 1) if groups % m == 0)
+    return max(1, min(_MOST_GROUPS, memory // (4 * numbers)))
 
 
 def _product(form: str, a: jax.Array, b: jax.Array) -> jax.Array:
