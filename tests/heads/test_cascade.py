@@ -80,12 +80,17 @@ def numpy_tree(tree):
   return jax.tree.map(np.asarray, tree)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize(
+  "shape, loss, dtype",
+  [
+    ((1, 1), "softmax", "float32"),
+    ((2, 4), "bce", "float32"),
+    ((8, 1), "decoupled", "float32"),
+    ((2, 4), "softmax", "bfloat16"),
+  ],
+)
 def test_all_groups_equal_the_dense_head(shape, loss, dtype):
   head = make_head(loss, candidates=GROUPS, dtype=dtype)
-  labels = head.levels[-1]
   with meshes.mesh(shape):
     x, targets = sharding.put_batch(make_batch())
     params, state = start(head)
@@ -101,9 +106,6 @@ def test_all_groups_equal_the_dense_head(shape, loss, dtype):
     )
     evaluated = jax.jit(head.evaluate_loss)(params, x, None, targets)
     scores, ids = jax.jit(head.topk, static_argnums=3)(params, x, None, 10)
-    best, best_ids = jax.jit(labels.topk, static_argnums=3)(
-      params["1"], x, None, 10
-    )
   close = {"rtol": 1e-5, "atol": 1e-6}
   if dtype == "bfloat16":
     close = {"rtol": 2e-2, "atol": 2e-2}
@@ -116,9 +118,12 @@ def test_all_groups_equal_the_dense_head(shape, loss, dtype):
       numpy_tree((new["1"], new_state["1"])),
       numpy_tree(expected[1][:2]),
     )
-  if loss != "bce" and dtype == "float32":
+  if dtype == "float32":
+    best, best_ids = brute_force_topk(
+      head, numpy_tree(params), np.asarray(x), GROUPS, 10
+    )
     np.testing.assert_array_equal(ids, best_ids)
-    np.testing.assert_allclose(scores, best, **close)
+    np.testing.assert_allclose(scores, best, rtol=1e-4, atol=1e-5)
 
 
 def reference_loss(params, x, targets, head, chosen):
@@ -159,9 +164,15 @@ def choose(head, params, x, targets, count):
   return chosen
 
 
-@pytest.mark.parametrize("candidates", [1, 2, 5])
-@pytest.mark.parametrize("loss", ["softmax", "bce"])
-@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize(
+  "shape, loss, candidates",
+  [
+    ((1, 1), "softmax", 5),
+    ((1, 1), "bce", 1),
+    ((2, 4), "softmax", 2),
+    ((8, 1), "bce", 5),
+  ],
+)
 def test_a_step_equals_a_masked_dense_one(shape, loss, candidates):
   head = make_head(loss, candidates, tx=optax.sgd(0.5))
   x, targets = make_batch(1)
@@ -214,16 +225,18 @@ def test_rows_of_other_groups_stay_with_their_state():
 
 
 def brute_force_topk(head, params, x, beam, k):
-  """Products of probabilities down the tree, best nodes of each level."""
+  """Scores down the tree of the best nodes of each level."""
+  binary = isinstance(head.levels[0].loss, bce.BinaryCrossEntropy)
   z, scores, there = {}, None, None
   for i, level in enumerate(head.levels):
     part = params[str(i)]
     rows = level.layout.row_of_label(np.arange(level.num_labels))
     z = x @ part["rows"][rows].T + part["bias"][rows]
-    own = -np.logaddexp(0, -z)
+    own = -np.logaddexp(0, -z) if binary else z
     if i:
       parent = np.arange(level.num_labels) % level.blocks
-      own = np.where(there[:, parent], own + scores[:, parent], -np.inf)
+      above = scores[:, parent] * (1 if binary else 0.5)
+      own = np.where(there[:, parent], own + above, -np.inf)
     scores = own
     best = np.argsort(-scores, axis=1, kind="stable")[:, :beam]
     there = np.zeros(scores.shape, bool)
@@ -232,7 +245,7 @@ def brute_force_topk(head, params, x, beam, k):
   return np.take_along_axis(scores, best, 1), best
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_topk_equals_brute_force(data):
   groups = 8 * data.draw(st.integers(1, 3))

@@ -128,7 +128,7 @@ def textbook_steps(case):
   return first, values, params
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize("shape", meshes.SHAPES[:2])
 @pytest.mark.parametrize("case", CASES)
 def test_steps_equal_the_textbook(case, shape):
   head = make_head(**CASES[case][0])
@@ -151,7 +151,7 @@ def test_steps_equal_the_textbook(case, shape):
       assert params[name].is_fully_replicated
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize("shape", meshes.SHAPES[:2])
 @pytest.mark.parametrize("case", CASES)
 def test_predictions_equal_the_textbook(case, shape):
   head = make_head(**CASES[case][0])

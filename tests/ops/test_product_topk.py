@@ -37,7 +37,7 @@ RADICES = [
 # Any numbers; what is compiled for is parametrised.
 seeds = st.integers(0, 2**32 - 1)
 spreads = st.sampled_from([0.0, 0.1, 3.0, 30.0])
-few = hypothesis.settings(deadline=None, max_examples=15)
+few = hypothesis.settings(deadline=None, max_examples=6)
 
 
 def make(radix, seed, num_products, spread=3.0, num_examples=4):
@@ -122,7 +122,7 @@ def test_topk_equals_brute_force(radix, num_products, k, seed, spread):
 
 
 @pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", [RADICES[3], *RADICES[6:]])
+@pytest.mark.parametrize("radix", [RADICES[3], RADICES[6]])
 def test_more_than_all_labels(radix, num_products):
   given_ = make(radix, 0, num_products, num_examples=2)
   k = radix.num_labels + 7
@@ -142,7 +142,7 @@ def test_excluded_labels_are_left_out(radix, num_products, seed):
   assert_best(found, expected, radix, exclude)
 
 
-@pytest.mark.parametrize("radix", RADICES)
+@pytest.mark.parametrize("radix", RADICES[::2])
 def test_every_example_searched(radix, monkeypatch):
   """From the worst of known lists, and with nodes above the leaves."""
   monkeypatch.setattr(product_search, "_LEAF", 50)
@@ -195,7 +195,7 @@ def test_labels_beyond_int32():
   assert (np.diff(scores) <= 0).all()
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize("shape", meshes.SHAPES[1:])
 def test_on_a_mesh(shape):
   radix = RADICES[2]
   given_ = make(radix, 3, 3, num_examples=16)
@@ -210,7 +210,7 @@ def test_on_a_mesh(shape):
 
 
 @pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", RADICES[1:])
+@pytest.mark.parametrize("radix", RADICES[1::2])
 @hypothesis.settings(few, max_examples=5)
 @hypothesis.given(seeds, spreads)
 def test_probabilities_of_labels_add_up_to_one(
@@ -225,7 +225,7 @@ def test_probabilities_of_labels_add_up_to_one(
 
 
 @pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", RADICES[2:])
+@pytest.mark.parametrize("radix", RADICES[2::2])
 def test_gradients_equal_those_of_all_logits(radix, num_products):
   given_ = make(radix, 5, num_products)
   labels = np.random.default_rng(0).integers(0, radix.num_labels, 4)
