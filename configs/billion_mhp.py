@@ -7,8 +7,8 @@ Needs no files: rows come from a generator (`xlj.data.generated`), in which each
 digit of the label adds a fixed vector to the features, and noise hides them.
 The head is a product of softmaxes over digits (`xlj.heads.product`), 0.4
 million weights. Keys after the colon: `rows` of the training split, `noise`.
-Expected: P@1 of about 72 on held-out rows, where chance would get 1e-7, after
-two minutes on 2 cores.
+Expected: P@1 of 95 on held-out rows, where chance would get 1e-7, after 80
+seconds on 2 cores.
 """
 
 import ml_collections
