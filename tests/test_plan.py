@@ -280,6 +280,13 @@ def test_the_launcher_refuses_with_one_clear_last_line(case):
   assert last.startswith("error: ") and message in last, err
 
 
+def test_other_heads_are_not_planned():
+  config = billion.get_config()
+  config.head.type = "mhc"
+  with pytest.raises(config_lib.ConfigError, match="head.type is 'mhc'; plans"):
+    plan.make(config, mesh_lib.make_mesh())
+
+
 def test_blocks_and_batches_have_to_divide():
   config = billion.get_config("blocks=12")
   with pytest.raises(config_lib.ConfigError, match=r"--config.head.blocks=16"):

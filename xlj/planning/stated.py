@@ -67,8 +67,14 @@ def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
     The facts.
 
   Raises:
-    ConfigError: If one is missing, or there are too many labels.
+    ConfigError: If one is missing, there are too many labels, or the head is
+      not the dense one.
   """
+  if config.head.type != "dense":
+    raise config_lib.ConfigError(
+      f"head.type is {config.head.type!r}; plans are made for 'dense' heads,"
+      " whose cost does not depend on the data"
+    )
   data = config.data
   for name in ("num_rows", "num_features", "num_labels"):
     value = data[name]
