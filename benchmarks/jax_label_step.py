@@ -134,7 +134,7 @@ def fused_step(problem: contestant.Problem) -> Step:
     return (params, opt_state), (loss, dx)
 
   def initial(some_rows):
-    params = head.with_rows({}, _rows(problem, some_rows))
+    params = head.optimizer.format.encode(_rows(problem, some_rows), None)
     return params, head.init_optimizer(params)
 
   state = jax.jit(
