@@ -1,0 +1,1 @@
+"""Many processes: how they meet, what they tell each other, who is lost."""
