@@ -33,8 +33,8 @@ from xlj import config as config_lib
 from xlj import evaluator
 from xlj import mesh
 from xlj import model as model_lib
+from xlj import preparation
 from xlj import sharding
-from xlj import train
 from xlj.data import pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -144,7 +144,7 @@ class Side:
     self._mesh = mesh.make_mesh()
     with jax.set_mesh(self._mesh):
       self._model = model_lib.Model(config)
-      _, data = train.prepare(config)
+      _, data = preparation.prepare(config)
       abstract = self._model.abstract()
       with checkpoint.Checkpointer(workdir, read_only=True) as keeper:
         step = keeper.latest_step()

@@ -35,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  launching.run(main)
+  launching.run_distributed(main)

@@ -20,10 +20,11 @@ _WORKDIR = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
-def main() -> None:
+def main() -> int:
   """Trains."""
-  train.train(_CONFIG.value, _WORKDIR.value)
+  complete = train.train(_CONFIG.value, _WORKDIR.value)
+  return 0 if complete else launching.STOPPED
 
 
 if __name__ == "__main__":
-  launching.run(main)
+  launching.run_distributed(main)

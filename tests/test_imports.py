@@ -26,7 +26,7 @@ ALLOWED = {
   "figures": set(),
   "report": {"figures", "page", "progress"},
   "checkpoint": {"distributed"},
-  "launching": {"config"},
+  "launching": {"config", "distributed"},
   "ops": {"sharding"},
   "losses": {"ops"},
   "encoders": {"ops", "sharding"},
@@ -38,9 +38,12 @@ ALLOWED = {
   "predictor": {
     "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",
   },
+  "stopping": set(),
+  "preparation": {"config", "families", "label_order", "splits", "data"},
   "train": {
-    "checkpoint", "config", "evaluator", "families", "label_order", "machine",
-    "mesh", "model", "progress", "report", "sharding", "splits", "data",
+    "checkpoint", "config", "distributed", "evaluator", "machine", "mesh",
+    "model", "preparation", "progress", "report", "sharding", "stopping",
+    "data",
   },
   "planning": {"config", "families", "model", "sharding", "ops"},
   "plan": {"model", "planning"},

@@ -43,6 +43,10 @@ _FREE = (
   "eval.every",
   "checkpoint.every",
   "checkpoint.keep",
+  "checkpoint.keep_every",
+  "checkpoint.dir",
+  "train.skip_nonfinite",
+  "data.verify",
 )
 
 
@@ -97,6 +101,7 @@ def base() -> ml_collections.ConfigDict:
         "propensity_a": 0.55,  # Jain et al. 2016
         "propensity_b": 1.5,
         "threads": 1,  # that read ahead
+        "verify": True,  # compare the memory maps with their checksums
         # Facts, filled in from the training split:
         "num_rows": auto(int),
         "num_features": auto(int),
@@ -172,6 +177,8 @@ def base() -> ml_collections.ConfigDict:
         "epochs": auto(float),
         "num_steps": auto(int),  # given: replaces epochs
         "log_every": 20,  # steps between lines of metrics.jsonl
+        # Batches that may be left out because their loss is not finite
+        "skip_nonfinite": 0,
       },
       "eval": {
         "every": auto(int),  # steps between validations
@@ -181,7 +188,10 @@ def base() -> ml_collections.ConfigDict:
       },
       "checkpoint": {
         "every": auto(int),  # steps between checkpoints
-        "keep": 1,  # newest ones kept, besides the best
+        "keep": 2,  # newest ones kept, besides the best
+        "keep_every": 0,  # steps of those that are always kept; 0 for none
+        # Directory or bucket (gs://, s3://); empty: in the working directory
+        "dir": "",
       },
       "predict": {
         "propensity_power": auto(

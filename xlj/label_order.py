@@ -9,6 +9,7 @@ labels (see `xlj.ops.layout`). Heads with groups take the labels i, i + C, i +
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 
 import numpy as np
@@ -138,6 +139,12 @@ class LabelOrder:
     head_ids = np.empty_like(data_ids)
     head_ids[data_ids] = np.arange(len(data_ids), dtype=np.int32)
     return cls(data_ids, head_ids)
+
+  def fingerprint(self) -> str:
+    """A text that two orders share only if they are the same."""
+    if self.data_ids is None:
+      return "identity"
+    return hashlib.sha256(self.data_ids.tobytes()).hexdigest()
 
   def to_head(self, ids: np.ndarray) -> np.ndarray:
     """The head's numbers of data ids `[...]`; -1 stays."""

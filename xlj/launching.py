@@ -1,48 +1,140 @@
-"""What every launcher shares: start, and refuse with one clear last line."""
+"""What every launcher shares: start, and refuse with one clear last line.
+
+Exit statuses: 0 all done; 2 refused, which running again does not help; 75
+another process of the job was lost or stuck, where it does; 143 told to stop
+(SIGTERM), after saving; others are crashes.
+"""
 
 from collections.abc import Callable, Sequence
 import difflib
 import logging as std_logging
 import os
+import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 from absl import app
 from absl import flags
 from absl import logging
+import jax
 from ml_collections import config_flags
 
 from xlj import config as config_lib
+from xlj.distributed import errors
+from xlj.distributed import exchange
+from xlj.distributed import start
+from xlj.distributed import watch
 
+STOPPED = 128 + signal.SIGTERM  # exit status: told to stop
+_CRASHED = 1
+_REFUSED = 2
 # Errors that say what to do about them; anything else is a bug and keeps its
 # traceback.
-_REFUSALS = (ValueError, FloatingPointError, OSError)
+_REFUSALS = (ValueError, FloatingPointError, OSError, errors.StartError)
 _OVERRIDE = "--config."
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], int | None]) -> None:
   """Parses the flags and calls `main`; exits 2 on a refusal.
 
   Args:
-    main: The launcher's function; it reads its flags itself.
+    main: The launcher's function; it reads its flags itself. It may return an
+      exit status.
   """
 
-  def guarded(argv: Sequence[str]) -> None:
+  def guarded(argv: Sequence[str]) -> int:
     if len(argv) > 1:
       _refuse(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_ours)
     try:
-      main()
+      status = main()
       sys.stdout.flush()
+      return status or 0
     except BrokenPipeError:
       # Whoever read our output has left; there is nobody to tell.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 0
+    except errors.LostPeerError as error:
+      _say(str(error))
+      return watch.LOST
     except _REFUSALS as error:
       logging.debug("Refused", exc_info=True)
       _refuse(str(error))
 
   app.run(guarded, flags_parser=_parse)
+
+
+def run_distributed(main: Callable[[], int | None]) -> None:
+  """The same for a launcher that runs as one of several processes.
+
+  The flags below say which; without them, and outside of a cluster that JAX
+  knows, it runs alone.
+
+  Args:
+    main: The launcher's function.
+  """
+  flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, any free port."
+  )
+  flags.DEFINE_integer("num_processes", None, "Processes of the job.", 1)
+  flags.DEFINE_integer("process_id", None, "Number of this one, from 0.", 0)
+  flags.DEFINE_float(
+    "initialization_timeout", 300, "Seconds to wait for all processes.", 0
+  )
+  flags.DEFINE_float(
+    "peer_timeout",
+    60,
+    "Seconds without a sign of life after which a process is lost.",
+    1,
+  )
+  flags.DEFINE_float(
+    "stall_timeout",
+    1800,
+    "Seconds without a step after which the job is stuck.",
+    1,
+  )
+  flags.DEFINE_string(
+    "compilation_cache",
+    os.path.join(
+      os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
+      "xlj",
+      "compiled",
+    ),
+    "Directory or bucket of compiled programs, so that the next start is"
+    " faster; empty for none.",
+  )
+  run(lambda: _as_one_of_many(main))
+
+
+def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
+  values = flags.FLAGS
+  start.initialize(
+    values.coordinator_address,
+    values.num_processes,
+    values.process_id,
+    initialization_timeout=values.initialization_timeout,
+    peer_timeout=values.peer_timeout,
+    stall_timeout=values.stall_timeout,
+  )
+  if exchange.process_id():
+    logging.set_verbosity(logging.WARNING)  # process 0 speaks for all
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update(
+      "jax_compilation_cache_dir", values.compilation_cache or None
+    )
+  try:
+    status = main()
+  except (Exception, KeyboardInterrupt) as error:
+    if watch.is_watching():
+      # JAX's errors about other processes are ValueErrors, too.
+      own = isinstance(error, _REFUSALS) and not watch.is_about_others(error)
+      _say(str(error)) if own else traceback.print_exc()
+      watch.fail(error, _REFUSED if own else _CRASHED)
+    raise
+  watch.end()
+  return status
 
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
@@ -82,5 +174,10 @@ def _unknown_field(argv: Sequence[str]) -> str:
 
 
 def _refuse(text: str) -> NoReturn:
+  _say(text)
+  sys.exit(_REFUSED)
+
+
+def _say(text: str) -> None:
+  """The last line."""
   print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
-  sys.exit(2)

@@ -2,6 +2,7 @@
 
 import jax
 from jax.sharding import AxisType
+import numpy as np
 
 from xlj import sharding
 
@@ -30,6 +31,10 @@ def make_mesh(shape: tuple[int, int] | None = None) -> jax.sharding.Mesh:
       f"mesh.shape {tuple(shape)} asks for {shape[0] * shape[1]} devices, but"
       f" there are {num_devices}; leave mesh.shape empty to use all of them"
     )
-  return jax.make_mesh(
-    tuple(shape), sharding.AXES, axis_types=(AxisType.Explicit,) * 2
+  # Each process reads one slice of a batch: its devices have to be neighbours.
+  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  return jax.sharding.Mesh(
+    np.array(devices).reshape(shape),
+    sharding.AXES,
+    axis_types=(AxisType.Explicit,) * 2,
   )

@@ -178,7 +178,8 @@ class Model:
       inputs: A training batch.
 
     Returns:
-      The new state, and `loss`, the weighted mean over the batch.
+      The new state, and `loss`, the weighted mean over the batch; it is not
+      finite either if its gradient is not.
     """
     key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
     drop_key, encode_key = jax.random.split(key)
@@ -199,6 +200,7 @@ class Model:
     )
     encoder_opt = state.training["encoder"]
     if vjp is not None:
+      loss += 0 * jnp.sum(dx.astype(jnp.float32))
       (grads,) = vjp(dx)
       updates, encoder_opt = self._encoder_tx.update(
         grads, encoder_opt, encoder

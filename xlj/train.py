@@ -1,9 +1,9 @@
 """The training loop: data, model, steps, validation, checkpoints."""
 
-from collections.abc import Mapping
-import dataclasses
+from collections.abc import Iterator, Mapping
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,208 +15,104 @@ import numpy as np
 from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import evaluator
-from xlj import families
-from xlj import label_order
 from xlj import machine
 from xlj import mesh as mesh_lib
 from xlj import model as model_lib
+from xlj import preparation
 from xlj import progress
 from xlj import report
 from xlj import sharding
-from xlj import splits
-from xlj.data import clusters
-from xlj.data import csr as csr_lib
+from xlj import stopping
+from xlj.data import order as order_lib
 from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import statistics
-from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.distributed import exchange
+from xlj.distributed import watch
+
+NOT_FINITE_FILE = "not_finite.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """A training split and what is known about it.
-
-  Attributes:
-    split: The training file.
-    rows: Rows to train on.
-    valid_rows: Rows held out for validation; may be empty.
-    stats: Counts of labels and features.
-    weighting: Of the features; None when they are dense.
-    order: The head's numbers of the labels.
-  """
-
-  split: store.Split
-  rows: np.ndarray
-  valid_rows: np.ndarray
-  stats: statistics.Statistics
-  weighting: weighting_lib.Weighting | None
-  order: label_order.LabelOrder
-
-
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   """Trains a model, or continues the run that `workdir` holds.
+
+  As one of several processes (see `xlj.distributed`), all of them call it with
+  the same config and a directory that they share.
 
   Args:
     config: A config (see `xlj.config.base`); fields left None are decided
       from the data.
     workdir: Directory of the run: config, checkpoints, metrics, report.
 
+  Returns:
+    Whether the run is complete; False if it was told to stop (see
+    `xlj.stopping`), and has saved a checkpoint to continue from.
+
   Raises:
     ConfigError: If the config cannot be run, or is not that of the run that
       `workdir` holds.
     DataError: If the data cannot be read.
     FloatingPointError: If the loss is not finite.
+    CheckpointError: If the last step cannot be saved, or no checkpoint of the
+      run that is to be continued can be read.
+    ProcessesDifferError: If processes do not have the same config or data.
   """
   workdir = Path(workdir).absolute()
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
-  config, data = prepare(config)
+  config, data = preparation.prepare(config)
+  exchange.check_same(
+    "the config, resolved with the data,",
+    config_lib.to_json(config),
+    "start all with the same flags and data",
+  )
+  exchange.check_same(
+    "the order of labels",
+    data.order.fingerprint(),
+    "give all the same software, or name a file in head.order",
+  )
   _claim(workdir, config)
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
     with checkpoint.Checkpointer(
       workdir, keep=config.checkpoint.keep, best_metric=config.eval.metric
     ) as keeper:
-      state = _start(model, keeper, config, data)
-      _loop(model, keeper, state, config, data, workdir)
+      complete = _loop(model, keeper, config, data, workdir)
   if jax.process_index() == 0:
     report.write_report(workdir)
-
-
-def prepare(
-  config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.ConfigDict, Data]:
-  """Opens the training split and resolves the config against it.
-
-  Args:
-    config: A config that says in `data` where the data is.
-
-  Returns:
-    The resolved config and the data.
-  """
-  split = splits.open_split(config)
-  config = config_lib.resolve(config, facts(split))
-  rows, valid_rows = pipeline.holdout(
-    split.num_rows, float(config.data.validation), config.seed
-  )
-  by_label = config.head.order != "none"
-  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
-  weighting = None
-  if config.data.dense:
-    config.data.weighting, config.data.l2 = "none", False
-  else:
-    weighting = weighting_lib.fit(
-      config.data.weighting, stats, l2=config.data.l2, smooth=True
-    )
-    config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
-  _scale(config, split, weighting)
-  order = _order(config, split, rows, stats, weighting)
-  return config, Data(split, rows, valid_rows, stats, weighting, order)
-
-
-def _order(
-  config: ml_collections.ConfigDict,
-  split: store.Split,
-  rows: np.ndarray,
-  stats: statistics.Statistics,
-  weighting: weighting_lib.Weighting | None,
-) -> label_order.LabelOrder:
-  """How the head numbers the labels."""
-  head, counts = config.head, stats.label_counts
-  if counts is None or head.order == "none":
-    return label_order.LabelOrder.identity()
-  if head.order == "identity":
-    return label_order.LabelOrder.of(np.arange(split.num_labels))
-  if head.order == "frequency":
-    return label_order.LabelOrder.by_frequency(counts)
-  if head.order != "clusters":
-    return label_order.LabelOrder.from_file(head.order, split.num_labels)
-  number = (head.groups or head.lengths)[-1]
-  logging.info("Clustering %d labels into %d groups", len(counts), number)
-  # Of the rows that are trained on: validation tells nothing then.
-  features = split.features
-  if isinstance(features, csr_lib.Csr):
-    features = features.take(rows)
-  else:
-    features = features[rows]
-  centroids = clusters.centroids(features, split.labels.take(rows), weighting)
-  groups = clusters.balanced(centroids, number, config.seed)
-  return label_order.LabelOrder.by_groups(groups, number, counts)
-
-
-def _scale(
-  config: ml_collections.ConfigDict,
-  split: store.Split,
-  weighting: weighting_lib.Weighting | None,
-) -> None:
-  """Fills in the size of the features that the encoder will see.
-
-  Adam moves every weight by about the learning rate, however small the
-  features are; features of norm 1 would move an embedding too slowly. They are
-  scaled up to the norm that as many ones would have.
-  """
-  rows = np.unique(np.linspace(0, split.num_rows - 1, 4096).astype(np.int64))
-  features = split.features
-  if isinstance(features, csr_lib.Csr):
-    sample = features.take(rows)
-    sample = sample if weighting is None else weighting(sample)
-    norms = statistics.row_norms(sample)
-    per_row = sample.nnz / sample.num_rows
-  else:
-    block = np.asarray(features[rows])
-    norms = np.linalg.norm(block, axis=1)
-    per_row = float(np.count_nonzero(block) / len(block))
-  data, encoder = config.data, config.encoder
-  data.feature_norm = float(np.sqrt(np.mean(np.square(norms)))) or 1.0
-  data.features_per_row = per_row
-  if encoder.input_scale is None:
-    encoder.input_scale = max(1.0, per_row) ** 0.5 / data.feature_norm
-
-
-def facts(split: store.Split) -> families.DataFacts:
-  """What the config's rules need to know about a training split."""
-  features = split.features
-  sparse = isinstance(features, csr_lib.Csr)
-  return families.DataFacts(
-    num_rows=split.num_rows,
-    num_features=split.num_features,
-    num_labels=split.num_labels,
-    labels_per_row=split.labels.nnz / split.num_rows,
-    features_per_row=features.nnz / split.num_rows
-    if isinstance(features, csr_lib.Csr)
-    else split.num_features,
-    dense=not sparse,
-    kind=statistics.feature_kind(features),
-    fingerprint=split.fingerprint,
-  )
+  return complete
 
 
 def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
   """Writes the config into the directory, or checks that it is the same."""
+  if jax.process_index():
+    return
   path = workdir / config_lib.FILE
   if path.exists():
     config_lib.check_same_run(config_lib.load(path), config, workdir)
     return
-  if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(config_lib.to_json(config))
-    facts = json.dumps(machine.facts(jax.devices()), indent=2)
-    (workdir / report.MACHINE_FILE).write_text(facts + "\n")
+  workdir.mkdir(parents=True, exist_ok=True)
+  facts = json.dumps(machine.facts(jax.devices()), indent=2)
+  (workdir / report.MACHINE_FILE).write_text(facts + "\n")
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(config_lib.to_json(config))
+  os.replace(partial, path)
 
 
 def _start(
   model: model_lib.Model,
   keeper: checkpoint.Checkpointer,
   config: ml_collections.ConfigDict,
-  data: Data,
-) -> model_lib.State:
-  """The newest checkpoint's state, or a fresh one."""
+  data: preparation.Data,
+) -> tuple[model_lib.State, frozenset[int]]:
+  """The newest checkpoint's state, or a fresh one, and the steps skipped."""
   step = keeper.latest_step()
   if step is not None:
     logging.info("Continuing from the checkpoint of step %d", step)
     abstract = model.abstract()
     trees = keeper.restore(step, abstract.model, abstract.training)
-    return model_lib.State(*trees, step=sharding.replicate(np.int32(step)))
+    state = model_lib.State(*trees, step=sharding.replicate(np.int32(step)))
+    return state, frozenset(keeper.meta(step).get("skipped", ()))
   counts = data.stats.label_counts
   if counts is not None:
     counts = data.order.by_head_id(counts).astype(np.int32)
@@ -228,7 +124,7 @@ def _start(
   )
   if config.head.init == "centroid":
     state = _at_centroids(model, state, config, data)
-  return state
+  return state, frozenset()
 
 
 def _idf(
@@ -244,7 +140,7 @@ def _at_centroids(
   model: model_lib.Model,
   state: model_lib.State,
   config: ml_collections.ConfigDict,
-  data: Data,
+  data: preparation.Data,
 ) -> model_lib.State:
   """The state with each label row at the mean direction of its examples."""
   logging.info("Starting the label rows at the centroids of their examples")
@@ -270,67 +166,118 @@ def _at_centroids(
 def _loop(
   model: model_lib.Model,
   keeper: checkpoint.Checkpointer,
-  state: model_lib.State,
   config: ml_collections.ConfigDict,
-  data: Data,
+  data: preparation.Data,
   workdir: Path,
-) -> None:
-  """Runs the steps that are left.
+) -> bool:
+  """Runs the steps that are left, again where a batch cannot be used.
+
+  Returns:
+    Whether all steps are done; False if told to stop.
+  """
+  state, skip = _start(model, keeper, config, data)
+  while True:
+    try:
+      return _steps(model, keeper, state, skip, config, data, workdir)
+    except _NotFiniteError as error:
+      del state  # it was donated
+      skip = _skip_too(error, skip, keeper, config, data, workdir)
+    # Steps update in place; only a checkpoint has the state before them.
+    state, _ = _start(model, keeper, config, data)
+
+
+def _steps(
+  model: model_lib.Model,
+  keeper: checkpoint.Checkpointer,
+  state: model_lib.State,
+  skip: frozenset[int],
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> bool:
+  """Runs the steps that are left, but for those to skip.
 
   The order matters: the state is validated and saved before the batch of the
   next step is taken, so a restored run sees exactly the batches that the
   interrupted one had not seen.
+
+  Raises:
+    _NotFiniteError: If the loss of a step, or its gradient, is not finite.
   """
   start, stop = int(state.step), config.train.num_steps
   batch_size, first = config.train.batch_size, jax.process_index() == 0
   validator = _validator(model, config, data)
   step_fn = jax.jit(model.train_step, donate_argnums=0)
-  batches = pipeline.train_batches(
-    data.split,
-    data.weighting,
-    batch_size=batch_size,
-    seed=config.seed,
-    start_step=start,
-    rows=data.rows,
-    widths=padding.plan(
-      data.split,
-      batch_size=batch_size,
-      rows=data.rows,
-      max_features=config.data.max_features,
-      max_labels=config.data.max_labels,
-    ),
-    process=evaluator.this_process(),
-    num_threads=config.data.threads,
-  )
+  batches = _batches(start, config, data)
   bar = progress.Progress(
     stop, initial_step=start, examples_per_step=batch_size, enabled=first
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
-  with bar, writer:
+  losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
+  with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
-      batch = sharding.put_batch(evaluator.to_inputs(next(batches), data.order))
-      state, metrics = step_fn(state, batch)
+      watch.note(f"reading the batch of step {step}")
+      batch = next(batches)
+      watch.note(f"taking step {step}")
+      metrics = {}
+      if step in skip:
+        state = state._replace(step=state.step + 1)
+      else:
+        inputs = evaluator.to_inputs(batch, data.order)
+        state, metrics = step_fn(state, sharding.put_batch(inputs))
+        losses[step] = metrics["loss"]
       bar.update(step, metrics)
-      if step % config.train.log_every == 0 or step == stop:
-        _check_finite(metrics, step)
-        writer.write(step, "train", metrics)
+      last = step == stop or told.after(step)
+      save = last or step % config.checkpoint.every == 0
+      if save or step % config.train.log_every == 0:
+        _check_finite(losses)
+        losses.clear()
+        if metrics:
+          writer.write(step, "train", metrics)
       scores = None
       if validator and (step % config.eval.every == 0 or step == stop):
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
-      if step % config.checkpoint.every == 0 or step == stop:
-        _check_finite(metrics, step)
-        keeper.save(
-          step,
-          state.model,
-          state.training,
-          {"step": step, "examples": step * batch_size},
-          scores,
-        )
+      if save:
+        meta = {
+          "step": step,
+          "examples": step * batch_size,
+          "skipped": sorted(skip),
+        }
+        keeper.save(step, state.model, state.training, meta, scores)
+      if last:
+        return step == stop
+  return True
+
+
+def _batches(
+  start: int, config: ml_collections.ConfigDict, data: preparation.Data
+) -> Iterator[pipeline.Batch]:
+  """This process's part of the batches after step `start`."""
+  widths = padding.plan(
+    data.split,
+    batch_size=config.train.batch_size,
+    rows=data.rows,
+    max_features=config.data.max_features,
+    max_labels=config.data.max_labels,
+  )
+  return pipeline.train_batches(
+    data.split,
+    data.weighting,
+    batch_size=config.train.batch_size,
+    seed=config.seed,
+    start_step=start,
+    rows=data.rows,
+    widths=widths,
+    process=evaluator.this_process(),
+    num_threads=config.data.threads,
+  )
 
 
 def _validator(
-  model: model_lib.Model, config: ml_collections.ConfigDict, data: Data
+  model: model_lib.Model,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
 ) -> evaluator.Evaluator | None:
   if not len(data.valid_rows):
     return None
@@ -356,10 +303,51 @@ def _validator(
   )
 
 
-def _check_finite(metrics: Mapping[str, Any], step: int) -> None:
-  loss = float(metrics["loss"])
-  if not math.isfinite(loss):
+class _NotFiniteError(Exception):
+  """The loss of a step is not finite, or its gradient is not."""
+
+  def __init__(self, step: int, loss: float):
+    super().__init__(step, loss)
+    self.step, self.loss = step, loss
+
+
+def _check_finite(losses: Mapping[int, Any]) -> None:
+  """Raises for the first step whose loss is not finite."""
+  for step, loss in jax.device_get(losses).items():
+    if not math.isfinite(loss):
+      raise _NotFiniteError(step, float(loss))
+
+
+def _skip_too(
+  error: _NotFiniteError,
+  skip: frozenset[int],
+  keeper: checkpoint.Checkpointer,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> frozenset[int]:
+  """The steps to skip from now on; the end, if they are too many."""
+  keeper.wait()
+  order = order_lib.Order(len(data.rows), config.seed)
+  batches = order_lib.ShuffledBatches(order, config.train.batch_size, data.rows)
+  rows = batches[error.step - 1].tolist()
+  if jax.process_index() == 0:
+    found = {"step": error.step, "loss": str(error.loss), "rows": rows}
+    with (workdir / NOT_FINITE_FILE).open("a") as file:
+      file.write(json.dumps(found) + "\n")
+  what = (
+    f"the loss is {error.loss}, or its gradient is not finite, at step"
+    f" {error.step}; its batch is the rows {', '.join(map(str, rows[:8]))}, ..."
+    f" ({len(rows)} in {workdir / NOT_FINITE_FILE}) of {data.split.name}"
+  )
+  budget = config.train.skip_nonfinite
+  if len(skip) >= budget:
+    last = keeper.latest_step()
     raise FloatingPointError(
-      f"the loss is {loss} at step {step}; lower optim.*.learning_rate, then"
-      " run the same command again: it continues from the last checkpoint"
+      f"{what}; {'no checkpoint' if last is None else f'step {last}'} is saved."
+      f" Look at the rows, lower optim.*.learning_rate in a new run, or let"
+      f" this one skip such batches: train.skip_nonfinite is {budget}, and"
+      f" {len(skip)} were skipped"
     )
+  logging.warning("%s; skipping it, %d of %d", what, len(skip) + 1, budget)
+  return skip | {error.step}

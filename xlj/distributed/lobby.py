@@ -1,0 +1,359 @@
+"""Where the processes of a job wait for each other, before JAX starts.
+
+JAX's own start waits in silence, and takes the first process with a number for
+the right one. So they meet at the coordinator's address first: process 0
+listens there, the others call and say who they are, and all are told who is
+still missing. When all are there, the port is free again for JAX.
+
+The protocol is a JSON object per line: `{"job": "xlj", "process": 1, "of": 4,
+"who": "host, pid 7"}` from those that arrive; `{"missing": [2, 3]}`, `{"error":
+"..."}` or `{"go": true}` from process 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import selectors
+import socket
+import threading
+import time
+from typing import Any
+
+from absl import logging
+
+from xlj.distributed import errors
+from xlj.distributed import exchange
+
+_JOB = "xlj"
+_FIRST_WORD_S = 3.0  # of waiting, before the first message about it
+_NEXT_WORD_S = 10.0
+_RETRY_S = 0.2
+_CALL_S = 5.0  # for a connection to come about
+_MAX_LINE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Seat:
+  """A process's place in a job.
+
+  Attributes:
+    address: `host:port` of the coordinator.
+    num_processes: Processes of the job.
+    process_id: Number of this one.
+    timeout: Seconds to wait for the others.
+  """
+
+  address: str
+  num_processes: int
+  process_id: int
+  timeout: float
+
+  @property
+  def host(self) -> str:
+    """The coordinator's host."""
+    return self.address.rpartition(":")[0].strip("[]")
+
+  @property
+  def port(self) -> int:
+    """The coordinator's port."""
+    return int(self.address.rpartition(":")[2])
+
+
+def who() -> str:
+  """This process, for people."""
+  return f"{socket.gethostname()}, pid {os.getpid()}"
+
+
+def meet(seat: Seat) -> None:
+  """Returns when all processes of the job are there.
+
+  Args:
+    seat: This process's place.
+
+  Raises:
+    StartError: If another process has the same number (a second coordinator,
+      above all), the number of processes differs, or the port is taken.
+    LostPeerError: If some are not there in time; it names them.
+  """
+  deadline = time.monotonic() + seat.timeout
+  if seat.process_id:
+    _Guest(seat, deadline).wait()
+    return
+  with _listen(seat) as listener:
+    _Host(seat, listener, deadline).wait()
+
+
+# --- process 0 ---------------------------------------------------------------
+
+
+class _Host:
+  """Process 0: lets the others in."""
+
+  def __init__(self, seat: Seat, listener: socket.socket, deadline: float):
+    self._seat = seat
+    self._listener = listener
+    self._deadline = deadline
+    self._present = {0: who()}
+    self._calls: dict[socket.socket, _Call] = {}
+    # What is said at the address that the others call; None: nothing yet.
+    self._said: str | None = None
+
+  def wait(self) -> None:
+    """Returns when all are there."""
+    threading.Thread(target=self._call_address, daemon=True).start()
+    try:
+      self._wait()
+    except (errors.StartError, errors.LostPeerError) as error:
+      again = isinstance(error, errors.LostPeerError)
+      self._tell_all({"error": str(error), "again": again})
+      raise
+    finally:
+      for sock in self._calls:
+        sock.close()
+
+  def _call_address(self) -> None:
+    """Whoever answers there: if it is not this process, there are two."""
+    self._said = _say_hello(self._seat, self._seat.host)
+
+  def _wait(self) -> None:
+    seat, words = self._seat, _Words(self._deadline)
+    with selectors.DefaultSelector() as selector:
+      selector.register(self._listener, selectors.EVENT_READ)
+      while self._missing():
+        if self._said:
+          raise errors.StartError(self._said)
+        if time.monotonic() > self._deadline:
+          raise errors.LostPeerError(self._who_did_not_come())
+        if words.due():
+          text = exchange.processes(self._missing())
+          words.say(f"Waiting for {text} of {seat.num_processes}")
+          self._tell_all({"missing": self._missing()})
+        for key, _ in selector.select(_RETRY_S):
+          self._serve(key.fileobj, selector)
+      self._listener.close()  # JAX listens there as soon as the others go on
+      self._tell_all({"go": True})
+
+  def _missing(self) -> list[int]:
+    everybody = range(self._seat.num_processes)
+    return [i for i in everybody if i not in self._present]
+
+  def _who_did_not_come(self) -> str:
+    seat = self._seat
+    text = _did_not_come(self._missing(), seat)
+    if self._said is None:
+      text += (
+        f"; nothing answers there from process 0 either: is it an address of"
+        f" {socket.gethostname()}?"
+      )
+    return text
+
+  def _serve(self, sock: Any, selector: selectors.BaseSelector) -> None:
+    if sock is self._listener:
+      with contextlib.suppress(OSError):
+        new, _ = self._listener.accept()
+        new.settimeout(_CALL_S)
+        self._calls[new] = _Call(new)
+        selector.register(new, selectors.EVENT_READ)
+      return
+    call = self._calls[sock]
+    try:
+      for message in call.read():
+        self._admit(call, message)
+    except (OSError, ValueError, LookupError):  # gone, refused, or a stranger
+      selector.unregister(sock)
+      del self._calls[sock]
+      sock.close()
+      if call.process:
+        del self._present[call.process]
+
+  def _admit(self, call: _Call, message: Any) -> None:
+    """Takes in who says hello; ValueError if it is not let in."""
+    if not isinstance(message, dict) or message.get("job") != _JOB:
+      raise ValueError("a stranger")
+    process, count, name = message["process"], message["of"], message["who"]
+    there = self._present.get(process)
+    said = ""
+    if count != self._seat.num_processes:
+      said = (
+        f"process {process} ({name}) was started for {count} processes, process"
+        f" 0 ({who()}) for {self._seat.num_processes}; give all the same"
+        " --num_processes"
+      )
+    elif there is not None and there != name:
+      what = "a second coordinator" if process == 0 else "one too many"
+      said = (
+        f"process {process} is there twice, {what}: {there}, and {name}; give"
+        " each process a --process_id of its own, or this job another port in"
+        " --coordinator_address"
+      )
+    if said:
+      logging.warning("Refused: %s", said)
+      call.send({"error": said, "again": False})
+      raise ValueError(said)
+    call.process = process
+    self._present[process] = name
+    call.send({"missing": self._missing()})
+
+  def _tell_all(self, message: dict[str, Any]) -> None:
+    for call in self._calls.values():
+      if call.process is not None:  # it has said hello
+        with contextlib.suppress(OSError):
+          call.send(message)
+
+
+def _listen(seat: Seat) -> socket.socket:
+  """Listens at the coordinator's port, of all addresses of this host."""
+  both = socket.has_dualstack_ipv6()
+  try:
+    return socket.create_server(
+      ("", seat.port),
+      family=socket.AF_INET6 if both else socket.AF_INET,
+      dualstack_ipv6=both,
+      backlog=min(seat.num_processes, 4096),
+    )
+  except OSError as error:
+    if error.errno != errno.EADDRINUSE:
+      raise
+  # Perhaps by a coordinator that will say who it is.
+  raise errors.StartError(
+    _say_hello(seat, "localhost")
+    or f"port {seat.port} of process 0 ({who()}) is taken by another program;"
+    " give another one in --coordinator_address"
+  )
+
+
+def _say_hello(seat: Seat, host: str) -> str | None:
+  """Calls as process 0; what is objected to that, None if nobody answers."""
+  with contextlib.suppress(OSError, ValueError):
+    with socket.create_connection((host, seat.port), _CALL_S) as sock:
+      call = _Call(sock)
+      call.send(_hello(seat))
+      for message in call.read():
+        return str(message.get("error", ""))
+  return None
+
+
+# --- the others --------------------------------------------------------------
+
+
+class _Guest:
+  """Any other process: calls until it is let in."""
+
+  def __init__(self, seat: Seat, deadline: float):
+    self._seat = seat
+    self._deadline = deadline
+    self._words = _Words(deadline)
+    self._trouble = "nothing answers"
+    self._missing: list[int] = []
+
+  def wait(self) -> None:
+    """Returns when all are there."""
+    while time.monotonic() < self._deadline:
+      try:
+        if self._call():
+          return
+      except (OSError, ValueError) as error:  # not there yet, or a stranger
+        self._trouble = getattr(error, "strerror", None) or str(error)
+      if self._words.due():
+        self._words.say(
+          f"Waiting for process 0 at {self._seat.address}: {self._trouble}"
+        )
+      time.sleep(_RETRY_S)
+    if self._missing:
+      raise errors.LostPeerError(_did_not_come(self._missing, self._seat))
+    raise errors.LostPeerError(
+      f"process 0, the coordinator, is not at {self._seat.address} after"
+      f" {self._seat.timeout:.0f} s: {self._trouble}"
+    )
+
+  def _call(self) -> bool:
+    """Waits in the lobby; False if process 0 left it."""
+    seat = self._seat
+    with socket.create_connection((seat.host, seat.port), _CALL_S) as sock:
+      call = _Call(sock)
+      call.send(_hello(seat))
+      sock.settimeout(1.0)
+      while time.monotonic() < self._deadline + _CALL_S:
+        try:
+          messages = list(call.read())
+        except TimeoutError:
+          continue
+        for message in messages:
+          if "error" in message:
+            again = message["again"]
+            kind = errors.LostPeerError if again else errors.StartError
+            raise kind(message["error"])
+          if "go" in message:
+            return True
+          self._missing = message["missing"]
+          others = [i for i in self._missing if i != seat.process_id]
+          if others and self._words.due():
+            text = exchange.processes(others)
+            self._words.say(f"Waiting for {text} of {seat.num_processes}")
+    return False
+
+
+# --- both --------------------------------------------------------------------
+
+
+class _Call:
+  """A connection with a message per line."""
+
+  def __init__(self, sock: socket.socket):
+    self._sock = sock
+    self._rest = b""
+    self.process: int | None = None
+
+  def read(self) -> Iterator[Any]:
+    """Yields the messages that have come; OSError when the other one left."""
+    data = self._sock.recv(_MAX_LINE)
+    if not data:
+      raise ConnectionError("it closed the connection")
+    *lines, self._rest = (self._rest + data).split(b"\n")
+    if len(self._rest) > _MAX_LINE:
+      raise ValueError("too long a line")
+    for line in lines:
+      yield json.loads(line)
+
+  def send(self, message: dict[str, Any]) -> None:
+    """Sends a message."""
+    self._sock.sendall(json.dumps(message).encode() + b"\n")
+
+
+class _Words:
+  """Says what is waited for, but not all the time."""
+
+  def __init__(self, deadline: float):
+    self._deadline = deadline
+    self._next = time.monotonic() + _FIRST_WORD_S
+
+  def due(self) -> bool:
+    """Whether it is time for a message."""
+    return time.monotonic() >= self._next
+
+  def say(self, text: str) -> None:
+    """Logs a message, with the time that is left."""
+    now = time.monotonic()
+    self._next = now + _NEXT_WORD_S
+    logging.info("%s (%.0f s left)", text, max(0, self._deadline - now))
+
+
+def _did_not_come(missing: list[int], seat: Seat) -> str:
+  return (
+    f"{exchange.processes(missing)} of {seat.num_processes} did not come to"
+    f" {seat.address} within {seat.timeout:.0f} s"
+  )
+
+
+def _hello(seat: Seat) -> dict[str, Any]:
+  return {
+    "job": _JOB,
+    "process": seat.process_id,
+    "of": seat.num_processes,
+    "who": who(),
+  }

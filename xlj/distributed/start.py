@@ -1,0 +1,152 @@
+"""Starts the processes of a job as one; `initialize` comes before all of JAX.
+
+The coordinator's address, the number of processes and the number of this one
+are given, or found where JAX finds them: under Slurm, Open MPI, Kubernetes
+indexed jobs (and JobSets), and on TPU pods. Where neither is the case, the
+process is alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from typing import Any
+
+from absl import logging
+import jax
+
+from xlj.distributed import errors
+from xlj.distributed import lobby
+from xlj.distributed import watch
+
+_CLUSTERS = jax._src.clusters.ClusterEnv
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  initialization_timeout: float = 300,
+  peer_timeout: float = 60,
+  stall_timeout: float = 1800,
+) -> None:
+  """Makes this process one of a job, if there is one; the first thing to do.
+
+  Args:
+    coordinator_address: `host:port` of process 0, any free port; the same in
+      all processes.
+    num_processes: Processes of the job.
+    process_id: Number of this one, from 0.
+    initialization_timeout: Seconds to wait for all processes.
+    peer_timeout: Seconds without a sign of life after which a process is lost
+      and the job ends.
+    stall_timeout: Seconds without a step after which the job ends (see
+      `watch`).
+
+  Raises:
+    StartError: If the three do not make a place in a job, or two processes
+      have the same.
+    LostPeerError: If a process is missing.
+  """
+  seat, local_devices = _seat(
+    coordinator_address, num_processes, process_id, initialization_timeout
+  )
+  if seat is None or seat.num_processes == 1:
+    return
+  lobby.meet(seat)
+  # JAX notices lost processes too, but ends this one without a name for them.
+  patience = max(2 * int(peer_timeout), int(peer_timeout) + 30)
+  jax.distributed.initialize(
+    seat.address,
+    seat.num_processes,
+    seat.process_id,
+    local_devices,
+    cluster_detection_method="deactivate",
+    initialization_timeout=max(1, int(initialization_timeout)),
+    heartbeat_timeout_seconds=patience,
+  )
+  watch.start(seat.address, peer_timeout, stall_timeout)
+  if seat.process_id == 0:
+    logging.info(
+      "All %d processes are here, at %s", seat.num_processes, seat.address
+    )
+
+
+def _seat(
+  address: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  timeout: float,
+) -> tuple[lobby.Seat | None, Sequence[int] | None]:
+  """The place in the job, and the devices of this process, None for all."""
+  devices = None
+  given = {
+    "--coordinator_address": address,
+    "--num_processes": num_processes,
+    "--process_id": process_id,
+  }
+  if None in given.values():
+    address, num_processes, process_id, devices = _detected(
+      address, num_processes, process_id, timeout
+    )
+    found = dict(zip(given, (address, num_processes, process_id)))
+    missing = [name for name, value in found.items() if value is None]
+    if len(missing) == len(found):
+      return None, None
+    if missing:
+      there = [name for name in found if name not in missing]
+      raise errors.StartError(
+        f"{' and '.join(there)} without {' and '.join(missing)}; give all"
+        " three, or none of them on a machine that is alone"
+      )
+  assert address is not None and num_processes is not None
+  assert process_id is not None
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdigit():
+    raise errors.StartError(
+      f"--coordinator_address={address} is not HOST:PORT, as in 10.0.0.1:1234"
+    )
+  if not 0 <= process_id < num_processes:
+    raise errors.StartError(
+      f"--process_id={process_id} is not in [0, {num_processes - 1}], the"
+      f" numbers of --num_processes={num_processes}"
+    )
+  return lobby.Seat(address, num_processes, process_id, timeout), devices
+
+
+def _detected(
+  address: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  timeout: float,
+) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
+  """What the cluster that this process is in says, as far as JAX knows it."""
+  address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+  cluster = _cluster()
+  if cluster is None:
+    return address, num_processes, process_id, None
+  if address is None:
+    port = os.environ.get("JAX_COORDINATOR_PORT")
+    address = cluster.get_coordinator_address(int(timeout), port)
+  if num_processes is None:
+    num_processes = cluster.get_process_count()
+  if process_id is None:
+    process_id = cluster.get_process_id()
+  devices = None
+  local = cluster.get_local_process_id()
+  if local is not None and not os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+    devices = [local]  # a process per device, as in JAX
+  return address, num_processes, process_id, devices
+
+
+def _cluster() -> Any:
+  """JAX's description of the cluster; None if there is none."""
+  for cluster in _CLUSTERS._cluster_types:
+    in_kubernetes = "k8s" in cluster.__module__
+    # Most pods are not of an indexed job, for which alone JAX has an answer.
+    if in_kubernetes and "JOB_COMPLETION_INDEX" not in os.environ:
+      continue
+    if not cluster.opt_in_only_method and cluster.is_env_present():
+      return cluster
+  return None

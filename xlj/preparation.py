@@ -1,0 +1,147 @@
+"""The training split, and what is decided from it before training starts."""
+
+import dataclasses
+
+from absl import logging
+import ml_collections
+import numpy as np
+
+from xlj import config as config_lib
+from xlj import families
+from xlj import label_order
+from xlj import splits
+from xlj.data import clusters
+from xlj.data import csr as csr_lib
+from xlj.data import pipeline
+from xlj.data import statistics
+from xlj.data import store
+from xlj.data import weighting as weighting_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """A training split and what is known about it.
+
+  Attributes:
+    split: The training file.
+    rows: Rows to train on.
+    valid_rows: Rows held out for validation; may be empty.
+    stats: Counts of labels and features.
+    weighting: Of the features; None when they are dense.
+    order: The head's numbers of the labels.
+  """
+
+  split: store.Split
+  rows: np.ndarray
+  valid_rows: np.ndarray
+  stats: statistics.Statistics
+  weighting: weighting_lib.Weighting | None
+  order: label_order.LabelOrder
+
+
+def prepare(
+  config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.ConfigDict, Data]:
+  """Opens the training split and resolves the config against it.
+
+  Args:
+    config: A config that says in `data` where the data is.
+
+  Returns:
+    The resolved config and the data.
+  """
+  split = splits.open_split(config)
+  config = config_lib.resolve(config, facts(split))
+  rows, valid_rows = pipeline.holdout(
+    split.num_rows, float(config.data.validation), config.seed
+  )
+  by_label = config.head.order != "none"
+  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
+  weighting = None
+  if config.data.dense:
+    config.data.weighting, config.data.l2 = "none", False
+  else:
+    weighting = weighting_lib.fit(
+      config.data.weighting, stats, l2=config.data.l2, smooth=True
+    )
+    config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
+  _scale(config, split, weighting)
+  order = _order(config, split, rows, stats, weighting)
+  return config, Data(split, rows, valid_rows, stats, weighting, order)
+
+
+def _order(
+  config: ml_collections.ConfigDict,
+  split: store.Split,
+  rows: np.ndarray,
+  stats: statistics.Statistics,
+  weighting: weighting_lib.Weighting | None,
+) -> label_order.LabelOrder:
+  """How the head numbers the labels."""
+  head, counts = config.head, stats.label_counts
+  if counts is None or head.order == "none":
+    return label_order.LabelOrder.identity()
+  if head.order == "identity":
+    return label_order.LabelOrder.of(np.arange(split.num_labels))
+  if head.order == "frequency":
+    return label_order.LabelOrder.by_frequency(counts)
+  if head.order != "clusters":
+    return label_order.LabelOrder.from_file(head.order, split.num_labels)
+  number = (head.groups or head.lengths)[-1]
+  logging.info("Clustering %d labels into %d groups", len(counts), number)
+  # Of the rows that are trained on: validation tells nothing then.
+  features = split.features
+  if isinstance(features, csr_lib.Csr):
+    features = features.take(rows)
+  else:
+    features = features[rows]
+  centroids = clusters.centroids(features, split.labels.take(rows), weighting)
+  groups = clusters.balanced(centroids, number, config.seed)
+  return label_order.LabelOrder.by_groups(groups, number, counts)
+
+
+def _scale(
+  config: ml_collections.ConfigDict,
+  split: store.Split,
+  weighting: weighting_lib.Weighting | None,
+) -> None:
+  """Fills in the size of the features that the encoder will see.
+
+  Adam moves every weight by about the learning rate, however small the
+  features are; features of norm 1 would move an embedding too slowly. They are
+  scaled up to the norm that as many ones would have.
+  """
+  rows = np.unique(np.linspace(0, split.num_rows - 1, 4096).astype(np.int64))
+  features = split.features
+  if isinstance(features, csr_lib.Csr):
+    sample = features.take(rows)
+    sample = sample if weighting is None else weighting(sample)
+    norms = statistics.row_norms(sample)
+    per_row = sample.nnz / sample.num_rows
+  else:
+    block = np.asarray(features[rows])
+    norms = np.linalg.norm(block, axis=1)
+    per_row = float(np.count_nonzero(block) / len(block))
+  data, encoder = config.data, config.encoder
+  data.feature_norm = float(np.sqrt(np.mean(np.square(norms)))) or 1.0
+  data.features_per_row = per_row
+  if encoder.input_scale is None:
+    encoder.input_scale = max(1.0, per_row) ** 0.5 / data.feature_norm
+
+
+def facts(split: store.Split) -> families.DataFacts:
+  """What the config's rules need to know about a training split."""
+  features = split.features
+  sparse = isinstance(features, csr_lib.Csr)
+  return families.DataFacts(
+    num_rows=split.num_rows,
+    num_features=split.num_features,
+    num_labels=split.num_labels,
+    labels_per_row=split.labels.nnz / split.num_rows,
+    features_per_row=features.nnz / split.num_rows
+    if isinstance(features, csr_lib.Csr)
+    else split.num_features,
+    dense=not sparse,
+    kind=statistics.feature_kind(features),
+    fingerprint=split.fingerprint,
+  )
