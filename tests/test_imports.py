@@ -34,7 +34,10 @@ ALLOWED = {
   "data": set(),
   "make_head": {"optim", "ops", "losses", "heads"},
   "model": {"make_head", "optim", "sharding", "ops", "encoders"},
-  "evaluator": {"label_order", "metrics", "model", "pairs", "sharding", "data"},
+  "evaluator": {
+    "distributed", "label_order", "metrics", "model", "pairs", "sharding",
+    "data",
+  },
   "predictor": {
     "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",
   },

@@ -18,6 +18,7 @@ from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.distributed import watch
 
 _BLOCK = 4096  # rows that the popularity baseline scores at a time
 
@@ -134,7 +135,8 @@ class Evaluator:
     Yields:
       Predictions for the real rows of each batch of this process.
     """
-    for batch in self._batches():
+    for number, batch in enumerate(self._batches()):
+      watch.note(f"scoring batch {number}")
       inputs, exclude = sharding.put_batch(
         (to_inputs(batch, self._order), self._exclude(batch.rows))
       )
@@ -168,10 +170,19 @@ class Evaluator:
     """Adds up the sums of all processes; the same on each of them."""
     if jax.process_count() == 1:
       return ranking
-    states = multihost_utils.process_allgather(ranking.state)
+    # As bytes: on the devices, numbers of 64 bits would lose half of them.
+    states = {
+      name: multihost_utils.process_allgather(np.frombuffer(sums, np.uint8))
+      for name, sums in ranking.state.items()
+    }
     total = self._ranking()
     for process in range(jax.process_count()):
-      total.add_state({name: sums[process] for name, sums in states.items()})
+      total.add_state(
+        {
+          name: states[name][process].view(sums.dtype).reshape(sums.shape)
+          for name, sums in ranking.state.items()
+        }
+      )
     return total
 
   def _exclude(self, rows: np.ndarray) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import sys
 from typing import IO
 
 from absl import logging
+import jax
 import numpy as np
 
 from xlj import config as config_lib
@@ -61,10 +62,16 @@ def predict(
     raise config_lib.ConfigError(
       f"--k is {k}; the model has {run.num_labels} labels"
     )
+  if input_path == formats.STDIN and jax.process_count() > 1:
+    raise config_lib.ConfigError(
+      f"--input=- with {jax.process_count()} processes; all of them read the"
+      " input, so give a file"
+    )
   names = _names(run, labels)
   line = _json_line if output_path.endswith(".jsonl") else _tab_line
   count = 0
-  with _open(output_path) as output:
+  first = jax.process_index() == 0
+  with _open(output_path if first else os.devnull) as output:
     for features in _blocks(run, input_path):
       scores, ids = run.topk(features, k)
       output.writelines(
@@ -123,6 +130,10 @@ def _open(path: str) -> Iterator[IO[str]]:
   """Opens the output; a file gets its name when it is complete."""
   if path == STDOUT:
     yield sys.stdout
+    return
+  if path == os.devnull:
+    with open(path, "w") as output:
+      yield output
     return
   partial = f"{path}.partial"
   with open(partial, "w", encoding="utf-8") as output:

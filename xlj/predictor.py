@@ -14,6 +14,7 @@ from xlj import mesh as mesh_lib
 from xlj import model as model_lib
 from xlj import sharding
 from xlj.data import csr as csr_lib
+from xlj.data import pipeline
 from xlj.data import weighting as weighting_lib
 
 Features = (
@@ -88,6 +89,8 @@ class Predictor:
   def topk(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.
 
+    As one of several processes, all of them have to ask the same.
+
     Args:
       features: n examples with raw features, as in the data files: CSR (of
         scipy or `xlj.data.csr`), a dense `[n, F]` array, or a dict from
@@ -136,9 +139,11 @@ class Predictor:
       np.full((size, 1), -1, np.int32),
       np.zeros((size,), np.float32),
     )
+    mine = pipeline.Slice(jax.process_index(), jax.process_count()).of(size)
+    inputs = jax.tree.map(lambda array: array[mine], inputs)
     with jax.set_mesh(self.mesh):
       scores, ids = self._topk(self.state, sharding.put_batch(inputs), k, None)
-      scores, ids = sharding.local_rows(scores), sharding.local_rows(ids)
+      scores, ids = sharding.whole(scores), sharding.whole(ids)
     return scores[:count], self.order.to_data(ids[:count])
 
   def _rows(self, features: Features) -> csr_lib.Csr | np.ndarray:
@@ -164,12 +169,12 @@ class Predictor:
     """A buffer by the head's labels instead of by row."""
     layout = self.model.layout
     rows = layout.row_of_label(np.arange(self.num_labels))
-    return np.asarray(self.state["buffers"][name])[rows]
+    return sharding.whole(self.state["buffers"][name])[rows]
 
   def _weighting(self) -> weighting_lib.Weighting | None:
     if self.config.data.dense:
       return None
-    idf = np.asarray(self.state["buffers"]["idf"])
+    idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
 

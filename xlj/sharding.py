@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 P = jax.P
@@ -69,6 +70,13 @@ def replicate(tree: Any) -> Any:
   """Puts arrays that every process has onto all devices of the mesh."""
   target = jax.NamedSharding(jax.sharding.get_mesh(), REPLICATED)
   return jax.device_put(tree, target)
+
+
+def whole(array: jax.Array) -> np.ndarray:
+  """All of an array on every process, as numpy; all of them have to ask."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

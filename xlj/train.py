@@ -106,6 +106,7 @@ def _start(
   data: preparation.Data,
 ) -> tuple[model_lib.State, frozenset[int]]:
   """The newest checkpoint's state, or a fresh one, and the steps skipped."""
+  watch.note("starting", timed=False)
   step = keeper.latest_step()
   if step is not None:
     logging.info("Continuing from the checkpoint of step %d", step)
@@ -246,8 +247,9 @@ def _steps(
         }
         keeper.save(step, state.model, state.training, meta, scores)
       if last:
-        return step == stop
-  return True
+        break
+  watch.note("ending", timed=False)
+  return int(state.step) == stop
 
 
 def _batches(
