@@ -1,5 +1,6 @@
 """The progress display, and metrics files that survive kills and resumes."""
 
+import contextlib
 import fcntl
 import io
 import json
@@ -18,6 +19,7 @@ import time
 from absl import logging
 from absl.testing import absltest
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from xlj import progress
@@ -207,6 +209,36 @@ class MetricWriterTest(absltest.TestCase):
 
   def test_a_missing_file_has_no_records(self):
     self.assertEqual(progress.read_metrics(self.path), [])
+
+
+@pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
+def test_a_full_disk_loses_lines_and_nothing_else(tmp_path):
+  if subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]
+  ).returncode:
+    pytest.skip("needs the right to mount")
+  try:
+    with progress.MetricWriter(tmp_path / "run") as writer:
+      for step in range(1, 10):
+        writer.write(step, "train", {"loss": step})
+      filler = tmp_path / "filler"
+      with contextlib.suppress(OSError), filler.open("wb", 0) as file:
+        while file.write(b"0" * 512):
+          pass
+      for step in range(10, 200):
+        writer.write(step, "train", {"loss": step})
+      filler.unlink()
+      for step in range(200, 210):
+        writer.write(step, "train", {"loss": step})
+    rows = progress.read_metrics(tmp_path / "run" / progress.METRICS_FILE)
+  finally:
+    subprocess.run(["umount", tmp_path], check=True)
+  steps = [row["step"] for row in rows]
+  assert steps[:9] == list(range(1, 10))
+  assert steps[-10:] == list(range(200, 210))
+  assert len(steps) < 209
 
 
 if __name__ == "__main__":

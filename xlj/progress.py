@@ -140,7 +140,8 @@ class MetricWriter:
   Each line of `metrics.jsonl` is one object: `step`, `time` (seconds since
   1970), `kind` ("train", "eval", ...) and the values by name; a value that is
   not finite is null. Every line is handed to the operating system whole, so
-  that a killed run loses none.
+  that a killed run loses none. A full disk does not end the run: lines are
+  missing until there is room again, and TensorBoard's files end.
 
   Args:
     workdir: the folder of the run, made if missing.
@@ -162,7 +163,7 @@ class MetricWriter:
     enabled: bool = True,
   ):
     """Opens the files; see the class."""
-    self._lines: TextIO | None = None
+    self._lines: _Lines | None = None
     self._events: event_file_writer.EventFileWriter | None = None
     self._last_step: dict[str, int] = {}
     if not enabled:
@@ -171,7 +172,7 @@ class MetricWriter:
     path.parent.mkdir(parents=True, exist_ok=True)
     for record in _drop_after(path, resume_step):
       self._last_step[record["kind"]] = record["step"]
-    self._lines = path.open("a", encoding="utf-8")
+    self._lines = _Lines(path)
     self._events = event_file_writer.EventFileWriter(
       str(path.parent / TENSORBOARD_DIR), flush_secs=30
     )
@@ -211,8 +212,7 @@ class MetricWriter:
     numbers = {name: float(value) for name, value in values.items()}
     record = {"step": step, "time": round(time.time(), 3), "kind": kind}
     record |= {n: v if math.isfinite(v) else None for n, v in numbers.items()}
-    self._lines.write(json.dumps(record, allow_nan=False) + "\n")
-    self._lines.flush()
+    self._lines.append(json.dumps(record, allow_nan=False))
     scalars = [
       _Summary.Value(tag=f"{kind}/{name}", simple_value=value)
       for name, value in numbers.items()
@@ -221,21 +221,64 @@ class MetricWriter:
 
   def flush(self) -> None:
     """Has TensorBoard events on disk; `metrics.jsonl` always is."""
-    if self._events is not None:
-      self._events.flush()
+    self._tell_events(lambda events: events.flush())
 
   def close(self) -> None:
     """Closes the files; later writes do nothing."""
     if self._lines is not None:
       self._lines.close()
-    if self._events is not None:
-      self._events.close()
+    self._tell_events(lambda events: events.close())
     self._lines = self._events = None
 
   def _add_event(self, **fields: Any) -> None:
-    assert self._events is not None
     event = _Event(wall_time=time.time(), **fields)
-    self._events.add_event(event)
+    self._tell_events(lambda events: events.add_event(event))
+
+  def _tell_events(
+    self, tell: Callable[[event_file_writer.EventFileWriter], None]
+  ) -> None:
+    """Writes to TensorBoard's file; after an error, no more of this run."""
+    if self._events is None:
+      return
+    try:
+      tell(self._events)
+    except OSError as error:
+      self._events = None
+      logging.warning(
+        "%s ends here, without the rest of this run: %s",
+        TENSORBOARD_DIR,
+        error,
+      )
+
+
+class _Lines:
+  """A file to append whole lines to, which may lose some to a full disk."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._file = open(path, "ab", buffering=0)
+    self._torn = False  # whether the last line lacks its end
+    self._lost = 0  # lines in a row
+
+  def append(self, line: str) -> None:
+    """Appends a line, or warns."""
+    data = b"\n" * self._torn + line.encode() + b"\n"
+    written, reason = 0, "there is no room"
+    try:
+      written = self._file.write(data) or 0
+    except OSError as error:
+      reason = str(error)
+    if written == len(data):
+      self._torn, self._lost = False, 0
+      return
+    self._torn |= bool(written)
+    self._lost += 1
+    if self._lost == 1:
+      logging.warning("%s misses lines: %s", self._path, reason)
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
