@@ -1,12 +1,17 @@
 """Whole runs: on every mesh, interrupted, restored elsewhere."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests import meshes
 from tests import runs
+from xlj import evaluator
 from xlj import mesh as mesh_lib
+from xlj import preparation
 from xlj import train
+from xlj.data import order
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +70,75 @@ def test_an_interrupted_run_repeats_bit_for_bit(data_dir, tmp_path, use_mesh):
   train.train(config, parts)
   assert losses(parts) == losses(whole)
   assert runs.records(parts, "eval") == runs.records(whole, "eval")
+
+
+@pytest.fixture
+def poison(monkeypatch):
+  """Gives some rows of the training split features that are not finite."""
+
+  def use(rows):
+    to_inputs = evaluator.to_inputs
+
+    def poisoned(batch, order):
+      inputs = to_inputs(batch, order)
+      bad = np.isin(batch.rows, rows)[:, None]
+      values = np.where(bad, np.inf, inputs.feature_values)
+      return inputs._replace(feature_values=values.astype(np.float32))
+
+    monkeypatch.setattr(evaluator, "to_inputs", poisoned)
+
+  return use
+
+
+def first_step_with(row, data_dir):
+  """The first step of the run that sees a row of the training split."""
+  config = runs.make_config(data_dir)
+  config, data = preparation.prepare(config)
+  batches = order.ShuffledBatches(
+    order.Order(len(data.rows), config.seed), config.train.batch_size, data.rows
+  )
+  return next(s for s in range(1, 100) if row in batches[s - 1])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_name(
+  data_dir, tmp_path, use_mesh, poison
+):
+  use_mesh((2, 4))
+  row = 137
+  step = first_step_with(row, data_dir)
+  poison([row])
+  config = runs.make_config(data_dir, checkpoint__every=2, train__log_every=3)
+  with pytest.raises(FloatingPointError) as caught:
+    train.train(config, tmp_path)
+  message = str(caught.value)
+  assert f"at step {step};" in message and "skip_nonfinite" in message
+  saved = (step - 1) // 2 * 2
+  assert (f"step {saved} is saved" if saved else "no checkpoint") in message
+  (found,) = map(
+    json.loads, (tmp_path / train.NOT_FINITE_FILE).read_text().splitlines()
+  )
+  assert found["step"] == step and row in found["rows"]
+  assert len(found["rows"]) == config.train.batch_size
+
+
+def test_batches_that_are_not_finite_are_skipped_under_a_budget(
+  data_dir, tmp_path, use_mesh, poison
+):
+  use_mesh((8, 1))
+  row = 137
+  step = first_step_with(row, data_dir)
+  config = runs.make_config(data_dir, checkpoint__every=5)
+  train.train(config, tmp_path / "clean")
+  poison([row])
+  config.train.skip_nonfinite = 2  # the row comes twice in two epochs
+  train.train(config, tmp_path / "skipping")
+  clean, skipping = losses(tmp_path / "clean"), losses(tmp_path / "skipping")
+  assert len(skipping) == len(clean) - 2 and np.isfinite(skipping).all()
+  np.testing.assert_allclose(skipping[: step - 1], clean[: step - 1], rtol=1e-5)
+  found = (tmp_path / "skipping" / train.NOT_FINITE_FILE).read_text()
+  assert len(found.splitlines()) == 2
+  # A continued run knows what was skipped.
+  train.train(config, tmp_path / "skipping")
+  config.train.skip_nonfinite = 1
+  with pytest.raises(FloatingPointError, match="1 were skipped"):
+    train.train(config, tmp_path / "too many")
