@@ -69,7 +69,8 @@ def launch(name, *args, devices=1, **kwargs):
   env = dict(os.environ)
   env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
   env["PYTHONPATH"] = str(ROOT)
-  command = [sys.executable, str(ROOT / "launch" / f"{name}.py"), *args]
+  path = ROOT / "launch" / f"{name}.py" if isinstance(name, str) else name
+  command = [sys.executable, str(path), *args]
   return subprocess.Popen(
     command,
     env=env,

@@ -229,8 +229,15 @@ class _Watch:
   def _announce(self, verdict: str) -> None:
     """Leaves the reason for the others, unless there is one."""
     self._ending = True
-    with contextlib.suppress(Exception):  # there is one, or process 0 is gone
-      exchange.client().key_value_set(f"{_VERDICT}/0", verdict)
+
+    def leave() -> None:
+      with contextlib.suppress(Exception):  # there is one, or process 0 is gone
+        exchange.client().key_value_set(f"{_VERDICT}/0", verdict)
+
+    # A frozen process 0 never answers.
+    leaving = threading.Thread(target=leave, daemon=True)
+    leaving.start()
+    leaving.join(4 * self._interval)
 
   def _obey(self, verdict: str) -> None:
     """Ends this process for the reason that another one left."""
