@@ -120,10 +120,7 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
   )
   if exchange.process_id():
     logging.set_verbosity(logging.WARNING)  # process 0 speaks for all
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update(
-      "jax_compilation_cache_dir", values.compilation_cache or None
-    )
+  _keep_compiled(values.compilation_cache)
   try:
     status = main()
   except (Exception, KeyboardInterrupt) as error:
@@ -135,6 +132,16 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
     raise
   watch.end()
   return status
+
+
+def _keep_compiled(directory: str) -> None:
+  """Keeps compiled programs, also small ones: there are many of them."""
+  for name, value in {
+    "jax_compilation_cache_dir": directory or None,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }.items():
+    if name.upper() not in os.environ:
+      jax.config.update(name, value)
 
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
