@@ -28,13 +28,13 @@ from typing import Any
 
 import jax
 
-from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import evaluator
 from xlj import mesh
 from xlj import model as model_lib
 from xlj import preparation
 from xlj import sharding
+from xlj.checkpoint import checkpointer
 from xlj.data import pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -146,9 +146,11 @@ class Side:
       self._model = model_lib.Model(config)
       _, data = preparation.prepare(config)
       abstract = self._model.abstract()
-      with checkpoint.Checkpointer(workdir, read_only=True) as keeper:
-        step = keeper.latest_step()
-        trees = keeper.restore(step, abstract.model, abstract.training)
+      directory = workdir / checkpointer.DIRECTORY
+      with checkpointer.Checkpointer(directory, read_only=True) as keeper:
+        step, *trees, _ = keeper.restore_newest(
+          abstract.model, abstract.training
+        )
       count = sharding.replicate(jax.numpy.int32(step))
       self._state = model_lib.State(*trees, step=count)
       self._batches = pipeline.train_batches(

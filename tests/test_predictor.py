@@ -6,13 +6,13 @@ import pytest
 import scipy.sparse
 
 from tests import meshes
-from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import families
 from xlj import label_order
 from xlj import model as model_lib
 from xlj import predictor
 from xlj import sharding
+from xlj.checkpoint import checkpointer
 from xlj.data import csr as csr_lib
 
 F, L, BATCH, K = 12, 13, 8, 3
@@ -49,7 +49,8 @@ def write_run(workdir, dense):
         rng.normal(size=wide.shape).astype(np.float32),
         jax.NamedSharding(mesh, sharding.LABELS_LAST),
       )
-    with checkpoint.Checkpointer(workdir) as keeper:
+    directory = workdir / checkpointer.DIRECTORY
+    with checkpointer.Checkpointer(directory) as keeper:
       for step, score in ((1, 2.0), (2, 1.0)):
         keeper.save(
           step, state.model, state.training, {"step": step}, {"P@1": score}
@@ -171,6 +172,6 @@ def test_what_is_no_run_is_refused(linear, tmp_path):
     predictor.load(linear.workdir, which="newest")
   text = (linear.workdir / config_lib.FILE).read_text()
   (tmp_path / config_lib.FILE).write_text(text)
-  (tmp_path / checkpoint.DIRECTORY).mkdir()
+  (tmp_path / checkpointer.DIRECTORY).mkdir()
   with pytest.raises(config_lib.ConfigError, match="no finished checkpoint"):
     predictor.load(tmp_path)

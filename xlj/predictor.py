@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import scipy.sparse
 
-from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import label_order
 from xlj import mesh as mesh_lib
 from xlj import model as model_lib
 from xlj import sharding
+from xlj.checkpoint import checkpointer
 from xlj.data import csr as csr_lib
 from xlj.data import pipeline
 from xlj.data import weighting as weighting_lib
@@ -38,6 +39,7 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
 
   Raises:
     ConfigError: If the directory holds no finished checkpoint.
+    CheckpointError: If none of its checkpoints is good.
 
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
@@ -56,13 +58,7 @@ class Predictor:
     self.mesh = mesh_lib.make_mesh()
     with jax.set_mesh(self.mesh):
       self.model = model_lib.Model(self.config)
-      with checkpoint.Checkpointer(
-        workdir, best_metric=self.config.eval.metric, read_only=True
-      ) as keeper:
-        self.step = _choose(keeper, which, workdir)
-        self.state = keeper.restore_model(
-          self.step, self.model.abstract().model
-        )
+      self.step, self.state = self._restore(which)
     self.weighting = self._weighting()
     self.order = label_order.LabelOrder.identity()
     if "label_ids" in self.state["buffers"]:
@@ -165,6 +161,26 @@ class Predictor:
       return rows.to_scipy().toarray()
     return rows
 
+  def _restore(self, which: str) -> tuple[int, Any]:
+    """Step and state of a checkpoint."""
+    if which not in ("best", "last"):
+      raise config_lib.ConfigError(
+        f"which checkpoint: {which!r}; use 'best' or 'last'"
+      )
+    with checkpointer.Checkpointer(
+      self.config.checkpoint.dir or self.workdir / checkpointer.DIRECTORY,
+      best_metric=self.config.eval.metric,
+      read_only=True,
+    ) as keeper:
+      found = keeper.restore_model(
+        self.model.abstract().model, best=which == "best"
+      )
+    if found is None:
+      raise config_lib.ConfigError(
+        f"{self.workdir} holds no finished checkpoint; train it first"
+      )
+    return found
+
   def _by_label(self, name: str) -> np.ndarray:
     """A buffer by the head's labels instead of by row."""
     layout = self.model.layout
@@ -177,19 +193,6 @@ class Predictor:
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
-
-
-def _choose(keeper: checkpoint.Checkpointer, which: str, workdir: Path) -> int:
-  if which not in ("best", "last"):
-    raise config_lib.ConfigError(
-      f"which checkpoint: {which!r}; use 'best' or 'last'"
-    )
-  step = keeper.best_step() if which == "best" else keeper.latest_step()
-  if step is None:
-    raise config_lib.ConfigError(
-      f"{workdir} holds no finished checkpoint; train it first"
-    )
-  return step
 
 
 def _from_dicts(

@@ -12,7 +12,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from xlj import checkpoint
 from xlj import config as config_lib
 from xlj import evaluator
 from xlj import machine
@@ -23,6 +22,8 @@ from xlj import progress
 from xlj import report
 from xlj import sharding
 from xlj import stopping
+from xlj.checkpoint import checkpointer
+from xlj.checkpoint import probe
 from xlj.data import order as order_lib
 from xlj.data import padding
 from xlj.data import pipeline
@@ -72,10 +73,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
     "give all the same software, or name a file in head.order",
   )
   _claim(workdir, config)
+  directory = config.checkpoint.dir or workdir / checkpointer.DIRECTORY
+  probe.probe(directory)
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
-    with checkpoint.Checkpointer(
-      workdir, keep=config.checkpoint.keep, best_metric=config.eval.metric
+    with checkpointer.Checkpointer(
+      directory,
+      keep=config.checkpoint.keep,
+      keep_every=config.checkpoint.keep_every,
+      best_metric=config.eval.metric,
     ) as keeper:
       complete = _loop(model, keeper, config, data, workdir)
   if jax.process_index() == 0:
@@ -101,19 +107,19 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 def _start(
   model: model_lib.Model,
-  keeper: checkpoint.Checkpointer,
+  keeper: checkpointer.Checkpointer,
   config: ml_collections.ConfigDict,
   data: preparation.Data,
 ) -> tuple[model_lib.State, frozenset[int]]:
   """The newest checkpoint's state, or a fresh one, and the steps skipped."""
   watch.note("starting", timed=False)
-  step = keeper.latest_step()
-  if step is not None:
+  abstract = model.abstract()
+  found = keeper.restore_newest(abstract.model, abstract.training)
+  if found is not None:
+    step, *trees, facts = found
     logging.info("Continuing from the checkpoint of step %d", step)
-    abstract = model.abstract()
-    trees = keeper.restore(step, abstract.model, abstract.training)
     state = model_lib.State(*trees, step=sharding.replicate(np.int32(step)))
-    return state, frozenset(keeper.meta(step).get("skipped", ()))
+    return state, frozenset(facts.get("skipped", ()))
   counts = data.stats.label_counts
   if counts is not None:
     counts = data.order.by_head_id(counts).astype(np.int32)
@@ -166,7 +172,7 @@ def _at_centroids(
 
 def _loop(
   model: model_lib.Model,
-  keeper: checkpoint.Checkpointer,
+  keeper: checkpointer.Checkpointer,
   config: ml_collections.ConfigDict,
   data: preparation.Data,
   workdir: Path,
@@ -189,7 +195,7 @@ def _loop(
 
 def _steps(
   model: model_lib.Model,
-  keeper: checkpoint.Checkpointer,
+  keeper: checkpointer.Checkpointer,
   state: model_lib.State,
   skip: frozenset[int],
   config: ml_collections.ConfigDict,
@@ -323,7 +329,7 @@ def _check_finite(losses: Mapping[int, Any]) -> None:
 def _skip_too(
   error: _NotFiniteError,
   skip: frozenset[int],
-  keeper: checkpoint.Checkpointer,
+  keeper: checkpointer.Checkpointer,
   config: ml_collections.ConfigDict,
   data: preparation.Data,
   workdir: Path,

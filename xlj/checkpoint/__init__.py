@@ -1,0 +1,1 @@
+"""Checkpoints: asynchronous, atomic, checked, restored on any mesh."""

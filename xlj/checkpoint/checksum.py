@@ -1,0 +1,143 @@
+"""Checksums of sharded arrays, the same on every mesh.
+
+The checksum of an array is the sum over its elements, modulo 2^32, of
+
+    mix(bits ^ (key_0(i_0) + key_1(i_1) + ...))
+
+where `bits` are those of the element, zero-extended, `i_d` is its index along
+dimension d, `key_d(i) = mix(i + salt_d)`, and `mix` is the finalizer of
+MurmurHash3 (A. Appleby, 2011), a bijection of 32 bits. So a single element
+that is changed is always noticed, and other changes, of place too, but for one
+in 2^32. A sum does not care about the order of its terms: each device adds up
+its shard where it is. Indices of dimensions stay apart, so that an array may
+have more than 2^32 elements.
+
+Legend: N is the length of the longest axis of a shard, C the part of it that
+is looked at at once.
+"""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Copies that a device makes while it adds up are of about this size.
+_CHUNK_ELEMENTS = 1 << 20
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
+  """The checksum of each array; see above.
+
+  All processes have to ask the same.
+
+  Args:
+    arrays: By name; of 1, 2 or 4 bytes per element, sharded by
+      `NamedSharding`s of one mesh.
+
+  Returns:
+    Checksums in [0, 2^32), by name.
+  """
+  names = sorted(arrays)
+  shardings = tuple(arrays[name].sharding for name in names)
+  sums = jax.device_get(_program(shardings)([arrays[name] for name in names]))
+  return {name: int(value) for name, value in zip(names, sums)}
+
+
+@functools.lru_cache(maxsize=8)
+def _program(shardings: tuple[jax.NamedSharding, ...]) -> Any:
+  """One compiled function for all arrays with these shardings."""
+  parts = [
+    jax.shard_map(
+      functools.partial(_add_up, spec=sharding.spec),
+      mesh=sharding.mesh,
+      in_specs=sharding.spec,
+      out_specs=jax.P(),
+      check_vma=False,
+    )
+    for sharding in shardings
+  ]
+  return jax.jit(lambda arrays: [add(x) for add, x in zip(parts, arrays)])
+
+
+def _add_up(shard: jax.Array, *, spec: jax.P) -> jax.Array:
+  """The checksum of an array, from its shards; a uint32 scalar."""
+  split = [_names(entry) for entry in spec] + [()] * (shard.ndim - len(spec))
+  firsts = [
+    jax.lax.axis_index(names).astype(jnp.uint32) * np.uint32(size)
+    if names
+    else jnp.uint32(0)
+    for names, size in zip(split, shard.shape)
+  ]
+  total = _add_up_shard(shard, firsts)
+  used = tuple(name for names in split for name in names)
+  return jax.lax.psum(total, used) if used else total
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+  """Mesh axes of one entry of a `PartitionSpec`."""
+  if entry is None:
+    return ()
+  return entry if isinstance(entry, tuple) else (entry,)
+
+
+def _add_up_shard(shard: jax.Array, firsts: list[jax.Array]) -> jax.Array:
+  """Adds up the elements of a shard.
+
+  Args:
+    shard: Any shape.
+    firsts: Global index of its first element along each dimension, uint32.
+
+  Returns:
+    A uint32 scalar.
+  """
+  if shard.ndim == 0:
+    shard, firsts = shard.reshape(1), [jnp.uint32(0)]
+  if shard.size == 0:
+    return jnp.uint32(0)
+  axis = int(np.argmax(shard.shape))
+  n = shard.shape[axis]
+  c = max(1, min(n, _CHUNK_ELEMENTS * n // shard.size))
+  others = sum(
+    _keys(firsts[d], shard.shape[d], d, shard.ndim)
+    for d in range(shard.ndim)
+    if d != axis
+  )
+
+  def add(i: jax.Array, total: jax.Array) -> jax.Array:
+    start = jnp.minimum(i * c, n - c)  # the last chunk overlaps another
+    piece = jax.lax.dynamic_slice_in_dim(shard, start, c, axis)
+    first = firsts[axis] + start.astype(jnp.uint32)
+    terms = _mix(_bits(piece) ^ (others + _keys(first, c, axis, shard.ndim)))
+    rows = start + jax.lax.broadcasted_iota(jnp.int32, piece.shape, axis)
+    terms = jnp.where(rows >= i * c, terms, jnp.uint32(0))
+    return total + terms.sum(dtype=jnp.uint32)
+
+  return jax.lax.fori_loop(0, -(-n // c), add, jnp.uint32(0))
+
+
+def _keys(first: jax.Array, size: int, axis: int, ndim: int) -> jax.Array:
+  """Keys of indices along one dimension, to broadcast against the others."""
+  salt = np.uint32((axis + 1) * 0x9E3779B9 % 2**32)
+  indices = jnp.arange(size, dtype=jnp.uint32) + first
+  return jnp.expand_dims(
+    _mix(indices + salt), [d for d in range(ndim) if d != axis]
+  )
+
+
+def _bits(array: jax.Array) -> jax.Array:
+  """Bits of the elements as uint32."""
+  if array.dtype == jnp.bool:
+    return array.astype(jnp.uint32)
+  unsigned = _UNSIGNED[array.dtype.itemsize]
+  return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  """The finalizer of MurmurHash3."""
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)

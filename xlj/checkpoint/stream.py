@@ -1,0 +1,168 @@
+"""Reads sharded arrays of a checkpoint in pieces, straight onto the devices.
+
+Orbax writes each array as zarr chunks inside an OCDBT store (a B-tree of keys
+and values in files). Its own restore holds whole shards in host memory; here at
+most `_IN_FLIGHT` pieces are there at a time, and each process reads nothing but
+its shards, without waiting for others.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore as ts
+
+from xlj.checkpoint import errors
+
+PIECE_BYTES = 64 << 20
+_IN_FLIGHT = 4
+
+# A half-open interval along each dimension.
+Box = tuple[tuple[int, int], ...]
+
+
+def read(
+  directory: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """Reads this process's shards of some arrays.
+
+  Args:
+    directory: Of the item that Orbax wrote.
+    wanted: By name; shapes, types and shardings. Those need not be the ones
+      that the arrays were saved with.
+
+  Returns:
+    The arrays, by name.
+
+  Raises:
+    CheckpointError: Naming an array that is missing, damaged, or of another
+      shape or type.
+  """
+  context, base = ts.Context(), _key_value_store(directory)
+  arrays = {}
+  for name, want in wanted.items():
+    kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+    spec = {"driver": "zarr", "kvstore": kvstore}
+    store = _result(ts.open(spec, read=True, context=context), name)
+    there = f"{store.dtype.name}{list(store.shape)}"
+    here = f"{want.dtype.name}{list(want.shape)}"
+    if there != here:
+      raise errors.CheckpointError(
+        f"array {name} is {there} there, and {here} in this run"
+      )
+    arrays[name] = _read_one(store, name, want)
+  return arrays
+
+
+def _result(future: Any, name: str) -> Any:
+  """What tensorstore has read; its errors name the array."""
+  try:
+    return future.result()
+  except (ValueError, OSError, KeyError) as error:  # missing, damaged
+    reason = str(error).split(" [")[0].split("\n")[0]  # no lines of its source
+    raise errors.CheckpointError(
+      f"array {name} cannot be read: {reason or type(error).__name__}"
+    ) from None
+
+
+def boxes(box: Box, chunks: tuple[int, ...], elements: int) -> Iterator[Box]:
+  """Cuts a box into smaller ones, along the chunks of the file if possible.
+
+  Args:
+    box: What to cut.
+    chunks: Lengths of the chunks of the file.
+    elements: Greatest size of a piece.
+
+  Yields:
+    Disjoint boxes that make up the box.
+  """
+  lengths = [stop - start for start, stop in box]
+  if np.prod(lengths, dtype=np.int64) <= elements:
+    yield box
+    return
+  spanned = [length // chunk for length, chunk in zip(lengths, chunks)]
+  axis = int(np.argmax(spanned if max(spanned) > 1 else lengths))
+  start, stop = box[axis]
+  middle = (start + stop) // 2
+  chunk = chunks[axis]
+  at_chunk = middle // chunk * chunk
+  middle = at_chunk if at_chunk > start else middle
+  for part in ((start, middle), (middle, stop)):
+    yield from boxes((*box[:axis], part, *box[axis + 1 :]), chunks, elements)
+
+
+def _key_value_store(directory: epath.Path) -> Any:
+  """Where tensorstore finds a directory."""
+  if "://" in str(directory):
+    return f"{directory}/"
+  return {"driver": "file", "path": f"{directory}/"}
+
+
+def _read_one(
+  store: ts.TensorStore, name: str, want: jax.ShapeDtypeStruct
+) -> jax.Array:
+  """Reads this process's shards of one array."""
+  sharding: Any = want.sharding
+  devices: dict[Box, list[jax.Device]] = collections.defaultdict(list)
+  for device, index in sharding.addressable_devices_indices_map(
+    want.shape
+  ).items():
+    devices[_box(index, want.shape)].append(device)
+  shards = {}
+  for box, holders in devices.items():
+    for device in holders:
+      with _alone(device):
+        lengths = [stop - start for start, stop in box]
+        shards[device] = jnp.zeros(lengths, want.dtype, device=device)
+  chunks: Any = store.chunk_layout.read_chunk.shape
+  pieces = (
+    (box, piece)
+    for box in devices
+    for piece in boxes(
+      box,
+      chunks,
+      PIECE_BYTES // want.dtype.itemsize,
+    )
+  )
+  under_way: collections.deque = collections.deque()
+
+  def finish_one() -> None:
+    box, piece, future = under_way.popleft()
+    data = _result(future, name)
+    starts = [np.int32(a - b) for (a, _), (b, _) in zip(piece, box)]
+    for device in devices[box]:
+      with _alone(device):
+        shards[device] = _put(
+          shards[device], jax.device_put(data, device), starts
+        )
+    # Until it is there, the piece is in use.
+    jax.block_until_ready([shards[device] for device in devices[box]])
+
+  for box, piece in pieces:
+    part = store[tuple(slice(a, b) for a, b in piece)]
+    under_way.append((box, piece, part.read()))
+    if len(under_way) == _IN_FLIGHT:
+      finish_one()
+  while under_way:
+    finish_one()
+  return jax.make_array_from_single_device_arrays(
+    want.shape, sharding, list(shards.values())
+  )
+
+
+def _box(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:
+  return tuple(part.indices(n)[:2] for part, n in zip(index, shape))
+
+
+def _alone(device: jax.Device) -> Any:
+  """Makes a device the only one, where a mesh of all may be in context."""
+  return jax.set_mesh(jax.sharding.Mesh(np.array([device]), ("alone",)))
+
+
+@jax.jit(donate_argnums=0)
+def _put(whole: jax.Array, piece: jax.Array, starts: list[Any]) -> jax.Array:
+  return jax.lax.dynamic_update_slice(whole, piece, starts)
