@@ -25,8 +25,6 @@ from xlj.checkpoint import stream
 from xlj.distributed import exchange
 
 DIRECTORY = "checkpoints"
-# The most that is written at a time; what is read at a time.
-_WRITE_GB = 1
 _MODEL, _TRAINING = "model", "training"
 
 Flat = dict[str, Any]
@@ -401,9 +399,7 @@ class Checkpointer:
 
 def _writer() -> ocp.PyTreeCheckpointHandler:
   # Trained weights do not get shorter; compressing would take time and memory.
-  return ocp.PyTreeCheckpointHandler(
-    use_compression=False, save_concurrent_gb=_WRITE_GB
-  )
+  return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 def _save_args(flat: Flat) -> Any:
