@@ -27,6 +27,7 @@ ALLOWED = {
   "report": {"figures", "page", "progress"},
   "checkpoint": {"distributed"},
   "launching": {"config", "distributed"},
+  "local": set(),
   "ops": {"sharding"},
   "losses": {"ops"},
   "encoders": {"ops", "sharding"},

@@ -1,0 +1,1 @@
+"""A job of several processes on one machine: started, shown, ended as one."""
