@@ -109,9 +109,10 @@ def _add_up_shard(shard: jax.Array, firsts: list[jax.Array]) -> jax.Array:
 
   def add(i: jax.Array, total: jax.Array) -> jax.Array:
     start = jnp.minimum(i * c, n - c)  # the last chunk overlaps another
-    piece = jax.lax.dynamic_slice_in_dim(shard, start, c, axis)
+    piece = _bits(shard, start, c, axis)
     first = firsts[axis] + start.astype(jnp.uint32)
-    terms = _mix(_bits(piece) ^ (others + _keys(first, c, axis, shard.ndim)))
+    keys = others + _keys(first, c, axis, shard.ndim)
+    terms = _mix(piece ^ keys)
     rows = start + jax.lax.broadcasted_iota(jnp.int32, piece.shape, axis)
     terms = jnp.where(rows >= i * c, terms, jnp.uint32(0))
     return total + terms.sum(dtype=jnp.uint32)
@@ -128,12 +129,16 @@ def _keys(first: jax.Array, size: int, axis: int, ndim: int) -> jax.Array:
   )
 
 
-def _bits(array: jax.Array) -> jax.Array:
-  """Bits of the elements as uint32."""
-  if array.dtype == jnp.bool:
-    return array.astype(jnp.uint32)
-  unsigned = _UNSIGNED[array.dtype.itemsize]
-  return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+def _bits(shard: jax.Array, start: jax.Array, size: int, axis: int) -> Any:
+  """Bits of the elements of a slice, as uint32."""
+  if shard.dtype != jnp.bool:
+    # XLA for CPU would slice a copy of all of it: of bfloat16 in float32, of
+    # the bits made outside of the loop. With the barrier it does neither.
+    shard, start = jax.lax.optimization_barrier((shard, start))
+    unsigned = _UNSIGNED[shard.dtype.itemsize]
+    shard = jax.lax.bitcast_convert_type(shard, unsigned)
+  piece = jax.lax.dynamic_slice_in_dim(shard, start, size, axis)
+  return piece.astype(jnp.uint32)
 
 
 def _mix(x: jax.Array) -> jax.Array:

@@ -84,13 +84,15 @@ def boxes(box: Box, chunks: tuple[int, ...], elements: int) -> Iterator[Box]:
   if np.prod(lengths, dtype=np.int64) <= elements:
     yield box
     return
-  spanned = [length // chunk for length, chunk in zip(lengths, chunks)]
-  axis = int(np.argmax(spanned if max(spanned) > 1 else lengths))
+  within = [
+    (stop - 1) // n - start // n for (start, stop), n in zip(box, chunks)
+  ]
+  axis = int(np.argmax(within if any(within) else lengths))
   start, stop = box[axis]
   middle = (start + stop) // 2
-  chunk = chunks[axis]
-  at_chunk = middle // chunk * chunk
-  middle = at_chunk if at_chunk > start else middle
+  if any(within):
+    chunk = chunks[axis]
+    middle = max(start // chunk + 1, middle // chunk) * chunk
   for part in ((start, middle), (middle, stop)):
     yield from boxes((*box[:axis], part, *box[axis + 1 :]), chunks, elements)
 
