@@ -98,9 +98,13 @@ say("no end of the line" if RANK == 2 else "hello")
 def test_process_0_prints_as_if_alone():
   code = """
 if RANK == 0:
-  os.write(1, b"\\xff\\x00 bytes, no end")
   os.write(2, b"10%\\r20%\\r")
+  for part in (b"\\xff\\x00 by", b"tes\\n", b"no end"):
+    os.write(1, part)
+    time.sleep(0.2)
 else:
+  time.sleep(0.1)
+  print("between")
   os.write(2, b"a" * 200000)
 """
   command = (sys.executable, "-S", "-c", PRELUDE + code)
@@ -111,7 +115,10 @@ else:
     capture_output=True,
     timeout=60,
   )
-  assert done.stdout == b"\xff\x00 bytes, no end"
+  assert done.stdout in (
+    b"[1] between\n\xff\x00 bytes\nno end",
+    b"\xff\x00 bytes\n[1] between\nno end",
+  )
   assert b"10%\r20%\r" in done.stderr
   assert b"[1] " + b"a" * 200000 + b"\n" in done.stderr
 
@@ -186,10 +193,8 @@ on_stop(7, "error: told to stop")
 say("ready")
 time.sleep(60)
 """
-  began = time.monotonic()
   status, _, err = run(code=code, count=3)
   assert (status, last(err)) == (expected, message), err
-  assert time.monotonic() - began < 30
 
 
 def test_a_lost_peer_is_the_reason_if_there_is_no_other():
@@ -210,7 +215,7 @@ def test_those_who_do_not_end_are_killed_after_the_grace_time(
 ):
   what = {
     "deaf": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "frozen": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "frozen": "on_stop(1, 'woken'); os.kill(os.getpid(), signal.SIGSTOP)",
   }[stubborn]
   code = f"""
 path = Path({str(tmp_path)!r}, str(RANK))
@@ -224,12 +229,10 @@ if RANK == 2:
   sys.exit(4)
 time.sleep(60)
 """
-  began = time.monotonic()
   status, _, err = run("--grace=1", code=code, count=3)
-  seconds = time.monotonic() - began
   assert status == 4 and "process 2 exited" in last(err), err
   # A frozen process is woken, so that it can end.
-  assert seconds < 20 and (seconds > 2) >= (stubborn == "deaf")
+  assert ("[1] woken" in err) == (stubborn == "frozen")
   check_gone([int(path.read_text()) for path in tmp_path.iterdir()])
 
 

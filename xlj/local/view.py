@@ -21,6 +21,7 @@ from typing import BinaryIO
 _CHUNK = 65536
 _TAIL = 8192  # bytes of stderr that are kept for the last line
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_LINE = re.compile(rb"[^\n]*\n")
 _CLEAR_LINE = b"\r\x1b[K"
 
 
@@ -70,11 +71,12 @@ class View:
       process: Its number.
 
     Returns:
-      File descriptors for its stdout, None for ours, and for its stderr; the
-      caller closes them when the process has them.
+      File descriptors for its stdout, None for ours (a terminal), and for its
+      stderr; the caller closes them when the process has them.
     """
-    # Ours as it is: output to a file or pipe is that of a lone process.
-    stdout = None if process == 0 else self._pipe(process, sys.stdout.buffer)
+    stdout = None
+    if process or not sys.stdout.isatty():
+      stdout = self._pipe(process, sys.stdout.buffer)
     if process == 0 and self._on_terminal:
       return stdout, self._open_terminal()
     return stdout, self._pipe(process, sys.stderr.buffer)
@@ -154,27 +156,31 @@ class View:
     if source.target is sys.stderr.buffer:
       tail = self._tails[source.process] + data
       self._tails[source.process] = tail[-_TAIL:]
-    if source.process == 0:
-      self._write(source.target, data)
-      self._at_start = data.endswith(b"\n")
-      return
-    *lines, source.rest = (source.rest + data).split(b"\n")
-    self._write_lines(source, lines)
+      if source.process == 0:  # at once, for its bar
+        self._write(source.target, data)
+        self._at_start = data.endswith(b"\n")
+        return
+    # Whole lines, so that those of processes do not mix.
+    whole, end, source.rest = (source.rest + data).rpartition(b"\n")
+    if end:
+      self._write_lines(source, whole + end)
 
   def _end_line(self, source: _Source) -> None:
     if source.rest:
-      self._write_lines(source, [source.rest])
+      end = b"\n" if source.process else b""
+      self._write_lines(source, source.rest + end)
       source.rest = b""
 
-  def _write_lines(self, source: _Source, lines: list[bytes]) -> None:
-    if lines and not self._at_start:
-      # Process 0 draws its bar again soon.
-      self._write(
-        sys.stderr.buffer, _CLEAR_LINE if self._on_terminal else b"\n"
-      )
-      self._at_start = True
-    prefix = b"[%d] " % source.process
-    self._write(source.target, b"".join(prefix + x + b"\n" for x in lines))
+  def _write_lines(self, source: _Source, lines: bytes) -> None:
+    if source.process:
+      prefix = b"[%d] " % source.process
+      lines = b"".join(prefix + x for x in _LINE.findall(lines))
+      if not self._at_start:
+        # Process 0 draws its bar again soon.
+        clear = _CLEAR_LINE if self._on_terminal else b"\n"
+        self._write(sys.stderr.buffer, clear)
+        self._at_start = True
+    self._write(source.target, lines)
 
   def _write(self, target: BinaryIO, data: bytes) -> None:
     # The job goes on without whoever read this.
