@@ -128,10 +128,10 @@ def fused_step(problem: contestant.Problem) -> Step:
   def step(state, batch):
     params, opt_state = state
     x, targets = batch
-    params, opt_state, dx, loss = head.step(
+    params, opt_state, dx, metrics = head.step(
       params, opt_state, jnp.zeros((), jnp.int32), x, None, targets
     )
-    return (params, opt_state), (loss, dx)
+    return (params, opt_state), (metrics["loss"], dx)
 
   def initial(some_rows):
     params = head.optimizer.format.encode(_rows(problem, some_rows), None)

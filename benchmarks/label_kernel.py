@@ -132,10 +132,11 @@ def check(loss: str, dtype: str) -> dict[str, Any]:
   for kernels in (False, True):
     head = make_head(*sizes[:2], loss, dtype, kernels)
     params, state = start(head)
-    params, _, dx, value = jax.jit(head.step)(
+    params, _, dx, metrics = jax.jit(head.step)(
       params, state, jnp.zeros((), jnp.int32), *make_batch(*sizes)
     )
-    values = dx, head.optimizer.format.decode(params), params["bias"], value
+    rows = head.optimizer.format.decode(params)
+    values = dx, rows, params["bias"], metrics["loss"]
     results.append([np.asarray(v, np.float32) for v in values])
   apart = [
     float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(*results)

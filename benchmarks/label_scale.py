@@ -149,12 +149,12 @@ def train(mesh: jax.sharding.Mesh, options: argparse.Namespace) -> dict:
   for i in range(options.steps):
     batch = next(stream)
     start = time.perf_counter()
-    params, opt_state, dx, loss = compiled(
+    params, opt_state, dx, metrics = compiled(
       params, opt_state, step_number + i, *batch
     )
-    jax.block_until_ready((params, opt_state, dx, loss))
+    jax.block_until_ready((params, opt_state, dx, metrics))
     seconds.append(time.perf_counter() - start)
-    losses.append(float(loss))
+    losses.append(float(metrics["loss"]))
     print(f"step {i}: {seconds[-1]:.3f} s, loss {losses[-1]:.4f}", flush=True)
   return {
     "num_labels": options.L,

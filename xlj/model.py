@@ -190,7 +190,7 @@ class Model:
       x, vjp = jax.vjp(
         lambda params: self._encode(params, features, encode_key), encoder
       )
-    head, head_opt, dx, loss = self.head.step(
+    head, head_opt, dx, metrics = self.head.step(
       state.model["head"],
       state.training["head"],
       state.step,
@@ -200,7 +200,7 @@ class Model:
     )
     encoder_opt = state.training["encoder"]
     if vjp is not None:
-      loss += 0 * jnp.sum(dx.astype(jnp.float32))
+      metrics["loss"] += 0 * jnp.sum(dx.astype(jnp.float32))
       (grads,) = vjp(dx)
       updates, encoder_opt = self._encoder_tx.update(
         grads, encoder_opt, encoder
@@ -208,7 +208,7 @@ class Model:
       encoder = optax.apply_updates(encoder, updates)
     model = {**state.model, "encoder": encoder, "head": head}
     training = {"encoder": encoder_opt, "head": head_opt}
-    return State(model, training, state.step + 1), {"loss": loss}
+    return State(model, training, state.step + 1), metrics
 
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """The loss of a batch in evaluation mode, a scalar."""

@@ -95,10 +95,10 @@ def train(head, shape, num_steps=3, batches=make_batch):
     values = label_values(head)
     for i in range(num_steps):
       x, targets = sharding.put_batch(batches(i))
-      params, state, dx, loss = step(
+      params, state, dx, metrics = step(
         params, state, jnp.int32(i), x, None, targets, values
       )
-      losses.append(float(loss))
+      losses.append(float(metrics["loss"]))
       gradients.append(np.asarray(dx))
     return jax.tree.map(np.asarray, (params, state)), losses, gradients
 

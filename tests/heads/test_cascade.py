@@ -101,7 +101,7 @@ def test_all_groups_equal_the_dense_head(shape, loss, dtype):
       )
       for level, name, some in zip(head.levels, "01", (groups, targets))
     ]
-    new, new_state, dx, value = jax.jit(head.step)(
+    new, new_state, dx, metrics = jax.jit(head.step)(
       params, state, jnp.int32(0), x, None, targets
     )
     evaluated = jax.jit(head.evaluate_loss)(params, x, None, targets)
@@ -109,8 +109,9 @@ def test_all_groups_equal_the_dense_head(shape, loss, dtype):
   close = {"rtol": 1e-5, "atol": 1e-6}
   if dtype == "bfloat16":
     close = {"rtol": 2e-2, "atol": 2e-2}
-  np.testing.assert_allclose(value, expected[0][3] + expected[1][3], **close)
-  np.testing.assert_allclose(evaluated, value, **close)
+  total = expected[0][3]["loss"] + expected[1][3]["loss"]
+  np.testing.assert_allclose(metrics["loss"], total, **close)
+  np.testing.assert_allclose(evaluated, metrics["loss"], **close)
   np.testing.assert_allclose(dx, expected[0][2] + expected[1][2], **close)
   if dtype == "float32":  # Others are rounded at random.
     jax.tree.map(
@@ -180,7 +181,7 @@ def test_a_step_equals_a_masked_dense_one(shape, loss, candidates):
     params, state = start(head)
     before = numpy_tree(params)
     batch = sharding.put_batch((x, targets))
-    new, _, dx, value = jax.jit(head.step)(
+    new, _, dx, metrics = jax.jit(head.step)(
       params, state, jnp.int32(0), batch[0], None, batch[1]
     )
     new, dx = numpy_tree((new, dx))
@@ -188,7 +189,7 @@ def test_a_step_equals_a_masked_dense_one(shape, loss, candidates):
   expected, (grads, dx_expected) = jax.value_and_grad(reference_loss, (0, 1))(
     before, x, targets, head, chosen
   )
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
   np.testing.assert_allclose(dx, dx_expected, rtol=1e-4, atol=1e-6)
   jax.tree.map(
     lambda a, b, g: np.testing.assert_allclose(
@@ -304,10 +305,10 @@ def test_three_levels_learn():
     step = jax.jit(head.step)
     values = []
     for i in range(30):
-      params, state, _, value = step(
+      params, state, _, metrics = step(
         params, state, jnp.int32(i), batch[0], None, batch[1]
       )
-      values.append(float(value))
+      values.append(float(metrics["loss"]))
     _, ids = jax.jit(head.topk, static_argnums=3)(params, batch[0], None, 1)
   assert values[-1] < 0.3 * values[0]
   some = (targets.ids >= 0).any(1) & (targets.weights > 0)

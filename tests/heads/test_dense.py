@@ -148,10 +148,10 @@ def test_steps_equal_the_textbook(loss, parts, shape):
       expected, expected_opt, expected_dx, expected_loss = reference_step(
         head, LOSSES[loss][1], expected, expected_opt, step, batch
       )
-      params, opt, dx, value = jax.jit(head.step)(
+      params, opt, dx, metrics = jax.jit(head.step)(
         params, opt, jnp.int32(step), *inputs(head, batch)
       )
-      np.testing.assert_allclose(value, expected_loss, rtol=2e-6)
+      np.testing.assert_allclose(metrics["loss"], expected_loss, rtol=2e-6)
       if head.dim:
         np.testing.assert_allclose(dx, expected_dx, atol=1e-5)
     for name, value in in_label_order(head, params).items():
@@ -167,8 +167,8 @@ def test_evaluate_loss_equals_the_loss_of_a_step(shape):
     params, opt = place(mesh, head, params, opt)
     args = inputs(head, make_batch(0))
     value = jax.jit(head.evaluate_loss)(params, *args)
-    step_value = jax.jit(head.step)(params, opt, jnp.int32(0), *args)[3]
-  np.testing.assert_allclose(value, step_value, rtol=1e-6)
+    metrics = jax.jit(head.step)(params, opt, jnp.int32(0), *args)[3]
+  np.testing.assert_allclose(value, metrics["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", meshes.SHAPES)

@@ -72,10 +72,10 @@ def train(head, shape, num_steps, same_batch=False):
     step = jax.jit(head.step, donate_argnums=(0, 1))
     for i in range(num_steps):
       x, targets = sharding.put_batch(make_batch(0 if same_batch else i))
-      params, state, _, loss = step(
+      params, state, _, metrics = step(
         params, state, jnp.int32(i), x, None, targets
       )
-      losses.append(float(loss))
+      losses.append(float(metrics["loss"]))
     return jax.tree.map(np.asarray, (params, state)), losses
 
 

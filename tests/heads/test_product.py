@@ -140,10 +140,10 @@ def test_steps_equal_the_textbook(case, shape):
     step = jax.jit(head.step)
     for i, (loss, dx) in enumerate(values):
       x, targets = sharding.put_batch(make_batch(i))
-      params, opt, own_dx, own_loss = step(
+      params, opt, own_dx, metrics = step(
         params, opt, jnp.int32(i), x, None, targets
       )
-      np.testing.assert_allclose(own_loss, loss, rtol=1e-5)
+      np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
       np.testing.assert_allclose(own_dx, dx, atol=1e-6)
       assert own_dx.sharding.spec[0] == sharding.AXES
     for name, want in expected.items():

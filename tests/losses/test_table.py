@@ -149,10 +149,10 @@ def test_the_head_equals_the_reference(name, shape):
     placed = jax.device_put((params, by_row), labels)
     inputs = sharding.put_batch((x, targets))
     opt = head.init_optimizer(placed[0])
-    new, _, dx, value = jax.jit(head.step)(
+    new, _, dx, metrics = jax.jit(head.step)(
       placed[0], opt, jnp.int32(0), inputs[0], None, inputs[1], placed[1]
     )
-  np.testing.assert_allclose(value, expected, rtol=3e-6)
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=3e-6)
   np.testing.assert_allclose(dx, grads[0], atol=2e-6)
   rows = params["rows"] - np.asarray(new["rows"])
   bias = params["bias"] - np.asarray(new["bias"])

@@ -26,6 +26,7 @@ from xlj import sharding
 from xlj.heads import dense
 from xlj.losses import separable
 from xlj.ops import group_step
+from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
 
@@ -128,7 +129,7 @@ class CascadeHead:
     features: None,
     targets: targets_lib.Targets,
     label_values: None = None,
-  ) -> tuple[Params, Any, Any, jax.Array]:
+  ) -> tuple[Params, Any, Any, label_step.Metrics]:
     """One training step; the loss is the sum of those of the levels.
 
     The loss of a level below the first is over the children of the K chosen
@@ -147,14 +148,15 @@ class CascadeHead:
 
     Returns:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
-      and the scalar loss.
+      and "loss", a scalar.
     """
     _refuse(features, label_values)
     nodes = self._nodes(targets)
     new, states = {}, {}
     first, chosen = self._first(params, x, nodes[0], self.candidates)
     found = first.step(params["0"], opt_state["0"], step, x, None, nodes[0])
-    new["0"], states["0"], dx, loss = found
+    new["0"], states["0"], dx, metrics = found
+    loss = metrics["loss"]
     for i, head in enumerate(self.levels[1:], 1):
       name = str(i)
       following = chosen
@@ -165,7 +167,7 @@ class CascadeHead:
       )
       new[name], states[name], more, value = found
       dx, loss, chosen = dx + more, loss + value, following
-    return new, states, dx, loss
+    return new, states, dx, {"loss": loss}
 
   def evaluate_loss(
     self,

@@ -295,7 +295,7 @@ class DenseHead:
     features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
     label_values: targets_lib.LabelValues | None = None,
-  ) -> tuple[Params, Any, jax.Array | None, jax.Array]:
+  ) -> tuple[Params, Any, jax.Array | None, label_step.Metrics]:
     """One training step of the head.
 
     Args:
@@ -310,7 +310,8 @@ class DenseHead:
 
     Returns:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
-      and the scalar loss, the weighted mean over the batch.
+      and "loss", the weighted mean over the batch, with what the loss reports
+      (see `xlj.ops.loss.Reporting`), the same on all devices.
     """
 
     @jax.shard_map(
@@ -335,11 +336,11 @@ class DenseHead:
       x, features, targets = all_gather((x, features, targets))
       inputs = self._inputs(params, x, features, targets, label_values)
       if self.uses_kernels:
-        new, opt_state, dx, dwide, loss = self._kernel_step(
+        new, opt_state, dx, dwide, metrics = self._kernel_step(
           params, opt_state, step, inputs
         )
       else:
-        new, opt_state, dx, dwide, loss = self._row_step(
+        new, opt_state, dx, dwide, metrics = self._row_step(
           params, opt_state, step, inputs
         )
       if dx is not None:
@@ -350,9 +351,19 @@ class DenseHead:
         # may start the update earlier, on a copy of the whole array.
         wide, dwide = lax.optimization_barrier((params["wide"], dwide))
         new["wide"] = feature_rows.add_outer(wide, features, dwide, -rate)
-      return new, opt_state, dx, lax.psum(loss, sharding.AXES)
+      metrics["loss"] = lax.psum(metrics["loss"], sharding.AXES)
+      return new, opt_state, dx, self._by_label(metrics)
 
     return run(params, opt_state, step, x, features, targets, label_values)
+
+  def _by_label(self, metrics: label_step.Metrics) -> label_step.Metrics:
+    """What a step reports, with labels in place of rows."""
+    return {
+      name: jnp.where(a < 0, -1, self.layout.label_of_row(a))
+      if name.endswith("_ids")
+      else a
+      for name, a in metrics.items()
+    }
 
   def evaluate_loss(
     self,
@@ -546,13 +557,13 @@ class DenseHead:
     if self.sample_blocks:
       visit = self._visit(step, inputs, centroids)
       inputs = inputs._replace(visit=visit)
-    new, state, dx, dwide, loss = rows.step(
+    new, state, dx, dwide, metrics = rows.step(
       self.loss, self.optimizer, step, _without_wide(params), state, inputs
     )
     if centroids is not None:
       centroids = block_sample.refreshed(rows, new, centroids, inputs.visit)
       state = block_sample.State(state, centroids)
-    return new, state, dx, dwide, loss
+    return new, state, dx, dwide, metrics
 
   def _visit(self, step, inputs, centroids) -> label_step.Visit:
     """The blocks that this device visits in a step."""
@@ -610,7 +621,8 @@ class DenseHead:
     finished = self.optimizer.finish(params, opt_state)
     by_row, _ = self.optimizer.split(opt_state)
     opt_state = self.optimizer.join(opt_state, by_row, finished)
-    return new, opt_state, found.dx, None, (found.losses * scale).sum()
+    metrics = {"loss": (found.losses * scale).sum()}
+    return new, opt_state, found.dx, None, metrics
 
   def label_rows(self) -> label_step.LabelRows:
     """What the pass over a device's rows needs to know."""
@@ -637,7 +649,10 @@ class DenseHead:
     if features is not None:
       wide = feature_rows.sparse_matmul(features, params["wide"])
     if targets is not None:
-      targets = targets._replace(ids=self.rows_of(targets.ids))
+      memory = targets.memory
+      if memory is not None:
+        memory = memory._replace(ids=self.rows_of(memory.ids))
+      targets = targets._replace(ids=self.rows_of(targets.ids), memory=memory)
     return label_step.Inputs(x, wide, targets, label_values)
 
   def rows_of(self, ids: targets_lib.Array) -> jax.Array:

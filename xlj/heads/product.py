@@ -139,7 +139,7 @@ class ProductHead:
     features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
     label_values: targets_lib.LabelValues | None = None,
-  ) -> tuple[Params, Any, jax.Array, jax.Array]:
+  ) -> tuple[Params, Any, jax.Array, dict[str, jax.Array]]:
     """One training step of the head.
 
     Args:
@@ -154,7 +154,7 @@ class ProductHead:
 
     Returns:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
-      and the scalar loss, the weighted mean over the batch.
+      and "loss", the weighted mean over the batch.
 
     Raises:
       ValueError: There are no embeddings, or there is what it cannot use.
@@ -162,9 +162,10 @@ class ProductHead:
     del step
     x = _checked(x, features, label_values=label_values)
     digits = sharding.by_compiler(self._digits_of)(targets.ids)
-    return self.step_digits(
+    params, opt_state, dx, loss = self.step_digits(
       params, opt_state, x, digits, jnp.asarray(targets.weights)
     )
+    return params, opt_state, dx, {"loss": loss}
 
   def evaluate_loss(
     self,

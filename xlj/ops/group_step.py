@@ -124,6 +124,7 @@ class GroupRows:
       New params, new state, this device's part of the gradient of `x` `[N, D]`
       float32, and its part of the weighted mean loss.
     """
+    loss = loss_lib.at_step(loss, step)
     scale = label_step.share_of_weights(inputs.targets)
     pairs = self._pairs(inputs)
     stats = self._statistics(loss, params, inputs, pairs)

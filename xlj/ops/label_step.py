@@ -28,6 +28,7 @@ from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 
+Metrics = dict[str, jax.Array]
 _MOST_BLOCKS = 16  # of a chunk, where each is read and written by itself
 
 
@@ -103,7 +104,7 @@ class LabelRows:
     params: dict[str, jax.Array],
     state: row_optimizer.RowState,
     inputs: Inputs,
-  ) -> tuple[Any, Any, jax.Array | None, jax.Array | None, jax.Array]:
+  ) -> tuple[Any, Any, jax.Array | None, jax.Array | None, Metrics]:
     """Updates the rows.
 
     Rows of blocks that are not visited stay as they are, and so does the
@@ -119,11 +120,15 @@ class LabelRows:
 
     Returns:
       New params, new state, this device's part of the gradients of `x` `[N, D]`
-      float32 and of `logits` (None without), and its part of the weighted mean
-      loss.
+      float32 and of `logits` (None without), and "loss", its part of the
+      weighted mean loss, with what the loss reports (see `ops.loss.Reporting`),
+      rows in place of labels.
     """
     inputs = self._in_order(inputs)
-    scale = share_of_weights(inputs.targets)
+    loss = loss_lib.at_step(loss, step)
+    targets = inputs.targets
+    assert targets is not None  # This is a step.
+    scale = share_of_weights(targets)
     stats, kept = self._statistics(loss, params, inputs)
     by_row, others = optimizer.split(state)
     finished = optimizer.finish(params, state)
@@ -201,7 +206,9 @@ class LabelRows:
     params, by_row, master, kahan = arrays
     state = optimizer.join(state, by_row, finished)
     state = state._replace(master=master, kahan=kahan)
-    return params, state, dx, wide, (losses * scale).sum()
+    metrics = {"loss": (losses * scale).sum()}
+    metrics |= loss_lib.report(loss, stats, targets)
+    return params, state, dx, wide, metrics
 
   def loss(
     self,
@@ -366,6 +373,8 @@ class LabelRows:
       targets.values,
       labels,
       axis,
+      targets.weights,
+      targets.memory,
     )
 
   def _row_ids(self, place):

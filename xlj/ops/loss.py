@@ -1,6 +1,8 @@
 """What the label pass needs of a loss."""
 
-from typing import Any, Protocol
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -31,3 +33,42 @@ class Loss(Protocol):
     self, stats: Any, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
     """Partial losses `[N]` and `[N, c]` gradient of a chunk of logits."""
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+  """A loss that changes while a model is trained."""
+
+  def at(self, step: jax.Array) -> Loss:
+    """The loss after so many steps, a scalar int32."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+  """A loss that finds something out about the examples of a step."""
+
+  def report(
+    self, stats: Any, targets: targets_lib.Targets
+  ) -> dict[str, jax.Array]:
+    """What it found, by name, from the merged statistics.
+
+    Args:
+      stats: Merged statistics.
+      targets: Of all examples.
+
+    Returns:
+      Arrays, the same on all devices. Names of arrays of label ids end with
+      "_ids"; -1 is none.
+    """
+
+
+def at_step(loss: Loss, step: jax.Array) -> Loss:
+  """The loss as it is after so many steps."""
+  return loss.at(step) if isinstance(loss, Scheduled) else loss
+
+
+def report(
+  loss: Loss, stats: Any, targets: targets_lib.Targets
+) -> dict[str, jax.Array]:
+  """What a loss reports of a step; nothing from most."""
+  return loss.report(stats, targets) if isinstance(loss, Reporting) else {}

@@ -13,6 +13,18 @@ LabelValues = dict[str, jax.Array]
 _FEW = 2  # positives of an example
 
 
+class Memory(NamedTuple):
+  """What is remembered of the labels of N examples, M of each.
+
+  Attributes:
+    ids: `[N, M]` int32 label ids, distinct; -1 is padding.
+    values: `[N, M]` float, what it is about them; 0 at padding.
+  """
+
+  ids: Array
+  values: Array
+
+
 class Targets(NamedTuple):
   """Sparse positives of a batch of N examples, at most P each.
 
@@ -21,11 +33,13 @@ class Targets(NamedTuple):
     weights: `[N]` float32 weight of each example; 0 for padding examples.
     values: `[N, P]` float weight of each positive, for the losses that say
       so; None otherwise.
+    memory: What is remembered of the examples, for the losses that say so.
   """
 
   ids: Array
   weights: Array
   values: Array | None = None
+  memory: Memory | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -48,6 +62,9 @@ class Positives:
     labels: Vectors `[c]` with one value per label of the chunk, by name; what
       a loss weighs or shifts labels by. None if there are none.
     label_axis: The axis of the chunk that labels lie on.
+    first: The first label of the chunk.
+    weights: `[N]` weights of the examples; None for all alike.
+    memory: What is remembered of the examples, of labels of all chunks.
   """
 
   columns: jax.Array
@@ -57,6 +74,9 @@ class Positives:
   values: jax.Array | None = None
   labels: LabelValues | None = None
   label_axis: int = dataclasses.field(default=1, metadata={"static": True})
+  first: jax.Array | int = 0
+  weights: jax.Array | None = None
+  memory: Memory | None = None
 
   def by_example(self, values: jax.Array) -> jax.Array:
     """`[N]` values in a shape that broadcasts to the chunk."""
@@ -74,6 +94,8 @@ def positives_in_chunk(
   values: Array | None = None,
   labels: LabelValues | None = None,
   label_axis: int = 1,
+  weights: Array | None = None,
+  memory: Memory | None = None,
 ) -> Positives:
   """Localises label ids to the chunk `[offset, offset + size)`.
 
@@ -84,6 +106,8 @@ def positives_in_chunk(
     values: `[N, P]` weights of the positives, or None.
     labels: Vectors `[c]`, the chunk's part of values given per label, or None.
     label_axis: The axis of the chunk that labels lie on.
+    weights: `[N]` weights of the examples, or None.
+    memory: What is remembered of the examples, or None.
 
   Returns:
     The positives of the chunk.
@@ -98,6 +122,9 @@ def positives_in_chunk(
     values=None if values is None else jnp.where(ids >= 0, values, 0),
     labels=labels,
     label_axis=label_axis,
+    first=offset,
+    weights=None if weights is None else jnp.asarray(weights),
+    memory=memory,
   )
 
 
