@@ -1,0 +1,139 @@
+"""The largest scores of a whole batch, over all examples and labels.
+
+They are found while chunks of scores pass by; of a chunk only those groups of
+labels are looked into that hold a score among the largest so far.
+
+Legend: N examples, c labels of a chunk, K scores to keep, G groups of a chunk.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+_GROUP = 64  # labels
+_GROUPS = 64  # looked into at a time
+
+
+class Largest(NamedTuple):
+  """The K largest scores so far, descending; -inf and -1 if there are fewer.
+
+  Attributes:
+    scores: `[K]`.
+    examples: `[K]` int32.
+    labels: `[K]` int32.
+  """
+
+  scores: jax.Array
+  examples: jax.Array
+  labels: jax.Array
+
+
+def none(k: int) -> Largest:
+  """No scores yet."""
+  missing = jnp.full((k,), -1, jnp.int32)
+  return Largest(jnp.full((k,), -jnp.inf), missing, missing)
+
+
+def add(
+  best: Largest, z: jax.Array, first: jax.Array | int, label_axis: int = 1
+) -> Largest:
+  """Takes a chunk of scores into account.
+
+  Args:
+    best: The largest scores of other chunks.
+    z: `[N, c]` scores (`[c, N]` if `label_axis` is 0); -inf where there is
+      none.
+    first: Label of the first column.
+    label_axis: The axis that labels lie on.
+
+  Returns:
+    The largest scores. Of equal ones at the end, any may be kept.
+  """
+  num_labels = z.shape[label_axis]
+  num_groups = -(-num_labels // _GROUP)
+  pad = [(0, 0), (0, 0)]
+  pad[label_axis] = (0, num_groups * _GROUP - num_labels)
+  if pad[label_axis][1]:
+    z = jnp.pad(z, pad, constant_values=-jnp.inf)
+  shape = list(z.shape)
+  shape[label_axis : label_axis + 1] = [num_groups, _GROUP]
+  grouped = z.reshape(shape)
+  tops = grouped.max(label_axis + 1)  # [N, G]
+  at_a_time = min(_GROUPS, tops.size)
+
+  def more(carry):
+    best, tops = carry
+    return (tops > best.scores[-1]).any()
+
+  def look(carry):
+    best, tops = carry
+    _, places = lax.top_k(tops.reshape(-1), at_a_time)
+    if label_axis:
+      example, group = jnp.divmod(places, num_groups)
+      found = grouped[example, group]
+    else:
+      group, example = jnp.divmod(places, tops.shape[1])
+      found = grouped[group, :, example]
+    labels = first + group[:, None] * _GROUP + jnp.arange(_GROUP)
+    best = _merge(
+      Largest(
+        jnp.concatenate([best.scores, found.reshape(-1)]),
+        jnp.concatenate([best.examples, jnp.repeat(example, _GROUP)]),
+        jnp.concatenate([best.labels, labels.reshape(-1)]),
+      ),
+      best.scores.shape[0],
+    )
+    tops = tops.reshape(-1).at[places].set(-jnp.inf).reshape(tops.shape)
+    return best, tops
+
+  return lax.while_loop(more, look, (best, tops))[0]
+
+
+def merge(best: Largest, axes: tuple[str, ...]) -> Largest:
+  """The largest scores of all shards of labels, the same on all.
+
+  Args:
+    best: Those of this shard.
+    axes: Mesh axes that labels are split over.
+
+  Returns:
+    Those of all.
+  """
+  if not axes:
+    return best
+  k = best.scores.shape[0]
+  # A sum of what each shard puts in its place is known to be the same on all.
+  index, count = lax.axis_index(axes), lax.axis_size(axes)
+
+  def gather(a):
+    every = jnp.zeros((count, k), a.dtype).at[index].set(a)
+    return lax.psum(every, axes).reshape(-1)
+
+  return _merge(Largest(*map(gather, best)), k)
+
+
+def kth(best: Largest, k: jax.Array) -> jax.Array:
+  """The k-th largest score, a scalar.
+
+  Args:
+    best: The largest K scores.
+    k: Scalar integer, at most K.
+
+  Returns:
+    The score; infinity if k is 0, -infinity if there are fewer than k.
+  """
+  last = best.scores[jnp.clip(k - 1, 0, best.scores.shape[0] - 1)]
+  return jnp.where(k > 0, last, jnp.inf)
+
+
+def _merge(candidates: Largest, k: int) -> Largest:
+  """The largest k of some."""
+  scores, places = lax.top_k(candidates.scores, k)
+  is_score = ~jnp.isneginf(scores)
+  return Largest(
+    scores,
+    jnp.where(is_score, candidates.examples[places], -1),
+    jnp.where(is_score, candidates.labels[places], -1),
+  )
