@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Trains on all hosts of a Cloud TPU pod. xlj finds the other hosts by itself.
+#
+#   TPU=NAME ZONE=us-central2-b launch/cluster/tpu_pod.sh \
+#     --config=configs/xmc.py --workdir=gs://BUCKET/runs/xlj
+#
+# Every host needs xlj in the directory XLJ, installed for PYTHON; to install:
+#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
+#     --command="git clone REPOSITORY xlj && pip install -e './xlj[tpu]'"
+# WORKDIR is a bucket, or a directory that all hosts see. Run the same command
+# again to continue from the last checkpoint; Ctrl-C here may leave processes
+# there: `tpu_pod.sh --stop` tells them to save and end.
+set -euo pipefail
+
+# Fill in, or give them in the environment:
+TPU=${TPU:?the name of the TPU}
+ZONE=${ZONE:?its zone}
+XLJ=${XLJ:-xlj}
+PYTHON=${PYTHON:-python3}
+
+everywhere() {
+  exec gcloud compute tpus tpu-vm ssh "$TPU" \
+    --zone="$ZONE" --worker=all --command="$1"
+}
+
+if [[ ${1:-} == --stop ]]; then
+  # The brackets keep the pattern from matching its own command line.
+  everywhere "pkill -TERM -f '[l]aunch/train.py'"
+fi
+if (($# == 0)); then
+  sed -n 's/^#   //p' "$0" >&2
+  exit 2
+fi
+everywhere "cd ${XLJ@Q} && exec ${PYTHON@Q} launch/train.py ${*@Q}"
