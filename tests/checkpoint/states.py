@@ -23,7 +23,7 @@ def make_trees(seed=0):
   model = {
     "rows": rows,
     "wide": rng.normal(size=(5, 16)).astype(ml_dtypes.bfloat16),
-    "table": rng.integers(0, 2**31 - 1, (7,)).astype(np.int32),
+    "table": rng.integers(0, 2**31 - 1, (700,)).astype(np.int32),
   }
   training = {
     "mu": rng.normal(size=(16, 3)).astype(np.float32),

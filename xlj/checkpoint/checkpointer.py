@@ -74,15 +74,21 @@ class Checkpointer:
     self._orbax: Any = None
     if read_only:
       return
+    options = ocp.options.AsyncOptions(
+      timeout_secs=timeout,
+      barrier_sync_fn=self._commit.barrier,
+      # If that fails in the background, threads wait for it for minutes. But if
+      # it fails in the foreground, other processes do so for ever.
+      create_directories_asynchronously=exchange.num_processes() > 1,
+    )
     self._orbax = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(
         model=_writer(),
         training=_writer(),
         meta=ocp.JsonCheckpointHandler(),
+        composite_options=ocp.CompositeOptions(async_options=options),
       ),
-      async_options=ocp.options.AsyncOptions(
-        timeout_secs=timeout, barrier_sync_fn=self._commit.barrier
-      ),
+      async_options=options,
     )
     if self._first:
       self._path.mkdir(parents=True, exist_ok=True)
@@ -246,6 +252,7 @@ class Checkpointer:
       self._path.mkdir(parents=True, exist_ok=True)
       steps.remove_remains(self._path)
       steps.remove(self._path, step)
+      steps.try_writing(self._path, step)
       self._scores.pop(step, None)
 
   def _finish(

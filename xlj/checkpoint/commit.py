@@ -50,7 +50,7 @@ class Commit:
     try:
       prepare(*args)
     except Exception as error:
-      fault = _text(error)
+      fault = errors.reason(error)
     return _named(exchange.gather("save", fault))
 
   def barrier(self, *, key: str, timeout_ms: int) -> None:
@@ -85,9 +85,9 @@ class Commit:
     """
     service = exchange.client()
     if service is None or self._waiting:
-      return _text(error)
+      return errors.reason(error)
     me = exchange.process_id()
-    text = f"process {me} ({lobby.who()}): {_text(error)}"
+    text = f"process {me} ({lobby.who()}): {errors.reason(error)}"
     try:
       service.key_value_set(f"{self._place()}/fault/{me}", text)
       self._join(service)
@@ -123,7 +123,3 @@ def _named(faults: list[str]) -> str:
     if text:
       return f"process {process}: {text}" if len(faults) > 1 else text
   return ""
-
-
-def _text(error: Exception) -> str:
-  return str(error).split(" [")[0].split("\n")[0] or type(error).__name__

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 import secrets
 
+from xlj.checkpoint import errors
 from xlj.checkpoint import steps
 from xlj.distributed import exchange
 from xlj.distributed import lobby
@@ -33,7 +34,7 @@ def probe(
     path.mkdir(parents=True, exist_ok=True)
     mine.write_text(mine.name)
   except (OSError, ImportError) as error:  # ImportError: no driver for the URL
-    fault = f"{error}"
+    fault = errors.reason(error)
   said = [
     json.loads(text)
     for text in gather("probe", json.dumps([mine.name, fault, lobby.who()]))

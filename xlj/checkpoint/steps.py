@@ -25,6 +25,7 @@ _META_FILE = "metadata"  # as Orbax calls it
 _SEAL = "seal"
 _REMOVED = ".removed"
 _REMAINS = re.compile(r"\d+(\.orbax-checkpoint-tmp.*|\.removed)")
+_TRIAL_BYTES = 1 << 16
 _COMMITTED = "commit_success.txt"
 
 
@@ -88,6 +89,25 @@ def remove_remains(directory: epath.Path) -> None:
     unfinished = path.name.isdecimal() and "://" in str(directory)
     if _REMAINS.fullmatch(path.name) or (unfinished and not _is_finished(path)):
       path.rmtree()
+
+
+def try_writing(directory: epath.Path, step: int) -> None:
+  """Writes something, and removes it.
+
+  Args:
+    directory: Of the checkpoints.
+    step: Which one is about to be saved.
+
+  Raises:
+    OSError: If that is not possible.
+  """
+  trial = directory / f"{step}{_REMOVED}"
+  try:
+    trial.mkdir()
+    (trial / "trial").write_bytes(bytes(_TRIAL_BYTES))
+  finally:
+    if trial.exists():
+      trial.rmtree()
 
 
 def superfluous(

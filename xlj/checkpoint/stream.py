@@ -63,9 +63,8 @@ def _result(future: Any, name: str) -> Any:
   try:
     return future.result()
   except (ValueError, OSError, KeyError) as error:  # missing, damaged
-    reason = str(error).split(" [")[0].split("\n")[0]  # no lines of its source
     raise errors.CheckpointError(
-      f"array {name} cannot be read: {reason or type(error).__name__}"
+      f"array {name} cannot be read: {errors.reason(error)}"
     ) from None
 
 
