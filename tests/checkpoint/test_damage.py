@@ -1,6 +1,5 @@
 """Damaged checkpoints: told by name, and passed over for an older one."""
 
-import logging
 import os
 import shutil
 
