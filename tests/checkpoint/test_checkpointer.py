@@ -7,6 +7,7 @@ import pytest
 from tests import meshes
 from tests.checkpoint import states
 from xlj.checkpoint import checkpointer
+from xlj.checkpoint import errors
 from xlj.checkpoint import steps
 
 
@@ -147,4 +148,10 @@ def test_a_relative_directory_is_made_absolute(tmp_path, monkeypatch):
     with checkpointer.Checkpointer("run") as keeper:
       states.save_steps(keeper, mesh, [1.0])
   assert states.steps_kept(tmp_path / "run") == [1]
-  assert str(steps.resolve("gs://bucket/run/")) == "gs://bucket/run"
+
+
+def test_urls_of_buckets_stay_as_they_are():
+  for url in ("gs://bucket/run", "s3://bucket/a/run"):
+    assert str(steps.resolve(f"{url}/")) == url
+  with pytest.raises(errors.CheckpointError, match="unknown kind"):
+    steps.resolve("ftp://host/run")

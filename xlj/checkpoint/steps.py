@@ -30,9 +30,25 @@ _COMMITTED = "commit_success.txt"
 
 
 def resolve(directory: str | Path | epath.Path) -> epath.Path:
-  """The directory as an absolute path; the URL of a bucket stays as it is."""
+  """The directory as an absolute path; the URL of a bucket stays as it is.
+
+  Args:
+    directory: Of the checkpoints.
+
+  Returns:
+    Its path, which may be on a bucket.
+
+  Raises:
+    CheckpointError: If nothing here knows such URLs.
+  """
   if "://" in str(directory):
-    return epath.Path(str(directory).rstrip("/"))
+    try:
+      return epath.Path(str(directory).rstrip("/"))
+    except KeyError:
+      raise errors.CheckpointError(
+        f"{directory} is a URL of an unknown kind; give a path, or the URL of a"
+        " bucket (gs://..., s3://...)"
+      ) from None
   return epath.Path(Path(directory).absolute())
 
 
