@@ -46,7 +46,13 @@ def read(
   arrays = {}
   for name, want in wanted.items():
     kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-    spec = {"driver": "zarr", "kvstore": kvstore}
+    spec = {
+      "driver": "zarr",
+      "kvstore": kvstore,
+      # It does not change any more: a bucket is not asked again and again.
+      "recheck_cached_data": False,
+      "recheck_cached_metadata": False,
+    }
     store = _result(ts.open(spec, read=True, context=context), name)
     there = f"{store.dtype.name}{list(store.shape)}"
     here = f"{want.dtype.name}{list(want.shape)}"
