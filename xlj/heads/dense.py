@@ -358,12 +358,15 @@ class DenseHead:
 
   def _by_label(self, metrics: label_step.Metrics) -> label_step.Metrics:
     """What a step reports, with labels in place of rows."""
-    return {
-      name: jnp.where(a < 0, -1, self.layout.label_of_row(a))
-      if name.endswith("_ids")
-      else a
-      for name, a in metrics.items()
-    }
+    found = {}
+    for name, a in metrics.items():
+      # It is the same on all devices, but that cannot be seen from its type.
+      axes = tuple(chunks.varying(a))
+      a = lax.pmax(a, axes) if axes else a
+      if name.endswith("_ids"):
+        a = jnp.where(a < 0, -1, self.layout.label_of_row(a))
+      found[name] = a
+    return found
 
   def evaluate_loss(
     self,

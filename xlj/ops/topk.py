@@ -1,8 +1,104 @@
 """Exact top-k over a label-sharded axis: local top-k, then a merge."""
 
+from typing import NamedTuple
+
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+_GROUP = 64  # labels
+
+
+class Best(NamedTuple):
+  """The best k labels of each example so far; -inf and -1 if there are fewer.
+
+  Attributes:
+    scores: `[N, k]`, descending.
+    ids: `[N, k]` int32.
+  """
+
+  scores: jax.Array
+  ids: jax.Array
+
+
+def none(num_examples: int, k: int) -> Best:
+  """No labels yet."""
+  shape = num_examples, k
+  return Best(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
+
+
+def add(
+  best: Best, z: jax.Array, first: jax.Array | int, label_axis: int = 1
+) -> Best:
+  """Takes a chunk of scores into account.
+
+  Of the chunk only those groups of labels are looked into whose largest scores
+  are among the k largest, and none if no score is better than the k-th so far.
+
+  Args:
+    best: The best labels of other chunks.
+    z: `[N, c]` scores (`[c, N]` if `label_axis` is 0); -inf where there is
+      none.
+    first: Label of the first column.
+    label_axis: The axis that labels lie on.
+
+  Returns:
+    The best labels; of equal ones any may be kept.
+  """
+  k = best.scores.shape[1]
+  num_labels = z.shape[label_axis]
+  num_groups = -(-num_labels // _GROUP)
+  pad = [(0, 0), (0, 0)]
+  pad[label_axis] = (0, num_groups * _GROUP - num_labels)
+  if pad[label_axis][1]:
+    z = jnp.pad(z, pad, constant_values=-jnp.inf)
+  shape = list(z.shape)
+  shape[label_axis : label_axis + 1] = [num_groups, _GROUP]
+  grouped = z.reshape(shape)
+  tops = grouped.max(label_axis + 1)
+  tops = tops if label_axis else tops.T  # [N, G]
+
+  def look(best: Best) -> Best:
+    _, groups = lax.top_k(tops, min(k, num_groups))
+    example = jnp.arange(tops.shape[0])[:, None]
+    if label_axis:
+      found = grouped[example, groups]
+    else:
+      found = grouped[groups, :, example]  # [N, groups, _GROUP]
+    ids = first + groups[..., None] * _GROUP + jnp.arange(_GROUP)
+    rows = tops.shape[0], -1
+    merged = merge_topk(
+      jnp.concatenate([best.scores, found.reshape(rows)], 1),
+      jnp.concatenate([best.ids, ids.reshape(rows).astype(jnp.int32)], 1),
+      k,
+    )
+    return Best(*merged)
+
+  better = (tops > best.scores[:, -1:]).any()
+  return lax.cond(better, look, lambda best: best, best)
+
+
+def merge(best: Best, axes: tuple[str, ...]) -> Best:
+  """The best labels of all shards of labels, the same on all.
+
+  Args:
+    best: Those of this shard.
+    axes: Mesh axes that labels are split over.
+
+  Returns:
+    Those of all.
+  """
+  if not axes:
+    return best
+  n, k = best.scores.shape
+  # A sum of what each shard puts in its place is known to be the same on all.
+  index, count = lax.axis_index(axes), lax.axis_size(axes)
+
+  def gather(a: jax.Array) -> jax.Array:
+    every = jnp.zeros((n, count, k), a.dtype).at[:, index].set(a)
+    return lax.psum(every, axes).reshape(n, count * k)
+
+  return Best(*merge_topk(gather(best.scores), gather(best.ids), k))
 
 
 def local_topk(z: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

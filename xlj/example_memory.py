@@ -1,0 +1,115 @@
+"""What is remembered of every training example, split over all devices.
+
+A device holds whole examples, whoever reads them: so it is saved and restored
+like the rest of the state, on any mesh.
+
+Legend: R rows of the training split (padded), M labels of each, N examples of a
+batch, n of this device.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from xlj import sharding
+from xlj.ops import targets as targets_lib
+
+# Halves of what float32 takes; the values are probabilities.
+_DTYPE = jnp.float16
+
+
+def init(num_rows: int, remembered: int, multiple: int) -> targets_lib.Memory:
+  """Nothing is remembered yet.
+
+  Args:
+    num_rows: Rows of the training split.
+    remembered: M.
+    multiple: Of which R is one; a multiple of the number of devices.
+
+  Returns:
+    ids `[R, M]` int32, all -1, and values `[R, M]` float16, all 0.
+  """
+  shape = -(-num_rows // multiple) * multiple, remembered
+  return targets_lib.Memory(
+    jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, _DTYPE)
+  )
+
+
+def take(memory: targets_lib.Memory, rows: jax.Array) -> targets_lib.Memory:
+  """What is remembered of the examples of a batch.
+
+  Args:
+    memory: Of all examples, sharded by `BATCH`.
+    rows: `[N]` int32, sharded by `BATCH`.
+
+  Returns:
+    ids `[N, M]` and float32 values `[N, M]`, sharded by `BATCH`.
+  """
+
+  @jax.shard_map(
+    in_specs=(sharding.BATCH, sharding.BATCH), out_specs=sharding.BATCH
+  )
+  def run(memory, rows):
+    place, here = _places(memory, rows)
+    # Of each example one device alone adds something: 0 is "nothing".
+    ids = jnp.where(here, memory.ids[place] + 1, 0)
+    values = jnp.where(here, memory.values[place].astype(jnp.float32), 0)
+    ids, values = lax.psum_scatter(
+      (ids, values), sharding.AXES, scatter_dimension=0, tiled=True
+    )
+    return targets_lib.Memory(ids - 1, values)
+
+  return run(memory, rows)
+
+
+def put(
+  memory: targets_lib.Memory,
+  rows: jax.Array,
+  ids: jax.Array,
+  values: jax.Array,
+) -> targets_lib.Memory:
+  """Remembers something of the examples of a batch.
+
+  Args:
+    memory: Of all examples, sharded by `BATCH`.
+    rows: `[N]` int32, sharded by `BATCH`. If one is there twice, what is said
+      of it first counts.
+    ids: `[N, M]` int32, the same on all devices.
+    values: `[N, M]`, the same on all devices.
+
+  Returns:
+    The memory, in place if it is donated.
+  """
+
+  @jax.shard_map(
+    in_specs=(
+      sharding.BATCH,
+      sharding.BATCH,
+      sharding.REPLICATED,
+      sharding.REPLICATED,
+    ),
+    out_specs=sharding.BATCH,
+  )
+  def run(memory, rows, ids, values):
+    place, here = _places(memory, rows)
+    size = memory.ids.shape[0]
+    earlier = jnp.tril(jnp.ones((place.shape[0],) * 2, bool), -1)
+    again = (earlier & (place[:, None] == place) & here[:, 0]).any(1)
+    place = jnp.where(here[:, 0] & ~again, place, size)  # out of range
+    return targets_lib.Memory(
+      memory.ids.at[place].set(ids, mode="drop"),
+      memory.values.at[place].set(values.astype(_DTYPE), mode="drop"),
+    )
+
+  return run(memory, rows, ids, values)
+
+
+def _places(
+  memory: targets_lib.Memory, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Where `[N]` the examples are on this device, and whether `[N, 1]`."""
+  rows = lax.all_gather(rows, sharding.AXES, tiled=True)
+  size = memory.ids.shape[0]
+  place = rows - lax.axis_index(sharding.AXES) * size
+  here = (place >= 0) & (place < size)
+  return jnp.clip(place, 0, size - 1), here[:, None]
