@@ -1,0 +1,144 @@
+"""Processes killed at random points: each run ends with the same loss."""
+
+import os
+from pathlib import Path
+import random
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import runs
+from tests import test_launch
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return runs.make_data(tmp_path_factory.mktemp("data"))
+
+
+def start(data_dir, workdir, count, *options):
+  arguments = test_launch.train_arguments(
+    data_dir,
+    workdir,
+    *test_launch.SMALL,
+    f"--config.train.num_steps={STEPS}",
+    "--peer_timeout=20",
+  )
+  return runs.launch(
+    "local",
+    f"--processes={count}",
+    *options,
+    *("--", sys.executable, str(runs.ROOT / "launch/train.py")),
+    *arguments,
+  )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+  """The losses of a run that nobody disturbs, by number of processes."""
+  found = {}
+  for count in (2, 4):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    status, _, err = runs.finish(start(data_dir, workdir, count))
+    assert status == 0, err
+    found[count] = losses(workdir)
+  return found
+
+
+def losses(workdir):
+  return [row["loss"] for row in runs.records(workdir, "train")]
+
+
+def children(process):
+  """The process numbers of a job's processes, in order of their start."""
+  path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+  try:
+    return sorted(map(int, path.read_text().split()))
+  except FileNotFoundError:
+    return []
+
+
+def kill_one(job, workdir, count, rng):
+  """Kills a random process at a random point; returns which, and when."""
+  deadline = time.monotonic() + 120
+  step = rng.randrange(-1, STEPS)  # -1: while it starts
+  if step < 0:
+    time.sleep(rng.uniform(0.2, 3.0))
+  else:
+    test_launch.wait_for_step(workdir, step, job)
+    time.sleep(rng.uniform(0, 0.1))
+  while len(found := children(job)) < count and job.poll() is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  if len(found) < count:
+    return None  # it was faster
+  process = rng.randrange(count)
+  try:
+    os.kill(found[process], signal.SIGKILL)
+  except ProcessLookupError:
+    return None
+  return process, step
+
+
+def test_twenty_kills_in_a_row(data_dir, undisturbed, tmp_path):
+  seed = random.randrange(2**32)
+  print(f"seed {seed}")
+  rng = random.Random(seed)
+  killed = 0
+  for i in range(KILLS):
+    count = 4 if i % 4 == 3 else 2
+    workdir = tmp_path / str(i)
+    job = start(data_dir, workdir, count, "--restarts=1")
+    what = kill_one(job, workdir, count, rng)
+    status, _, err = runs.finish(job, timeout=300)
+    print(f"run {i}: {count} processes, killed (process, step) {what}")
+    assert status == 0, err
+    if what is not None:
+      assert "restart 1 of 1" in err, err
+      killed += 1
+    assert losses(workdir) == undisturbed[count], err
+  assert killed > KILLS / 2
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_saved_at_four_processes_and_continued_elsewhere(
+  devices, data_dir, undisturbed, tmp_path
+):
+  workdir = tmp_path / "run"
+  job = start(data_dir, workdir, 4)
+  test_launch.wait_for_step(workdir, 20, job)
+  for process in children(job):
+    os.kill(process, signal.SIGKILL)
+  status, _, err = runs.finish(job)
+  assert status != 0, err
+  arguments = test_launch.train_arguments(
+    data_dir,
+    workdir,
+    *test_launch.SMALL,
+    f"--config.train.num_steps={STEPS}",
+  )
+  status, _, err = runs.finish(
+    runs.launch("train", *arguments, devices=devices)
+  )
+  assert status == 0, err
+  assert "Continuing from the checkpoint of step" in err
+  np.testing.assert_allclose(losses(workdir), undisturbed[4], rtol=1e-5)
+
+
+def test_continued_by_fewer_processes(data_dir, undisturbed, tmp_path):
+  workdir = tmp_path / "run"
+  job = start(data_dir, workdir, 4, "--restarts=1", "--restart_processes=2")
+  test_launch.wait_for_step(workdir, 20, job)
+  os.kill(children(job)[2], signal.SIGKILL)
+  status, _, err = runs.finish(job)
+  assert status == 0, err
+  assert "restart 1 of 1, as 2 processes: process 2 was killed" in err
+  np.testing.assert_allclose(losses(workdir), undisturbed[4], rtol=1e-5)
