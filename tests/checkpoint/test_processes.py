@@ -51,7 +51,7 @@ def test_a_failing_process_does_not_hold_up_the_other(tmp_path):
   assert statuses == (0, 0), "\n".join(errors)
   assert time.monotonic() - start < 50  # shorter than the timeout of a save
   assert re.search(
-    r"step 2 is not saved: process 1 \(.*\): the disk is gone", errors[0]
+    r"step 2 is not saved in .*: process 1 \(.*\): the disk is gone", errors[0]
   )
   assert "Saved the checkpoint of step 3" in errors[0]
   assert states.steps_kept(tmp_path) == [1, 3]

@@ -296,9 +296,10 @@ class Checkpointer:
   def _warn(self, step: int) -> None:
     if self._first:
       logging.warning(
-        "The checkpoint of step %d is not saved: %s. Training goes on; the"
-        " next save tries again",
+        "The checkpoint of step %d is not saved in %s: %s. Training goes on;"
+        " the next save tries again",
         step,
+        self._path,
         self._fault,
       )
 

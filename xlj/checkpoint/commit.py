@@ -50,7 +50,7 @@ class Commit:
     try:
       prepare(*args)
     except Exception as error:
-      fault = errors.reason(error)
+      fault = errors.reason_of_failed_save(error)
     return _named(exchange.gather("save", fault))
 
   def barrier(self, *, key: str, timeout_ms: int) -> None:
@@ -85,9 +85,11 @@ class Commit:
     """
     service = exchange.client()
     if service is None or self._waiting:
-      return errors.reason(error)
+      return errors.reason_of_failed_save(error)
     me = exchange.process_id()
-    text = f"process {me} ({lobby.who()}): {errors.reason(error)}"
+    text = (
+      f"process {me} ({lobby.who()}): {errors.reason_of_failed_save(error)}"
+    )
     try:
       service.key_value_set(f"{self._place()}/fault/{me}", text)
       self._join(service)
