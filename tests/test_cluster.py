@@ -229,17 +229,27 @@ class Job:
   def call(self, *command):
     return call(*command, env=self.env)
 
+  def log_text(self):
+    return self.log.read_text() if self.log.exists() else ""
+
+  def state(self):
+    shown = self.call("scontrol", "show", "job", self.number).stdout
+    words = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    return words["JobState"]
+
+  def wait_until(self, condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+      if time.monotonic() > deadline:
+        self.call("scancel", self.number)
+        pytest.fail(f"{self.log_text()}\n{self.what_processes_said()}")
+      time.sleep(0.1)
+
   def wait(self, seconds):
     """Waits for its end; returns its state and log."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-      shown = self.call("scontrol", "show", "job", self.number).stdout
-      words = dict(word.split("=", 1) for word in shown.split() if "=" in word)
-      if words["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"):
-        return words["JobState"], self.log.read_text()
-      time.sleep(0.5)
-    self.call("scancel", self.number)
-    pytest.fail(f"{self.log.read_text()}\n{self.what_processes_said()}")
+    under_way = ("PENDING", "RUNNING", "COMPLETING")
+    self.wait_until(lambda: self.state() not in under_way, seconds)
+    return self.state(), self.log_text()
 
   def what_processes_said(self):
     return "\n".join(path.read_text() for path in self.logs.iterdir())
@@ -259,13 +269,10 @@ class Job:
     pytest.fail(f"no process {number}")
 
   def wait_for_step(self, workdir, step):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-      path = workdir / "metrics.jsonl"
-      if path.exists() and path.read_text().count('"train"') >= step:
-        return
-      time.sleep(0.05)
-    pytest.fail(f"{self.log.read_text()}\n{self.what_processes_said()}")
+    path = workdir / "metrics.jsonl"
+    self.wait_until(
+      lambda: path.exists() and path.read_text().count('"train"') >= step, 120
+    )
 
 
 def test_slurm_takes_the_script(slurm):
@@ -300,20 +307,27 @@ def test_slurm_queues_a_stopped_and_a_killed_run_again(
 
 
 @pytest.mark.slow
-def test_slurm_queues_a_run_again_at_its_time_limit(slurm, data_dir, tmp_path):
+def test_slurm_queues_a_run_again_at_each_time_limit(slurm, data_dir, tmp_path):
   workdir = tmp_path / "run"
   more = (
     *ARGUMENTS,
-    "--config.train.num_steps=4000",
-    "--config.checkpoint.every=10000",  # so that it saves when told to
+    "--config.train.num_steps=1000000",
+    "--config.checkpoint.every=1000000",  # so that it saves when told to
+    "--config.eval.every=1000000",
   )
   args = test_launch.train_arguments(data_dir, workdir, *more)
-  options = ("--time=1", "--signal=TERM@40")
-  state, log = Job(slurm, tmp_path, *args, options=options).wait(400)
-  assert state == "COMPLETED", log
-  assert "exit status 143, queued again" in log and "complete," in log
-  assert "TIME LIMIT" not in log
-  assert len(losses(workdir)) == 4000
+  env = {**slurm, "SECONDS_TO_SAVE": "30"}
+  job = Job(env, tmp_path, *args, options=("--time=1",))
+  job.wait_until(
+    lambda: job.log_text().count("exit status 143, queued again") == 2, 240
+  )
+  job.call("scancel", job.number)
+  job.wait(60)
+  assert "TIME LIMIT" not in job.log_text()
+  said = job.what_processes_said()
+  assert said.count("Continuing from the checkpoint of step") >= 1
+  steps = [row["step"] for row in runs.records(workdir, "train")]
+  assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.slow

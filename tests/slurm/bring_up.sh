@@ -72,6 +72,12 @@ up() {
 }
 
 down() {
+  export SLURM_CONF=$directory/slurm.conf
+  scancel --user=root || true
+  for ((i = 0; i < 100; i++)); do
+    squeue --noheader | grep -q . || break
+    sleep 0.2
+  done
   for daemon in slurmd slurmctld munged; do
     if [[ -s $directory/$daemon.pid ]]; then
       kill "$(<"$directory/$daemon.pid")" || true
