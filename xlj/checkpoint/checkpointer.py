@@ -14,20 +14,18 @@ import time
 from typing import Any
 
 from absl import logging
-import jax
 import orbax.checkpoint as ocp
 
-from xlj.checkpoint import checksum
 from xlj.checkpoint import commit
 from xlj.checkpoint import errors
+from xlj.checkpoint import reader
 from xlj.checkpoint import steps
 from xlj.checkpoint import stream
+from xlj.checkpoint import trees as trees_lib
 from xlj.distributed import exchange
 
 DIRECTORY = "checkpoints"
 _MODEL, _TRAINING = "model", "training"
-
-Flat = dict[str, Any]
 
 
 class Checkpointer:
@@ -117,12 +115,14 @@ class Checkpointer:
     """
     begun = time.monotonic()
     self.wait()
-    items = {_MODEL: _flat(model), _TRAINING: _flat(training)}
+    items = {_MODEL: trees_lib.flat(model), _TRAINING: trees_lib.flat(training)}
     document = steps.seal(
       {
         "facts": dict(meta),
         "metrics": dict(metrics or {}),
-        "arrays": {name: _describe(flat) for name, flat in items.items()},
+        "arrays": {
+          name: trees_lib.describe(flat) for name, flat in items.items()
+        },
       }
     )
     self._asked, self._fault = step, self._commit.begin(self._prepare, step)
@@ -140,7 +140,7 @@ class Checkpointer:
       )
     except Exception as raised:  # whatever it is, training goes on
       error = raised
-    size = sum(_bytes(flat) for flat in items.values())
+    size = sum(trees_lib.num_bytes(flat) for flat in items.values())
     self._thread = threading.Thread(
       target=self._finish,
       args=(step, size, begun, time.monotonic() - begun, error),
@@ -165,7 +165,8 @@ class Checkpointer:
       self._orbax.close()
       self._orbax = None
     if self._fault:
-      last = self.latest_step()
+      good = set(self._all_steps()) - self._bad
+      last = max(good, default=None)
       raise errors.CheckpointError(
         f"the checkpoint of step {self._asked} could not be saved in"
         f" {self._path}: {self._fault}; the newest that is saved there is"
@@ -281,7 +282,7 @@ class Checkpointer:
       "Saved the checkpoint of step %d: %s in %.1f s (%.1f s before the next"
       " step)",
       step,
-      _size(size),
+      trees_lib.size(size),
       seconds,
       blocked,
     )
@@ -339,7 +340,7 @@ class Checkpointer:
     faults = {}
     for step in json.loads(said[0]):
       try:
-        restored, facts = self._read(step, trees)
+        restored, facts = reader.read(self._path, step, trees)
       except errors.CheckpointError as error:
         faults[step] = str(error)
         self._bad.add(step)
@@ -360,104 +361,12 @@ class Checkpointer:
       " back a copy of one of them, or move the directory away to start afresh"
     )
 
-  def _read(
-    self, step: int, trees: dict[str, Any]
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads some items of a checkpoint, and the facts; checks all of it."""
-    begun = time.monotonic()
-    wanted = {name: _flat(tree) for name, tree in trees.items()}
-    document, found, fault = {}, {}, ""
-    try:
-      document = steps.read_meta(self._path, step)
-      for name, flat in wanted.items():
-        _check_same_arrays(document["arrays"].get(name, {}), flat)
-        found[name] = stream.read(self._path / str(step) / name, flat)
-    except errors.CheckpointError as error:
-      fault = str(error)
-    # Before the devices of all processes work together.
-    self._commit.agree(f"checkpoint {step}", fault)
-    read = time.monotonic()
-    for name, flat in found.items():
-      saved = document["arrays"][name]
-      for array, value in checksum.checksums(flat).items():
-        if value != saved[array]["checksum"]:
-          raise errors.CheckpointError(
-            f"array {array} is damaged: its checksum is {value:08x}, and was"
-            f" {saved[array]['checksum']:08x}"
-          )
-    if self._first:
-      size, seconds = sum(map(_bytes, found.values())), read - begun
-      logging.info(
-        "Restored the checkpoint of step %d: %s in %.1f s (%s/s), and %.1f s"
-        " to check it",
-        step,
-        _size(size),
-        seconds,
-        _size(size / max(seconds, 1e-9)),
-        time.monotonic() - read,
-      )
-    restored = {
-      name: jax.tree.unflatten(
-        jax.tree.structure(tree), [found[name][key] for key in wanted[name]]
-      )
-      for name, tree in trees.items()
-    }
-    return restored, document["facts"]
-
 
 def _writer() -> ocp.PyTreeCheckpointHandler:
   # Trained weights do not get shorter; compressing would take time and memory.
   return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
-def _save_args(flat: Flat) -> Any:
+def _save_args(flat: trees_lib.Flat) -> Any:
   args = ocp.SaveArgs(chunk_byte_size=stream.PIECE_BYTES)
   return ocp.args.PyTreeSave(flat, save_args=dict.fromkeys(flat, args))
-
-
-def _flat(tree: Any) -> Flat:
-  """Leaves by name, as in "head/rows"."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
-def _describe(flat: Flat) -> dict[str, Any]:
-  """Shape, type and checksum of each array."""
-  sums = checksum.checksums(flat)
-  return {
-    name: {
-      "shape": list(array.shape),
-      "dtype": array.dtype.name,
-      "checksum": sums[name],
-    }
-    for name, array in flat.items()
-  }
-
-
-def _check_same_arrays(saved: Mapping[str, Any], wanted: Flat) -> None:
-  """Refuses arrays of another model."""
-  for name in sorted(saved.keys() | wanted.keys()):
-    if name not in wanted:
-      raise errors.CheckpointError(f"array {name} is not one of this run")
-    if name not in saved:
-      raise errors.CheckpointError(f"array {name} is not there")
-    there = f"{saved[name]['dtype']}{saved[name]['shape']}"
-    here = f"{wanted[name].dtype.name}{list(wanted[name].shape)}"
-    if there != here:
-      raise errors.CheckpointError(
-        f"array {name} is {there} there, and {here} in this run"
-      )
-
-
-def _bytes(flat: Flat) -> int:
-  return sum(array.size * array.dtype.itemsize for array in flat.values())
-
-
-def _size(count: float) -> str:
-  """Bytes for people."""
-  for unit, name in ((1e9, "GB"), (1e6, "MB")):
-    if count >= unit:
-      return f"{count / unit:.1f} {name}"
-  return f"{count / 1e3:.1f} kB"

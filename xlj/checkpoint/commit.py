@@ -51,7 +51,7 @@ class Commit:
       prepare(*args)
     except Exception as error:
       fault = errors.reason_of_failed_save(error)
-    return _named(exchange.gather("save", fault))
+    return first_fault(exchange.gather("save", fault))
 
   def barrier(self, *, key: str, timeout_ms: int) -> None:
     """Waits for the others; Orbax calls it.
@@ -97,19 +97,6 @@ class Commit:
       pass
     return text
 
-  def agree(self, name: str, fault: str) -> None:
-    """Raises in all processes if there is a fault in one of them.
-
-    Args:
-      name: What it is about.
-      fault: What is wrong in this process; empty if nothing is.
-
-    Raises:
-      CheckpointError: With the first fault.
-    """
-    if text := _named(exchange.gather(name, fault)):
-      raise errors.CheckpointError(text)
-
   def _join(self, service: Any) -> None:
     self._joined += 1
     place = f"{self._place()}/{self._joined}"
@@ -119,7 +106,7 @@ class Commit:
     return f"{_PREFIX}/{self._number}"
 
 
-def _named(faults: list[str]) -> str:
+def first_fault(faults: list[str]) -> str:
   """The first fault, and whose it is among several processes."""
   for process, text in enumerate(faults):
     if text:
