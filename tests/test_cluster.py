@@ -322,7 +322,8 @@ def test_slurm_queues_a_run_again_at_each_time_limit(slurm, data_dir, tmp_path):
     lambda: job.log_text().count("exit status 143, queued again") == 2, 240
   )
   job.call("scancel", job.number)
-  job.wait(60)
+  state, _ = job.wait(60)
+  assert state == "CANCELLED"
   assert "TIME LIMIT" not in job.log_text()
   said = job.what_processes_said()
   assert said.count("Continuing from the checkpoint of step") >= 1
