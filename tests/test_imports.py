@@ -34,7 +34,13 @@ ALLOWED = {
   "heads": {"ops", "losses", "sharding"},
   "data": set(),
   "make_head": {"optim", "ops", "losses", "heads"},
-  "model": {"make_head", "optim", "sharding", "ops", "encoders"},
+  "example_memory": {"sharding", "ops"},
+  "flips": set(),
+  "suspects": {"data"},
+  "model": {
+    "example_memory", "make_head", "optim", "sharding", "ops", "losses",
+    "encoders",
+  },
   "evaluator": {
     "distributed", "label_order", "metrics", "model", "pairs", "sharding",
     "data",
@@ -46,8 +52,8 @@ ALLOWED = {
   "preparation": {"config", "families", "label_order", "splits", "data"},
   "train": {
     "checkpoint", "config", "distributed", "evaluator", "machine", "mesh",
-    "model", "preparation", "progress", "report", "sharding", "stopping",
-    "data",
+    "model", "preparation", "progress", "report", "sharding", "splits",
+    "stopping", "flips", "suspects", "data",
   },
   "planning": {"config", "families", "model", "sharding", "ops"},
   "plan": {"model", "planning"},

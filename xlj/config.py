@@ -26,6 +26,8 @@ LOSSES = (
 )
 HEADS = ("dense", "mhc", "mhs", "mhp")
 PRODUCT_LOSSES = ("softmax", "joint_softmax", "bce")
+MISSING = ("an", "wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp")
+NOISY = ("none", "elr", "ps_kd")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adagrad", "rowwise_adagrad")
 
 # Fields that may differ between a run and its continuation: they do not
@@ -163,6 +165,36 @@ def base() -> ml_collections.ConfigDict:
         "digits": 2,  # of a label, if their lengths are not given
         "lengths": (),  # numbers of values of the digits
         "components": 1,  # products that are mixed
+      },
+      # Labels that are missing: what an unobserved one counts for.
+      "missing": {
+        # "an": a negative; "wan", "lsan", "iu": see losses.assume_negative;
+        # "ll_r", "ll_ct", "ll_cp": see losses.large_loss
+        "method": "an",
+        # Of the last three: labels to modify in a step, grown each epoch, ...
+        "per_example": 0.2,  # of each example
+        "share": 0.0,  # or of all labels of a batch, if above 0
+        # ... or from which loss on, if above 0, less by `decay` each epoch
+        "threshold": 0.0,
+        "decay": 0.0,
+        "smoothing": 0.1,  # of "lsan"
+      },
+      # Labels that are wrong; see losses.remembered.
+      "noisy": {
+        "method": "none",  # "elr" or "ps_kd"
+        "remembered": 16,  # labels of each training example
+        "strength": 3.0,  # of "elr"
+        "momentum": 0.7,  # of "elr"
+        "last": 0.8,  # of "ps_kd"
+      },
+      # Labels that are rare.
+      "tail": {
+        # How examples are drawn: "instance", "class_aware" or "square_root"
+        "sampler": "instance",
+        # Of positives: "none", "propensity" or "class_balanced"
+        "weights": "none",
+        "beta": 0.999,  # of "class_balanced"
+        "adjustment": 0.0,  # of logits, by so many times the log prior
       },
       "optim": {
         "warmup": auto(float),  # share of the steps
@@ -326,6 +358,10 @@ def check(config: ml_collections.ConfigDict) -> None:
       "head.correction": ("none", "kahan", "master"),
       "head.kernels": ("never", "auto", "interpret"),
       "head.keep_logits": ("", "float16", "bfloat16", "float32"),
+      "missing.method": MISSING,
+      "noisy.method": NOISY,
+      "tail.sampler": ("instance", "class_aware", "square_root"),
+      "tail.weights": ("none", "propensity", "class_balanced"),
     },
   )
   values = dict(_flatten(config))
@@ -393,6 +429,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if head.type != "dense":
     _check_heads(config)
+  _check_labels(config)
   if head.order == "none" and config.predict.propensity_power:
     raise ConfigError(
       "predict.propensity_power needs counts of labels, and head.order is"
@@ -401,6 +438,72 @@ def check(config: ml_collections.ConfigDict) -> None:
   if head.init == "centroid" and not encoder.dim:
     raise ConfigError(
       "head.init is 'centroid' but encoder.dim is 0; there are no embeddings"
+    )
+
+
+def _check_labels(config: ml_collections.ConfigDict) -> None:
+  """Refuses remedies for missing, wrong or rare labels that do not go."""
+  missing, noisy, tail = config.missing, config.noisy, config.tail
+  kind, loss = config.head.type, config.head.loss
+  needs = (
+    ("missing.method", missing.method, "an", "bce"),
+    ("noisy.method", noisy.method, "none", "softmax"),
+    ("tail.weights", tail.weights, "none", "bce"),
+  )
+  chosen = []
+  for name, value, nothing, wanted in needs:
+    if value == nothing:
+      continue
+    chosen.append(f"{name}={value}")
+    if loss != wanted or kind == "mhp":
+      raise ConfigError(
+        f"{name} is {value!r}, but head.loss is {loss!r} and head.type is"
+        f" {kind!r}; set head.loss={wanted} and another type than mhp"
+      )
+  if len(chosen) > 1:
+    raise ConfigError(f"{' and '.join(chosen)} do not go together; set one")
+  if missing.method.startswith("ll_"):
+    given = [n for n in ("share", "threshold") if missing[n] > 0]
+    if len(given) > 1:
+      raise ConfigError("missing.share and missing.threshold: set one of them")
+    if missing.method == "ll_cp" and missing.threshold > 0:
+      raise ConfigError(
+        "missing.threshold does not go with missing.method=ll_cp; set it to 0"
+      )
+    if kind != "dense" and not missing.threshold > 0:
+      raise ConfigError(
+        f"missing.method is {missing.method!r} and head.type is {kind!r}, which"
+        " sees a part of the labels; set missing.threshold"
+      )
+    if not (given or missing.per_example > 0):
+      raise ConfigError(
+        f"missing.per_example is {missing.per_example}; it must be above 0"
+      )
+  if noisy.method != "none":
+    if kind != "dense":
+      raise ConfigError(
+        f"noisy.method is {noisy.method!r}, which needs head.type=dense"
+      )
+    if noisy.remembered < 1:
+      raise ConfigError(
+        f"noisy.remembered is {noisy.remembered}; it must be at least 1"
+      )
+  if (
+    tail.weights != "none" or tail.adjustment
+  ) and config.head.order == "none":
+    raise ConfigError(
+      "tail.weights and tail.adjustment need counts of labels, and head.order"
+      " is 'none'; set them to none and 0"
+    )
+  if (tail.weights != "none" or tail.adjustment) and kind != "dense":
+    raise ConfigError(
+      f"tail.weights is {tail.weights!r} and tail.adjustment {tail.adjustment},"
+      " which need head.type=dense"
+    )
+  if not 0 <= tail.beta < 1 or not 0 <= noisy.momentum < 1:
+    raise ConfigError(
+      f"tail.beta is {tail.beta} and noisy.momentum {noisy.momentum}; both must"
+      " be in [0, 1)"
     )
 
 

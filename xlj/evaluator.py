@@ -210,6 +210,7 @@ def to_inputs(
     batch.feature_values,
     order.to_head(batch.label_ids),
     batch.weights,
+    batch.rows.astype(np.int32),
   )
 
 

@@ -9,12 +9,18 @@ from xlj import optim
 from xlj.heads import cascade
 from xlj.heads import dense
 from xlj.heads import product
+from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
 from xlj.losses import decoupled_softmax
 from xlj.losses import focal
+from xlj.losses import large_loss
+from xlj.losses import logit_adjustment
+from xlj.losses import remembered
 from xlj.losses import softmax
 from xlj.losses import squared_hinge
+from xlj.losses import weighted_bce
+from xlj.ops import loss as loss_lib
 from xlj.ops import row_optimizer
 
 Head = dense.DenseHead | cascade.CascadeHead | product.ProductHead
@@ -28,6 +34,7 @@ LOSSES = {
   "asymmetric": asymmetric.Asymmetric,
   "squared_hinge": squared_hinge.SquaredHinge,
 }
+_LARGE = ("ll_r", "ll_ct", "ll_cp")  # in the order of their schemes
 
 
 def make_head(config: ml_collections.ConfigDict) -> Head:
@@ -73,7 +80,7 @@ def _dense(config: ml_collections.ConfigDict) -> dense.DenseHead:
   return dense.DenseHead(
     num_labels=config.data.num_labels,
     dim=width(config),
-    loss=LOSSES[head.loss](),
+    loss=_loss(config),
     optimizer=_row_optimizer(config),
     wide_features=config.data.num_features if head.wide else 0,
     # The head's loss is a mean; this rate is for the sum over the batch.
@@ -90,6 +97,52 @@ def _dense(config: ml_collections.ConfigDict) -> dense.DenseHead:
     kernels=head.kernels,
     keep_logits=head.keep_logits or None,
   )
+
+
+def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
+  """Steps in which as many examples are seen as there are to train on."""
+  data = config.data
+  rows = data.num_rows - round(data.validation * data.num_rows)
+  return max(1, round(rows / config.train.batch_size))
+
+
+def _loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
+  """The loss, with what is done about missing, wrong and rare labels."""
+  missing, noisy, tail = config.missing, config.noisy, config.tail
+  epoch = steps_per_epoch(config)
+  num_epochs = -(-config.train.num_steps // epoch)
+  loss: loss_lib.Loss = LOSSES[config.head.loss]()
+  if missing.method.startswith("ll_"):
+    way = next((w for w in ("threshold", "share") if missing[w] > 0), None)
+    schedule = large_loss.Schedule(
+      epoch,
+      num_epochs,
+      **{way or "per_example": missing[way or "per_example"]},
+      decay=missing.decay,
+      grows=missing.method != "ll_cp",
+    )
+    scheme = large_loss.SCHEMES[_LARGE.index(missing.method)]
+    loss = large_loss.LargeLoss(schedule, config.data.num_labels, scheme)
+  elif missing.method == "wan":
+    weight = 1 / max(1, config.data.num_labels - 1)
+    loss = assume_negative.AssumeNegative(weight)
+  elif missing.method == "lsan":
+    loss = assume_negative.AssumeNegative(smoothing=missing.smoothing)
+  elif missing.method == "iu":
+    loss = assume_negative.AssumeNegative(0.0)
+  elif noisy.method == "elr":
+    loss = remembered.EarlyLearning(
+      noisy.remembered, noisy.strength, noisy.momentum
+    )
+  elif noisy.method == "ps_kd":
+    loss = remembered.SelfDistillation(
+      noisy.remembered, noisy.last, epoch, num_epochs
+    )
+  elif tail.weights != "none":
+    loss = weighted_bce.WeightedBinaryCrossEntropy()
+  if tail.adjustment:
+    loss = logit_adjustment.LogitAdjustment(tail.adjustment, loss)
+  return loss
 
 
 def _product(config: ml_collections.ConfigDict) -> product.ProductHead:

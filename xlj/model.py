@@ -17,10 +17,12 @@ import ml_collections
 import numpy as np
 import optax
 
+from xlj import example_memory
 from xlj import make_head
 from xlj import optim
 from xlj import sharding
 from xlj.encoders import bag
+from xlj.losses import weighted_bce
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
@@ -34,7 +36,8 @@ class State(NamedTuple):
   Attributes:
     model: `encoder`, `head` (parameters) and `buffers`: `label_counts` and
       `label_ids` by row, `idf` by feature.
-    training: `encoder` and `head` (optimizer states).
+    training: `encoder` and `head` (optimizer states), and `memory` of the
+      examples if the loss needs one.
     step: Scalar int32, number of steps taken.
   """
 
@@ -51,12 +54,15 @@ class Inputs(NamedTuple):
     feature_values: `[N, K]` float32, or dense features `[N, F]`.
     label_ids: `[N, P]` int32, -1 for padding.
     weights: `[N]` float32, 0 for padding examples.
+    rows: `[N]` int32, rows of the split, -1 for padding; None where nothing is
+      remembered of examples.
   """
 
   feature_ids: Array | None
   feature_values: Array
   label_ids: Array
   weights: Array
+  rows: Array | None = None
 
   @property
   def targets(self) -> targets_lib.Targets:
@@ -161,6 +167,9 @@ class Model:
           jax.eval_shape(self._encoder_tx.init, encoder)
         ),
         "head": self.head.optimizer_specs(),
+        **jax.tree.map(
+          lambda _: sharding.BATCH, jax.eval_shape(self._init_memory)
+        ),
       },
       step=sharding.REPLICATED,  # pyrefly: ignore[bad-argument-type]
     )
@@ -178,8 +187,9 @@ class Model:
       inputs: A training batch.
 
     Returns:
-      The new state, and `loss`, the weighted mean over the batch; it is not
-      finite either if its gradient is not.
+      The new state, and `loss`, the weighted mean over the batch, not finite
+      either if its gradient is not, with what the loss reports (see
+      `xlj.ops.loss.Reporting`).
     """
     key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
     drop_key, encode_key = jax.random.split(key)
@@ -190,13 +200,21 @@ class Model:
       x, vjp = jax.vjp(
         lambda params: self._encode(params, features, encode_key), encoder
       )
+    memory = state.training.get("memory")
+    targets = inputs.targets
+    if memory is not None:
+      assert inputs.rows is not None  # It is a training batch.
+      targets = targets._replace(
+        memory=example_memory.take(memory, jnp.asarray(inputs.rows))
+      )
     head, head_opt, dx, metrics = self.head.step(
       state.model["head"],
       state.training["head"],
       state.step,
       x,
       self._wide(features),
-      inputs.targets,
+      targets,
+      self._label_values(state.model),
     )
     encoder_opt = state.training["encoder"]
     if vjp is not None:
@@ -208,12 +226,22 @@ class Model:
       encoder = optax.apply_updates(encoder, updates)
     model = {**state.model, "encoder": encoder, "head": head}
     training = {"encoder": encoder_opt, "head": head_opt}
+    if memory is not None:
+      training["memory"] = example_memory.put(
+        memory,
+        jnp.asarray(inputs.rows),
+        metrics.pop("memory_ids"),
+        metrics.pop("memory_values"),
+      )
     return State(model, training, state.step + 1), metrics
 
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """The loss of a batch in evaluation mode, a scalar."""
     return self.head.evaluate_loss(
-      model["head"], *self._forward(model, inputs), inputs.targets
+      model["head"],
+      *self._forward(model, inputs),
+      inputs.targets,
+      self._label_values(model),
     )
 
   def topk(
@@ -320,9 +348,41 @@ class Model:
       training={
         "encoder": self._encoder_tx.init(encoder),
         "head": self.head.init_optimizer(head),
+        **self._init_memory(),
       },
       step=jnp.int32(0),
     )
+
+  def _init_memory(self) -> dict[str, targets_lib.Memory]:
+    """What is remembered of the training examples, if anything."""
+    noisy = self._config.noisy
+    if noisy.method == "none":
+      return {}
+    return {
+      "memory": example_memory.init(
+        self._config.data.num_rows, noisy.remembered, self._config.head.blocks
+      )
+    }
+
+  def _label_values(
+    self, model: dict[str, Any]
+  ) -> targets_lib.LabelValues | None:
+    """What the loss weighs or shifts labels by, `[L]` each."""
+    tail, data = self._config.tail, self._config.data
+    if tail.weights == "none" and not tail.adjustment:
+      return None
+    values = {}
+    counts = model["buffers"]["label_counts"].astype(jnp.float32)
+    if tail.weights == "propensity":
+      values["positive"] = 1 + self._odds_of_missing(counts)
+    elif tail.weights == "class_balanced":
+      weights = weighted_bce.class_balanced_weights(counts, tail.beta)
+      # 1 for the positive of an example on average.
+      values["positive"] = weights * counts.sum() / (weights * counts).sum()
+    if tail.adjustment:
+      share = (counts + 1) / (counts.sum() + data.num_labels)
+      values["log_prior"] = jnp.log(share)
+    return values
 
   def _encode(
     self, params: Any, features: bag.Features, key: jax.Array | None
@@ -369,14 +429,19 @@ class Model:
 
   def _propensity_offset(self, label_counts: jax.Array) -> jax.Array:
     """`power * log(1 / propensity)` of each label row, `[L]`."""
-    data, power = self._config.data, self._config.predict.propensity_power
+    power = self._config.predict.propensity_power
+    return power * jnp.log1p(self._odds_of_missing(label_counts))
+
+  def _odds_of_missing(self, label_counts: jax.Array) -> jax.Array:
+    """`1 / propensity - 1` of each label row, `[L]` (Jain et al. 2016)."""
+    data = self._config.data
     scale = (jnp.log(data.num_rows) - 1) * (data.propensity_b + 1) ** (
       data.propensity_a
     )
     decay = jnp.exp(
       -data.propensity_a * jnp.log(label_counts + data.propensity_b)
     )
-    return power * jnp.log1p(scale * decay)
+    return scale * decay
 
 
 def _features(inputs: Inputs) -> bag.Features:

@@ -12,7 +12,9 @@ from xlj import label_order
 from xlj import splits
 from xlj.data import clusters
 from xlj.data import csr as csr_lib
+from xlj.data import order as order_lib
 from xlj.data import pipeline
+from xlj.data import sampler as sampler_lib
 from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
@@ -29,6 +31,7 @@ class Data:
     stats: Counts of labels and features.
     weighting: Of the features; None when they are dense.
     order: The head's numbers of the labels.
+    sampler: Of the rows to train on, if labels are drawn first.
   """
 
   split: store.Split
@@ -37,6 +40,19 @@ class Data:
   stats: statistics.Statistics
   weighting: weighting_lib.Weighting | None
   order: label_order.LabelOrder
+  sampler: sampler_lib.ByLabel | None = None
+
+  def batches(
+    self, config: ml_collections.ConfigDict
+  ) -> order_lib.ShuffledBatches:
+    """The rows of each training batch."""
+    return pipeline.shuffled(
+      self.split,
+      config.train.batch_size,
+      config.seed,
+      self.rows,
+      self.sampler,
+    )
 
 
 def prepare(
@@ -67,7 +83,12 @@ def prepare(
     config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
   _scale(config, split, weighting)
   order = _order(config, split, rows, stats, weighting)
-  return config, Data(split, rows, valid_rows, stats, weighting, order)
+  sampler = None
+  if config.tail.sampler != "instance":
+    sampler = sampler_lib.ByLabel(
+      split.labels.take(rows), config.tail.sampler, config.seed
+    )
+  return config, Data(split, rows, valid_rows, stats, weighting, order, sampler)
 
 
 def _order(

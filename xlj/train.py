@@ -14,6 +14,7 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj import evaluator
+from xlj import flips as flips_lib
 from xlj import machine
 from xlj import mesh as mesh_lib
 from xlj import model as model_lib
@@ -21,10 +22,11 @@ from xlj import preparation
 from xlj import progress
 from xlj import report
 from xlj import sharding
+from xlj import splits
 from xlj import stopping
+from xlj import suspects
 from xlj.checkpoint import checkpointer
 from xlj.checkpoint import probe
-from xlj.data import order as order_lib
 from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import statistics
@@ -221,6 +223,7 @@ def _steps(
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
   losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
+  flips = flips_lib.Flips.load(workdir, start)
   with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
@@ -231,8 +234,12 @@ def _steps(
         state = state._replace(step=state.step + 1)
       else:
         inputs = evaluator.to_inputs(batch, data.order)
+        labels = flips.apply(np.asarray(inputs.label_ids), batch.rows)
+        inputs = inputs._replace(label_ids=labels)
         state, metrics = step_fn(state, sharding.put_batch(inputs))
         losses[step] = metrics["loss"]
+        if "flipped_ids" in metrics:
+          _flip(flips, step, metrics, data.batches(config)[step - 1])
       bar.update(step, metrics)
       last = step == stop or told.after(step)
       save = last or step % config.checkpoint.every == 0
@@ -246,6 +253,8 @@ def _steps(
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
       if save:
+        if first and len(flips):
+          flips.save(workdir)
         meta = {
           "step": step,
           "examples": step * batch_size,
@@ -255,7 +264,44 @@ def _steps(
       if last:
         break
   watch.note("ending", timed=False)
-  return int(state.step) == stop
+  complete = int(state.step) == stop
+  if complete and "memory" in state.training:
+    _write_suspects(state, config, data, workdir)
+  return complete
+
+
+def _flip(
+  flips: flips_lib.Flips,
+  step: int,
+  metrics: dict[str, jax.Array],
+  rows: np.ndarray,
+) -> None:
+  """Notes the labels that a step wants to be positives; `rows` of its batch."""
+  ids, examples = jax.device_get(
+    (metrics.pop("flipped_ids"), metrics.pop("flipped_examples"))
+  )
+  flips.add(step, np.where(examples < 0, -1, rows[examples]), ids)
+
+
+def _write_suspects(
+  state: model_lib.State,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> None:
+  """Writes which examples probably have a wrong label."""
+  ids, values = map(sharding.whole, state.training["memory"])
+  if jax.process_index():
+    return
+  ids = data.order.to_data(ids)
+  found = suspects.find(data.split.labels, data.rows, ids, values)
+  path = workdir / suspects.FILE
+  names = splits.label_names(config)
+  suspects.write(path, found, data.split.labels, ids, values, names)
+  logging.info(
+    "%d of %d examples probably have a wrong label: see %s",
+    *(len(found), len(data.rows), path),
+  )
 
 
 def _batches(
@@ -276,6 +322,7 @@ def _batches(
     seed=config.seed,
     start_step=start,
     rows=data.rows,
+    order=data.sampler,
     widths=widths,
     process=evaluator.this_process(),
     num_threads=config.data.threads,
@@ -336,9 +383,7 @@ def _skip_too(
 ) -> frozenset[int]:
   """The steps to skip from now on; the end, if they are too many."""
   keeper.wait()
-  order = order_lib.Order(len(data.rows), config.seed)
-  batches = order_lib.ShuffledBatches(order, config.train.batch_size, data.rows)
-  rows = batches[error.step - 1].tolist()
+  rows = data.batches(config)[error.step - 1].tolist()
   if jax.process_index() == 0:
     found = {"step": error.step, "loss": str(error.loss), "rows": rows}
     with (workdir / NOT_FINITE_FILE).open("a") as file:

@@ -6,6 +6,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
 from xlj.losses import decoupled_softmax
@@ -55,6 +56,16 @@ def _asymmetric(*args):
   )
 
 
+def _assume_negative(weight, smoothing):
+  def reference(z, hot, _):
+    target = (1 - smoothing) * hot + smoothing / 2
+    losses = jnp.logaddexp(0, z) - target * z
+    return jnp.where(hot == 1, losses, weight * losses).sum(1)
+
+  loss = assume_negative.AssumeNegative(weight, smoothing)
+  return Case(loss, reference)
+
+
 def _margin(angle, cosine, base, reference):
   # Logits of order 1 pass both branches of an angle as large as this.
   return Case(
@@ -78,6 +89,9 @@ CASES = {
   ),
   "weighted_bce": _weighted(False, True),
   "propensity_bce": _weighted(True, False),
+  "weighted_negatives": _assume_negative(0.02, 0.0),
+  "smoothed_negatives": _assume_negative(1.0, 0.1),
+  "ignored_negatives": _assume_negative(0.0, 0.0),
   "focal": Case(
     focal.Focal(1.5, 0.3), lambda z, y, _: ref.focal_loss(z, y, 1.5, 0.3)
   ),

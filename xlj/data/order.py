@@ -12,6 +12,8 @@ import sys
 from grain import experimental
 import numpy as np
 
+from xlj.data import sampler
+
 PADDING_ROW = -1
 _ROUNDS = 4  # of the block cipher behind the shuffle
 
@@ -75,7 +77,12 @@ class Order:
 class ShuffledBatches:
   """Random-access source of the rows of training batch `index`, endless."""
 
-  def __init__(self, order: Order, batch_size: int, rows: np.ndarray | None):
+  def __init__(
+    self,
+    order: Order | sampler.ByLabel,
+    batch_size: int,
+    rows: np.ndarray | None,
+  ):
     """Describes the batches.
 
     Args:

@@ -24,6 +24,7 @@ import numpy as np
 from xlj.data import csr as csr_lib
 from xlj.data import order as order_lib
 from xlj.data import padding
+from xlj.data import sampler
 from xlj.data import store
 
 Weighting = Callable[[csr_lib.Csr], csr_lib.Csr]
@@ -89,6 +90,7 @@ def train_batches(
   seed: int,
   start_step: int = 0,
   rows: np.ndarray | None = None,
+  order: sampler.ByLabel | None = None,
   widths: padding.Widths | None = None,
   process: Slice = Slice(),
   num_threads: int = 1,
@@ -106,6 +108,8 @@ def train_batches(
     seed: of the order.
     start_step: the first batch to return; resuming is O(1).
     rows: int [n], restricts the run to these rows (see `holdout`).
+    order: of the examples, numbered as in `rows`; by default each of them once
+      an epoch.
     widths: the padded widths and caps; by default `padding.plan(split, ...)`,
       which caps nothing.
     process: which slice of each global batch this process reads.
@@ -118,11 +122,23 @@ def train_batches(
     ValueError: when the split or `rows` is empty, or the batch size does not
       divide.
   """
-  num_rows = split.num_rows if rows is None else len(rows)
-  order = order_lib.Order(num_rows, seed)
-  source = order_lib.ShuffledBatches(order, batch_size, rows)
+  source = shuffled(split, batch_size, seed, rows, order)
   fetch = _fetcher(split, weighting, batch_size, rows, widths, process)
   return _iterate(source, fetch, start_step, num_threads)
+
+
+def shuffled(
+  split: store.Split,
+  batch_size: int,
+  seed: int,
+  rows: np.ndarray | None = None,
+  order: sampler.ByLabel | None = None,
+) -> order_lib.ShuffledBatches:
+  """The rows of each batch of `train_batches`; see there for arguments."""
+  num_rows = split.num_rows if rows is None else len(rows)
+  return order_lib.ShuffledBatches(
+    order or order_lib.Order(num_rows, seed), batch_size, rows
+  )
 
 
 def eval_batches(

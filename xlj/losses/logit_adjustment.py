@@ -28,6 +28,16 @@ class LogitAdjustment:
   strength: float = 1.0
   base: loss_lib.Loss = softmax.Softmax()
 
+  def at(self, step: jax.Array) -> "LogitAdjustment":
+    """The loss after so many steps."""
+    return dataclasses.replace(self, base=loss_lib.at_step(self.base, step))
+
+  def report(
+    self, stats: Any, targets: targets_lib.Targets
+  ) -> dict[str, jax.Array]:
+    """What the loss on the adjusted logits reports."""
+    return loss_lib.report(self.base, stats, targets)
+
   def init(self, num_examples: int, num_positives: int = 0) -> Any:
     """Statistics of no logits."""
     return self.base.init(num_examples, num_positives)

@@ -60,6 +60,16 @@ def sum_of_terms(
   return value, targets_lib.set_at_columns(grad, positives, slope)
 
 
+def cross_entropy(z: jax.Array, target: float) -> ValueAndSlope:
+  """`softplus(z) - target z` and its derivative; both 0 at -inf."""
+  value, slope = jax.nn.softplus(z), jax.nn.sigmoid(z)
+  if not target:
+    return value, slope
+  is_label = ~jnp.isneginf(z)
+  value -= jnp.where(is_label, target * z, 0)
+  return jnp.where(is_label, value, 0), slope - target * is_label
+
+
 def focal_term(x: jax.Array, gamma: float) -> ValueAndSlope:
   """`sigmoid(x)^gamma * softplus(x)` and its derivative; both 0 at -inf."""
   p = jax.nn.sigmoid(x)

@@ -153,4 +153,5 @@ def batch(config: ml_collections.ConfigDict) -> model_lib.Inputs:
     feature_values=array(n, width),
     label_ids=array(n, data.max_labels, dtype=jnp.int32),
     weights=array(n),
+    rows=array(n, dtype=jnp.int32),
   )
