@@ -57,7 +57,7 @@ def test_the_launcher_agrees_with_the_formulas(tmp_path):
   # bfloat16 rows; SGD's state is a few counters.
   assert found["weight_bytes"] == local * 2 * dim + encoder
   assert 0 <= found["optimizer_bytes"] - 2 * encoder < 64
-  assert found["batch_bytes"] == 4 * batch // 8 * (2 * WIDTH + POSITIVES + 1)
+  assert found["batch_bytes"] == 4 * batch // 8 * (2 * WIDTH + POSITIVES + 2)
   assert found["buffer_bytes"] == 8 * local + 4 * FEATURES + 4
   # Logits twice, dX and dW; then the bag forward, and its table's gradient.
   head, bag = 8 * batch * dim * local, 4 * batch * WIDTH * dim / 8
@@ -338,6 +338,6 @@ def test_linear_and_dense_configs_are_planned():
   model = model_lib.Model(network)
   found = needs.of_step(model, network, mesh)
   batch = network.train.batch_size
-  assert found.batch_bytes == 4 * batch // 8 * (1_000 + 8 + 1)
+  assert found.batch_bytes == 4 * batch // 8 * (1_000 + 8 + 2)
   done = work.of_step(network, model, parts, 8, 0)
   assert done.encoder_flops == 4 * batch * 1_000 * 1024 / 8

@@ -146,9 +146,11 @@ def _keep_compiled(directory: str) -> None:
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
   """Drops the chatter of libraries; their warnings pass."""
-  chatty = ("orbax", "grain", "jax")
-  parts = record.pathname.replace("\\", "/").split("/")
-  return record.levelno >= std_logging.WARNING or not set(chatty) & set(parts)
+  parts = set(record.pathname.replace("\\", "/").split("/"))
+  if "orbax" in parts and record.levelno >= std_logging.ERROR:
+    return False  # a failed save: `xlj.checkpoint` says it in a line
+  chatty = {"orbax", "grain", "jax"}
+  return record.levelno >= std_logging.WARNING or not chatty & parts
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
