@@ -171,11 +171,16 @@ class LargeLoss:
     """Folds a chunk of logits `[N, c]` into the largest so far."""
     if stats is None:
       return None
-    z = targets_lib.set_at_columns(z, positives, -jnp.inf)
-    if positives.weights is not None:
-      z = jnp.where(positives.by_example(positives.weights > 0), z, -jnp.inf)
-    axis = positives.label_axis
-    return Statistics(batch_topk.add(stats.largest, z, positives.first, axis))
+    weights = positives.weights
+    largest = batch_topk.add(
+      stats.largest,
+      z,
+      positives.first,
+      positives.label_axis,
+      exclude=positives.columns,
+      used=None if weights is None else weights > 0,
+    )
+    return Statistics(largest)
 
   def merge(
     self, stats: Statistics | None, axes: tuple[str, ...]
@@ -211,10 +216,15 @@ class LargeLoss:
       # softplus(-z) = softplus(z) - z.
       return value - jnp.where(modified, z, 0), slope - modified
 
-    def positive(z: jax.Array) -> separable.ValueAndSlope:
-      return jax.nn.softplus(-z), -jax.nn.sigmoid(-z)
-
-    return separable.sum_of_terms(z, positives, negative, positive)
+    # Here a positive counts as a negative first: taking it out before would
+    # be a pass of its own. The gradient does not lose digits by that.
+    value, grad = negative(z)
+    at_positives = targets_lib.gather_columns(z, positives)
+    change = jax.nn.softplus(-at_positives) - negative(at_positives)[0]
+    value = value.sum(positives.label_axis)
+    value += jnp.where(positives.inside, change, 0).sum(1)
+    slope = -jax.nn.sigmoid(-at_positives)
+    return value, targets_lib.set_at_columns(grad, positives, slope)
 
   def report(
     self, stats: Statistics | None, targets: targets_lib.Targets

@@ -13,7 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 _GROUP = 64  # labels
-_GROUPS = 64  # looked into at a time
+_GROUPS = 16  # looked into at a time
 
 
 class Largest(NamedTuple):
@@ -37,7 +37,13 @@ def none(k: int) -> Largest:
 
 
 def add(
-  best: Largest, z: jax.Array, first: jax.Array | int, label_axis: int = 1
+  best: Largest,
+  z: jax.Array,
+  first: jax.Array | int,
+  label_axis: int = 1,
+  *,
+  exclude: jax.Array | None = None,
+  used: jax.Array | None = None,
 ) -> Largest:
   """Takes a chunk of scores into account.
 
@@ -47,6 +53,9 @@ def add(
       none.
     first: Label of the first column.
     label_axis: The axis that labels lie on.
+    exclude: `[N, P]` columns of the chunk that do not count, if any. They are
+      left out where scores are looked into: a pass over all less.
+    used: `[N]` whether the example counts; None for all.
 
   Returns:
     The largest scores. Of equal ones at the end, any may be kept.
@@ -57,10 +66,14 @@ def add(
   pad[label_axis] = (0, num_groups * _GROUP - num_labels)
   if pad[label_axis][1]:
     z = jnp.pad(z, pad, constant_values=-jnp.inf)
+  # A group has every G-th label of a chunk: maxima of neighbours are then
+  # formed at once.
   shape = list(z.shape)
-  shape[label_axis : label_axis + 1] = [num_groups, _GROUP]
+  shape[label_axis : label_axis + 1] = [_GROUP, num_groups]
   grouped = z.reshape(shape)
-  tops = grouped.max(label_axis + 1)  # [N, G]
+  tops = grouped.max(label_axis)  # [N, G]
+  if used is not None:
+    tops = jnp.where(jnp.expand_dims(used, label_axis), tops, -jnp.inf)
   at_a_time = min(_GROUPS, tops.size)
 
   def more(carry):
@@ -69,19 +82,23 @@ def add(
 
   def look(carry):
     best, tops = carry
-    _, places = lax.top_k(tops.reshape(-1), at_a_time)
+    highest, places = lax.top_k(tops.reshape(-1), at_a_time)
     if label_axis:
       example, group = jnp.divmod(places, num_groups)
-      found = grouped[example, group]
+      found = grouped[example, :, group]
     else:
       group, example = jnp.divmod(places, tops.shape[1])
-      found = grouped[group, :, example]
-    labels = first + group[:, None] * _GROUP + jnp.arange(_GROUP)
+      found = grouped[:, group, example].T
+    columns = group[:, None] + num_groups * jnp.arange(_GROUP)
+    out = jnp.isneginf(highest)[:, None]  # seen, or does not count
+    if exclude is not None:
+      out |= (columns[:, :, None] == exclude[example][:, None]).any(2)
+    found = jnp.where(out, -jnp.inf, found)
     best = _merge(
       Largest(
         jnp.concatenate([best.scores, found.reshape(-1)]),
         jnp.concatenate([best.examples, jnp.repeat(example, _GROUP)]),
-        jnp.concatenate([best.labels, labels.reshape(-1)]),
+        jnp.concatenate([best.labels, (first + columns).reshape(-1)]),
       ),
       best.scores.shape[0],
     )

@@ -52,20 +52,22 @@ def add(
   pad[label_axis] = (0, num_groups * _GROUP - num_labels)
   if pad[label_axis][1]:
     z = jnp.pad(z, pad, constant_values=-jnp.inf)
+  # A group has every G-th label of a chunk: maxima of neighbours are then
+  # formed at once.
   shape = list(z.shape)
-  shape[label_axis : label_axis + 1] = [num_groups, _GROUP]
+  shape[label_axis : label_axis + 1] = [_GROUP, num_groups]
   grouped = z.reshape(shape)
-  tops = grouped.max(label_axis + 1)
+  tops = grouped.max(label_axis)
   tops = tops if label_axis else tops.T  # [N, G]
 
   def look(best: Best) -> Best:
     _, groups = lax.top_k(tops, min(k, num_groups))
     example = jnp.arange(tops.shape[0])[:, None]
     if label_axis:
-      found = grouped[example, groups]
+      found = grouped[example, :, groups]  # [N, groups, _GROUP]
     else:
-      found = grouped[groups, :, example]  # [N, groups, _GROUP]
-    ids = first + groups[..., None] * _GROUP + jnp.arange(_GROUP)
+      found = jnp.moveaxis(grouped[:, groups, example], 0, 2)
+    ids = first + groups[..., None] + num_groups * jnp.arange(_GROUP)
     rows = tops.shape[0], -1
     merged = merge_topk(
       jnp.concatenate([best.scores, found.reshape(rows)], 1),
