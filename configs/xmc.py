@@ -13,7 +13,9 @@ training file and then used to train on all of it:
 
 Append `,objective=psp` to weight rare labels more when predicting, and
 `,head=mhc`, `mhs` or (one label an example) `mhp` for another head than the
-dense one, after a bag of features 256 wide.
+dense one, after a bag of features 256 wide. Remedies, where labels are missing:
+`,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`); where they are wrong:
+`,noisy=elr` (or `ps_kd`), after a bag of features.
 """
 
 from typing import Any
@@ -84,7 +86,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config; set `data.dir`.
   """
   chosen = config_lib.parse_arg(
-    arg, tuple(_SETS), objective="precision", head="dense"
+    arg,
+    tuple(_SETS),
+    objective="precision",
+    head="dense",
+    missing="an",
+    noisy="none",
   )
   config = config_lib.base()
   fields = dict(_SETS.get(chosen["name"], {}))
@@ -100,6 +107,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     raise config_lib.ConfigError(
       f"objective={chosen['objective']}; use precision or psp"
     )
+  if chosen["missing"] != "an":
+    fields |= {"missing.method": chosen["missing"], "head.loss": "bce"}
+  if chosen["noisy"] != "none":
+    fields = {
+      "noisy.method": chosen["noisy"],
+      "family": "embedding",
+      "head.loss": "softmax",
+      **_of_head(fields, "dense"),
+    }
   config.update_from_flattened_dict(fields)
   return config
 

@@ -235,3 +235,19 @@ def test_a_cascade_takes_large_losses_by_a_threshold(
   )
   train.train(config, tmp_path)
   assert np.isfinite(losses(tmp_path)).all()
+
+
+def get_config(argument):
+  names = {}
+  exec((runs.ROOT / "configs" / "xmc.py").read_text(), names)
+  return names["get_config"](argument)
+
+
+def test_remedies_are_named_after_the_set():
+  config = get_config("bibtex,missing=ll_r")
+  assert config.missing.method == "ll_r" and config.head.loss == "bce"
+  assert config.encoder.dim == 1024
+  config = get_config("citeulike_tags,noisy=elr")
+  assert config.noisy.method == "elr" and config.head.loss == "softmax"
+  assert config.family == "embedding" and config.head.bias is None
+  assert get_config("bibtex").missing.method == "an"
