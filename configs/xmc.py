@@ -14,8 +14,8 @@ training file and then used to train on all of it:
 Append `,objective=psp` to weight rare labels more when predicting, and
 `,head=mhc`, `mhs` or (one label an example) `mhp` for another head than the
 dense one, after a bag of features 256 wide. Remedies: `,missing=ll_r` (or
-`ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`) where labels are missing, `,noisy=elr` (or
-`ps_kd`), after a bag of features, where they are wrong.
+`ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`) where labels are missing, `,noisy=elr`
+(or `ps_kd`), after a bag of features, where they are wrong.
 """
 
 from typing import Any
