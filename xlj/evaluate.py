@@ -80,6 +80,7 @@ def evaluate(
     ranking = scorer.run(run.state)
     seconds = time.monotonic() - start
     loss = scorer.loss(run.state)
+  data.check()
   by_name = {"xlj": ranking.compute()}
   directory = data_dir or run.config.data.dir
   if counts is not None:

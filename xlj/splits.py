@@ -52,6 +52,7 @@ def open_split(
     num_features=num_features,
     num_labels=num_labels,
     context=data.context,
+    verify=data.verify,
   )
 
 

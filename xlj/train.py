@@ -228,6 +228,7 @@ def _steps(
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
       batch = next(batches)
+      data.split.check()
       watch.note(f"taking step {step}")
       metrics = {}
       if step in skip:

@@ -4,9 +4,11 @@
     ROOT/KEY/meta.json      sizes and checksums; written last
     ROOT/KEY/NAME.npy       arrays
     ROOT/KEY.*.tmp/         an entry that is being written
+    ROOT/KEY.lock           held by the process that writes it
 
-An entry appears by one rename, so that readers never see half of it, and of
-two processes that write the same one the first wins.
+An entry appears by one rename, so that readers never see half of it. One
+process writes it while others wait; where files cannot be locked, the first
+one wins.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ import time
 from typing import Any
 import uuid
 
+from absl import logging
+
 from xlj.data import errors
+
+try:
+  import fcntl
+except ImportError:  # not POSIX
+  fcntl = None
 
 DIRECTORY = ".xlj_cache"
 META = "meta.json"
@@ -125,6 +134,32 @@ def write_stamp(
   part = target.with_suffix(f".{os.getpid()}.tmp")
   part.write_text(json.dumps(stamp))
   part.replace(target)
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes from doing the same thing at the same time.
+
+  The lock is the operating system's: it is gone when its holder dies. Where
+  there are none (not POSIX, some network file systems), nobody waits.
+
+  Args:
+    path: what is written; the lock is a file beside it.
+
+  Yields:
+    When no other process is in such a block.
+  """
+  with contextlib.ExitStack() as stack:
+    if fcntl is not None:
+      with contextlib.suppress(OSError):
+        name = f"{path.name}.lock"
+        file = stack.enter_context(open(path.with_name(name), "ab"))
+        try:
+          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+          logging.info("Waiting for another process that prepares %s", path)
+          fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import pathlib
+import time
 from typing import Any
 import zlib
 
@@ -96,12 +98,17 @@ def open_array(path: pathlib.Path, facts: dict[str, Any]) -> np.ndarray:
   return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def check_array(path: pathlib.Path, facts: dict[str, Any]) -> None:
+def check_array(
+  path: pathlib.Path,
+  facts: dict[str, Any],
+  rest: Callable[[float], object] | None = None,
+) -> None:
   """Compares the content of an array with its checksum; reads all of it.
 
   Args:
     path: the .npy file.
     facts: what `ArrayWriter.close` returned.
+    rest: called between pieces with the seconds that the last one took.
 
   Raises:
     DataError: when they differ.
@@ -109,8 +116,12 @@ def check_array(path: pathlib.Path, facts: dict[str, Any]) -> None:
   crc = 0
   with open(path, "rb") as file:
     file.seek(_HEADER)
+    begun = time.monotonic()
     while chunk := file.read(_READ):
       crc = zlib.crc32(chunk, crc)
+      if rest is not None:
+        rest(time.monotonic() - begun)
+        begun = time.monotonic()
   if crc != facts["crc32"]:
     raise errors.DataError(
       path, f"checksum {crc}", f"{facts['crc32']}", hint=_REBUILD

@@ -12,6 +12,7 @@ import zipfile
 from absl import logging
 import numpy as np
 
+from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import generated
 from xlj.data import store
@@ -87,8 +88,13 @@ def load_or_compute(
     stored = _load(path, split.fingerprint)
     if stored is not None:
       return stored
-  computed = compute(split, by_label=by_label)
-  if path is not None:
+  if path is None:
+    return compute(split, by_label=by_label)
+  with cache.alone(path):
+    stored = _load(path, split.fingerprint)
+    if stored is not None:
+      return stored
+    computed = compute(split, by_label=by_label)
     try:
       _save(path, split.fingerprint, computed)
     except OSError as error:

@@ -32,6 +32,7 @@ from xlj.data import lines
 from xlj.data import mapped
 from xlj.data import names
 from xlj.data import tokens
+from xlj.data import verification as verification_lib
 
 DataError = errors.DataError
 label_names = names.label_names
@@ -58,6 +59,7 @@ class Split:
     fingerprint: hash of the content and of how it was read.
     cache_dir: directory of the arrays, where what is computed from them may be
       kept; None when they are not from the cache.
+    verification: of large arrays, in the background; None without.
   """
 
   features: csr_lib.Csr | np.ndarray | generated.Features
@@ -66,6 +68,16 @@ class Split:
   name: str
   fingerprint: str
   cache_dir: pathlib.Path | None = None
+  verification: verification_lib.Verification | None = None
+
+  def check(self) -> None:
+    """Raises as soon as damage of the arrays has been found; costs nothing.
+
+    Raises:
+      DataError: naming the file, and what to do.
+    """
+    if self.verification is not None:
+      self.verification.check()
 
   @property
   def num_rows(self) -> int:
@@ -92,6 +104,7 @@ def open_split(
   num_labels: int | None = None,
   zero_based: bool = True,
   context: int = 0,
+  verify: bool = True,
 ) -> Split:
   """Opens a split of a data set.
 
@@ -106,6 +119,8 @@ def open_split(
     zero_based: False if features are numbered from 1.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
+    verify: whether arrays too large to be checked now are compared with their
+      checksums in the background (see `Split.check`).
 
   Returns:
     The split.
@@ -123,10 +138,13 @@ def open_split(
   if context:
     files = discover.find_tokens(data_dir, split)
     options = tokens.Options(context, num_features, num_labels)
-    return _open(files, options, name, cache_dir)
-  files = discover.find(data_dir, split)
-  options = ingest.Options(num_features, num_labels, zero_based, labelled=True)
-  return _open(files, options, name, cache_dir)
+  else:
+    files = discover.find(data_dir, split)
+    options = ingest.Options(
+      num_features, num_labels, zero_based, labelled=True
+    )
+  found = _open(files, options, name, cache_dir)
+  return _verifying(found) if verify else found
 
 
 def open_file(
@@ -192,6 +210,21 @@ def open_generated(spec: generated.Spec, split: str = "train") -> Split:
   )
 
 
+def _verifying(split: Split) -> Split:
+  """The split, with its arrays being compared if they were not yet."""
+  assert split.cache_dir is not None  # It is from files.
+  meta = cache.read_meta(split.cache_dir)
+  if meta is None or _is_small(meta):
+    return split
+  verification = verification_lib.Verification(split.cache_dir, meta["arrays"])
+  return dataclasses.replace(split, verification=verification)
+
+
+def _is_small(meta: dict[str, Any]) -> bool:
+  """Whether an entry is checked whenever it is opened."""
+  return sum(map(mapped.array_bytes, meta["arrays"].values())) <= _CHECKED_BYTES
+
+
 def verify(split: Split) -> None:
   """Compares all arrays of a split with their checksums; reads all of them.
 
@@ -225,12 +258,16 @@ def _open(
     if found is not None:
       return found
   place = cache.writable(places)
-  with cache.new_entry(place / key) as directory:
-    if isinstance(options, tokens.Options):
-      meta = tokens.ingest(files, options, directory)
-    else:
-      meta = ingest.ingest(files, options, directory)
-    cache.write_meta(directory, meta)
+  with cache.alone(place / key):
+    found = _load(place / key, files, name)  # another one may have written it
+    if found is not None:
+      return found
+    with cache.new_entry(place / key) as directory:
+      if isinstance(options, tokens.Options):
+        meta = tokens.ingest(files, options, directory)
+      else:
+        meta = ingest.ingest(files, options, directory)
+      cache.write_meta(directory, meta)
   for path, (_, stamp) in zip(files.all(), hashes):
     cache.write_stamp(place, path, stamp)
   found = _load(place / key, files, name)
@@ -264,7 +301,7 @@ def _load(
       _discard(entry, "it has no description")
     return None
   try:
-    if sum(map(mapped.array_bytes, meta["arrays"].values())) <= _CHECKED_BYTES:
+    if _is_small(meta):
       _check(entry, meta)
     return _split(entry, meta, files, name)
   except DataError as error:
