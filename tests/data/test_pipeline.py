@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xlj.data import csr as csr_lib
+from xlj.data import order as order_lib
 from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import store
@@ -343,3 +344,46 @@ def test_large_sets_are_never_read_whole(tmp_path):
     tracemalloc.stop()
   assert all(batch.feature_values.all() for batch in taken)
   assert peak < 20e6
+
+
+def test_a_process_reads_its_own_rows_alone(monkeypatch):
+  split = _split(num_rows=400)
+  taken = []
+  take = csr_lib.Csr.take
+
+  def recording(self, rows):
+    if self is split.features or self is split.labels:
+      taken.append(np.asarray(rows))
+    return take(self, rows)
+
+  monkeypatch.setattr(csr_lib.Csr, "take", recording)
+  process = pipeline.Slice(1, 4)
+  batches = pipeline.train_batches(
+    split, None, batch_size=16, seed=5, process=process, num_threads=0
+  )
+  mine = np.concatenate([batch.rows for batch in _take(batches, 10)])
+  assert taken and set(np.concatenate(taken).tolist()) == set(mine.tolist())
+  whole = pipeline.shuffled(split, 16, 5)
+  np.testing.assert_array_equal(
+    mine, np.concatenate([whole[i][process.of(16)] for i in range(10)])
+  )
+
+
+def test_a_late_step_costs_no_more_than_the_first(monkeypatch):
+  calls = []
+  shuffle = order_lib.experimental.index_shuffle
+
+  def counting(*args):
+    calls.append(args)
+    return shuffle(*args)
+
+  monkeypatch.setattr(order_lib.experimental, "index_shuffle", counting)
+  counts = []
+  for step in (0, 10**9):
+    batches = pipeline.train_batches(
+      _split(), None, batch_size=16, seed=0, start_step=step, num_threads=0
+    )
+    calls.clear()
+    next(batches)
+    counts.append(len(calls))
+  assert counts[0] == counts[1] <= 2 * 16
