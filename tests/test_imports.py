@@ -56,7 +56,7 @@ ALLOWED = {
     "stopping", "flips", "suspects", "data",
   },
   "planning": {"config", "families", "model", "sharding", "ops"},
-  "plan": {"model", "planning"},
+  "plan": {"config", "model", "planning"},
   "evaluate": {
     "evaluator", "metrics", "predictor", "report", "splits", "data",
   },

@@ -7,6 +7,7 @@ import pytest
 
 from tests import meshes
 from tests import runs
+from xlj import config as config_lib
 from xlj import evaluator
 from xlj import mesh as mesh_lib
 from xlj import preparation
@@ -70,6 +71,17 @@ def test_an_interrupted_run_repeats_bit_for_bit(data_dir, tmp_path, use_mesh):
   train.train(config, parts)
   assert losses(parts) == losses(whole)
   assert runs.records(parts, "eval") == runs.records(whole, "eval")
+
+
+@pytest.mark.parametrize("field", ["train", "eval"])
+def test_a_batch_that_devices_do_not_divide_is_refused(
+  field, data_dir, tmp_path
+):
+  config = runs.make_config(data_dir, **{f"{field}__batch_size": 60})
+  message = rf"{field}\.batch_size is 60, which 8 devices .* give .*=64"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    train.train(config, tmp_path)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -441,6 +441,29 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def check_divides(config: ml_collections.ConfigDict, num_devices: int) -> None:
+  """Refuses what does not divide over the devices.
+
+  Args:
+    config: Resolved.
+    num_devices: How many there are.
+
+  Raises:
+    ConfigError: Naming the field and a value that would do.
+  """
+  for name, value in (
+    ("head.blocks", config.head.blocks),
+    ("train.batch_size", config.train.batch_size),
+    ("eval.batch_size", config.eval.batch_size),
+  ):
+    if value % num_devices:
+      near = -(-value // num_devices) * num_devices
+      raise ConfigError(
+        f"{name} is {value}, which {num_devices} devices do not divide; give"
+        f" --config.{name}={near}"
+      )
+
+
 def _check_labels(config: ml_collections.ConfigDict) -> None:
   """Refuses remedies for missing, wrong or rare labels that do not go."""
   missing, noisy, tail = config.missing, config.noisy, config.tail

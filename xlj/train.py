@@ -64,6 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   workdir = Path(workdir).absolute()
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
   config, data = preparation.prepare(config)
+  config_lib.check_divides(config, mesh.size)
   exchange.check_same(
     "the config, resolved with the data,",
     config_lib.to_json(config),

@@ -110,28 +110,6 @@ def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
   )
 
 
-def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-  """Refuses what does not divide over the devices.
-
-  Args:
-    config: Resolved.
-    num_devices: How many there are.
-
-  Raises:
-    ConfigError: Naming the field and a value that would do.
-  """
-  for name, value in (
-    ("head.blocks", config.head.blocks),
-    ("train.batch_size", config.train.batch_size),
-  ):
-    if value % num_devices:
-      near = -(-value // num_devices) * num_devices
-      raise config_lib.ConfigError(
-        f"{name} is {value}, which {num_devices} devices do not divide; give"
-        f" --config.{name}={near}"
-      )
-
-
 def batch(config: ml_collections.ConfigDict) -> model_lib.Inputs:
   """Shapes, dtypes and shardings of a batch, on the mesh in context.
 
