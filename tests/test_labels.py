@@ -55,7 +55,19 @@ def losses(workdir):
   return [row["loss"] for row in runs.records(workdir, "train")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+STATEFUL = ("ll_cp", "elr", "ps_kd", "class_aware")
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in STATEFUL])
+def test_a_run_learns(method, data_dir, tmp_path, use_mesh):
+  use_mesh((2, 4))
+  options = METHODS[method] | {"train__epochs": 1.5}
+  train.train(runs.make_config(data_dir, **options), tmp_path)
+  found = losses(tmp_path)
+  assert np.isfinite(found).all() and np.mean(found[-3:]) < found[0]
+
+
+@pytest.mark.parametrize("method", STATEFUL)
 def test_an_interrupted_run_goes_on_elsewhere_as_it_was(
   method, data_dir, tmp_path, use_mesh
 ):

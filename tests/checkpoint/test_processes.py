@@ -57,6 +57,7 @@ def test_a_failing_process_does_not_hold_up_the_other(tmp_path):
   assert states.steps_kept(tmp_path) == [1, 3]
 
 
+@pytest.mark.slow
 def test_saved_by_four_and_restored_by_others(tmp_path):
   processes.succeed(
     processes.launch(SAVER, 4, f"--directory={tmp_path}", "--steps=2")

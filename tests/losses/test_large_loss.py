@@ -55,7 +55,9 @@ def make_head(schedule, scheme, **options):
   )
 
 
-def check_step(head, step, count, scheme, shape, whole=False, limit=None):
+def check_step(
+  head, step, count, scheme, shape, whole=False, limit=None, run=None
+):
   """One step of the head beside the reference."""
   case = table.CASES["bce"]
   targets = table.make_targets(case, N, NUM_LABELS, P)
@@ -77,7 +79,7 @@ def check_step(head, step, count, scheme, shape, whole=False, limit=None):
   with meshes.mesh(shape) as mesh:
     placed = jax.device_put(params, jax.NamedSharding(mesh, sharding.LABELS))
     inputs = sharding.put_batch((x, targets))
-    new, _, dx, metrics = jax.jit(head.step)(
+    new, _, dx, metrics = (run or jax.jit(head.step))(
       placed,
       head.init_optimizer(placed),
       jnp.int32(step),
@@ -102,16 +104,25 @@ def check_step(head, step, count, scheme, shape, whole=False, limit=None):
   return flips
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
-@pytest.mark.parametrize("scheme", large_loss.SCHEMES)
+@pytest.mark.parametrize(
+  "scheme,shape",
+  [
+    ("reject", (1, 1)),
+    ("reject", (2, 4)),
+    ("correct", (8, 1)),
+    ("correct_forever", (1, 1)),
+    ("correct_forever", (2, 4)),
+  ],
+)
 def test_a_step_equals_the_dense_reference(scheme, shape):
   schedule = large_loss.Schedule(
     **ONE_A_STEP, per_example=0.7, grows=scheme != "correct_forever"
   )
   head = make_head(schedule, scheme)
   counts = {0: 0, 1: 12, 5: 56 if scheme != "correct_forever" else 12}
+  run = jax.jit(head.step)
   for step, count in counts.items():
-    flips = check_step(head, step, count, scheme, shape)
+    flips = check_step(head, step, count, scheme, shape, run=run)
     assert len(flips) == max(count - 1, 0)
 
 
@@ -137,15 +148,16 @@ def test_more_flips_than_there_are_labels(scheme):
   assert len(flips) > (N - 1) * (NUM_LABELS - P) - 1
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
 def test_a_threshold_of_the_loss_needs_no_ranking(shape):
   schedule = large_loss.Schedule(**ONE_A_STEP, threshold=1.5, decay=0.2)
   head = make_head(schedule, "correct")
   assert head.loss.init(N, P) is None
   check_step(head, 0, 0, "correct", shape)
+  run = jax.jit(head.step)
   for step in (1, 4):
     limit = np.log(np.expm1(1.5 - (step + 1) * 0.2))
-    check_step(head, step, None, "correct", shape, limit=limit)
+    check_step(head, step, None, "correct", shape, limit=limit, run=run)
 
 
 def test_the_schedule_is_that_of_the_paper():

@@ -93,9 +93,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
-@pytest.mark.parametrize("m", [5, ALL])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name,m,shape",
+  [
+    ("elr", 5, (1, 1)),
+    ("elr", ALL, (2, 4)),
+    ("elr", 5, (8, 1)),
+    ("ps_kd", ALL, (1, 1)),
+    ("ps_kd", 5, (2, 4)),
+  ],
+)
 def test_a_step_equals_the_dense_matrix(name, m, shape):
   make, reference = CASES[name]
   loss = make(m)
