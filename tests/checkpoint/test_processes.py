@@ -6,6 +6,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from tests import processes
 from tests import runs
 from tests.checkpoint import states
