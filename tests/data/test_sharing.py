@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -153,3 +154,23 @@ def test_checking_rests_as_long_as_it_works(tmp_path):
   path = split.cache_dir / "labels.indices.npy"
   mapped.check_array(path, meta["arrays"]["labels.indices"], rests.append)
   assert len(rests) == 1 and rests[0] >= 0
+
+
+def test_no_two_are_alone_at_a_time_and_no_lock_stays(tmp_path):
+  inside, worst = [], []
+
+  def work():
+    for _ in range(50):
+      with cache.alone(tmp_path / "entry"):
+        inside.append(1)
+        worst.append(len(inside))
+        time.sleep(1e-4)
+        inside.pop()
+
+  threads = [threading.Thread(target=work) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(worst) == 400 and max(worst) == 1
+  assert not list(tmp_path.iterdir())

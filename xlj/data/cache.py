@@ -22,7 +22,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from typing import Any
+from typing import Any, IO
 import uuid
 
 from absl import logging
@@ -141,7 +141,8 @@ def alone(path: pathlib.Path) -> Iterator[None]:
   """Keeps other processes from doing the same thing at the same time.
 
   The lock is the operating system's: it is gone when its holder dies. Where
-  there are none (not POSIX, some network file systems), nobody waits.
+  there are none (not POSIX, some network file systems), nobody waits. The file
+  that carries it is removed again.
 
   Args:
     path: what is written; the lock is a file beside it.
@@ -149,17 +150,35 @@ def alone(path: pathlib.Path) -> Iterator[None]:
   Yields:
     When no other process is in such a block.
   """
-  with contextlib.ExitStack() as stack:
-    if fcntl is not None:
-      with contextlib.suppress(OSError):
-        name = f"{path.name}.lock"
-        file = stack.enter_context(open(path.with_name(name), "ab"))
-        try:
-          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-          logging.info("Waiting for another process that prepares %s", path)
-          fcntl.flock(file, fcntl.LOCK_EX)
+  lock = path.with_name(f"{path.name}.lock")
+  file = None
+  with contextlib.suppress(OSError):
+    while file is None:
+      file = _lock(lock, path)
+  try:
     yield
+  finally:
+    if file is not None:
+      with contextlib.suppress(OSError):
+        lock.unlink()  # while it is held
+      file.close()
+
+
+def _lock(lock: pathlib.Path, purpose: pathlib.Path) -> IO[bytes] | None:
+  """Waits for a lock; None if its last holder has removed the file."""
+  with contextlib.ExitStack() as stack:
+    file = stack.enter_context(open(lock, "ab"))
+    if fcntl is not None:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        logging.info("Waiting for another process that prepares %s", purpose)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+        stack.pop_all()  # it stays open
+        return file
+  return None
 
 
 @contextlib.contextmanager
