@@ -44,7 +44,7 @@ REMEDIES: dict[str, dict[str, dict[str, Any]]] = {
     "an": BCE | {"missing.method": "an"},
     **{
       name: BCE | {"missing.method": name}
-      for name in ("wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp")
+      for name in ("wan", "lsan", "iu", "role", "ll_r", "ll_ct", "ll_cp")
     },
   },
   "noisy": {
@@ -135,7 +135,9 @@ def make_config(
   names: dict[str, Any] = {}
   exec((ROOT / "configs" / name).read_text(), names)
   config = names["get_config"](argument)
+  complete = store.open_split(options.data_dir).labels
   common = {
+    "missing.positives": len(complete.indices) / complete.num_rows,
     "seed": seed,
     "data.dir": str(data),
     "data.validation": 0.0,

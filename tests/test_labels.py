@@ -41,6 +41,12 @@ METHODS = {
     "head__loss": "bce",
   },
   "ll_cp": {"missing__method": "ll_cp", "head__loss": "bce"},
+  "role": {
+    "missing__method": "role",
+    "missing__positives": 4.0,
+    "missing__remembered": 20,
+    "head__loss": "bce",
+  },
   "elr": {"noisy__method": "elr"},
   "ps_kd": {"noisy__method": "ps_kd"},
   "class_aware": {"tail__sampler": "class_aware"},

@@ -26,7 +26,7 @@ LOSSES = (
 )
 HEADS = ("dense", "mhc", "mhs", "mhp")
 PRODUCT_LOSSES = ("softmax", "joint_softmax", "bce")
-MISSING = ("an", "wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp")
+MISSING = ("an", "wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp", "role")
 NOISY = ("none", "elr", "ps_kd")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adagrad", "rowwise_adagrad")
 
@@ -169,15 +169,19 @@ def base() -> ml_collections.ConfigDict:
       # Labels that are missing: what an unobserved one counts for.
       "missing": {
         # "an": a negative; "wan", "lsan", "iu": see losses.assume_negative;
-        # "ll_r", "ll_ct", "ll_cp": see losses.large_loss
+        # "ll_r", "ll_ct", "ll_cp": see losses.large_loss; "role": losses.role
         "method": "an",
-        # Of the last three: labels to modify in a step, grown each epoch, ...
+        # Of the "ll_" ones: labels to modify in a step, grown each epoch, ...
         "per_example": 0.2,  # of each example
         "share": 0.0,  # or of all labels of a batch, if above 0
         # ... or from which loss on, if above 0, less by `decay` each epoch
         "threshold": 0.0,
         "decay": 0.0,
         "smoothing": 0.1,  # of "lsan"
+        # Of "role": positives of an example on average, observed or not,
+        "positives": 0.0,
+        "remembered": 0,  # estimates kept of each training example; 0: all,
+        "rate": 1.0,  # and their learning rate
       },
       # Labels that are wrong; see losses.remembered.
       "noisy": {
@@ -501,6 +505,17 @@ def _check_labels(config: ml_collections.ConfigDict) -> None:
     if not (given or missing.per_example > 0):
       raise ConfigError(
         f"missing.per_example is {missing.per_example}; it must be above 0"
+      )
+  if missing.method == "role":
+    if kind != "dense":
+      raise ConfigError(
+        f"missing.method is 'role' and head.type is {kind!r}; it needs dense"
+      )
+    if not missing.positives > 0 or missing.remembered < 0:
+      raise ConfigError(
+        f"missing.positives is {missing.positives}; set it above 0: positives"
+        " that an example has on average, observed or not (and"
+        f" missing.remembered, {missing.remembered}, to 0 or above)"
       )
   if noisy.method != "none":
     if kind != "dense":

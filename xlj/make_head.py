@@ -17,6 +17,7 @@ from xlj.losses import focal
 from xlj.losses import large_loss
 from xlj.losses import logit_adjustment
 from xlj.losses import remembered
+from xlj.losses import role
 from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
@@ -106,6 +107,16 @@ def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
   return max(1, round(rows / config.train.batch_size))
 
 
+def num_remembered(config: ml_collections.ConfigDict) -> int:
+  """How many labels of each training example the loss remembers."""
+  if config.noisy.method != "none":
+    return config.noisy.remembered
+  if config.missing.method == "role":
+    num_labels = config.data.num_labels
+    return min(config.missing.remembered or num_labels, num_labels)
+  return 0
+
+
 def _loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
   """The loss, with what is done about missing, wrong and rare labels."""
   missing, noisy, tail = config.missing, config.noisy, config.tail
@@ -130,6 +141,13 @@ def _loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
     loss = assume_negative.AssumeNegative(smoothing=missing.smoothing)
   elif missing.method == "iu":
     loss = assume_negative.AssumeNegative(0.0)
+  elif missing.method == "role":
+    loss = role.OnlineEstimation(
+      config.data.num_labels,
+      missing.positives,
+      num_remembered(config),
+      rate=missing.rate,
+    )
   elif noisy.method == "elr":
     loss = remembered.EarlyLearning(
       noisy.remembered, noisy.strength, noisy.momentum

@@ -355,12 +355,12 @@ class Model:
 
   def _init_memory(self) -> dict[str, targets_lib.Memory]:
     """What is remembered of the training examples, if anything."""
-    noisy = self._config.noisy
-    if noisy.method == "none":
+    remembered = make_head.num_remembered(self._config)
+    if not remembered:
       return {}
     return {
       "memory": example_memory.init(
-        self._config.data.num_rows, noisy.remembered, self._config.head.blocks
+        self._config.data.num_rows, remembered, self._config.head.blocks
       )
     }
 

@@ -267,7 +267,7 @@ def _steps(
         break
   watch.note("ending", timed=False)
   complete = int(state.step) == stop
-  if complete and "memory" in state.training:
+  if complete and config.noisy.method != "none":
     _write_suspects(state, config, data, workdir)
   return complete
 

@@ -62,7 +62,7 @@ class Remembering:
     """Folds a chunk of logits `[N, c]` into the running statistics."""
     at_memory = stats.at_memory
     if positives.memory is not None:
-      here = _localised(positives.memory.ids, z, positives)
+      here = targets_lib.in_chunk_of(positives, positives.memory.ids, z)
       at_memory += targets_lib.gather_columns(z, here)
     return Statistics(
       softmax.Softmax().accumulate(stats.softmax, z, positives),
@@ -135,7 +135,7 @@ class EarlyLearning(Remembering):
     lse = softmax.log_sum_exp(stats.softmax)
     probability = jnp.exp(z - positives.by_example(lse))
     grad += probability * positives.by_example(factor * inner)
-    here = _localised(target.ids, z, positives)
+    here = targets_lib.in_chunk_of(positives, target.ids, z)
     pull = factor[:, None] * target.values * probabilities
     pull = jnp.where(here.inside, pull, 0)
     return value, targets_lib.add_at_columns(grad, here, -pull)
@@ -222,7 +222,7 @@ class SelfDistillation(Remembering):
     mix = jnp.where(seen, self._mix(), 0).astype(z.dtype)
     lse = softmax.log_sum_exp(stats.softmax)
     labels = (1 - mix)[:, None] * targets_lib.shares(positives, z.dtype)
-    here = _localised(memory.ids, z, positives)
+    here = targets_lib.in_chunk_of(positives, memory.ids, z)
     before = mix[:, None] * jnp.asarray(memory.values, z.dtype)
     at_memory = jnp.where(here.inside, before, 0)
     excess = lse[:, None] - targets_lib.gather_columns(z, positives)
@@ -248,13 +248,3 @@ class SelfDistillation(Remembering):
     """How much predictions count in this step."""
     epoch = 1 + jnp.asarray(self.step) // self.steps_per_epoch
     return self.last * jnp.minimum(epoch / self.num_epochs, 1)
-
-
-def _localised(
-  ids: targets_lib.Array, z: jax.Array, positives: targets_lib.Positives
-) -> targets_lib.Positives:
-  """Where the labels `[N, M]` are in a chunk of logits."""
-  axis = positives.label_axis
-  return targets_lib.positives_in_chunk(
-    ids, positives.first, z.shape[axis], label_axis=axis
-  )

@@ -128,6 +128,14 @@ def positives_in_chunk(
   )
 
 
+def in_chunk_of(positives: Positives, ids: Array, z: jax.Array) -> Positives:
+  """Localises other labels `[N, M]` to the chunk `z` that positives lie in."""
+  axis = positives.label_axis
+  return positives_in_chunk(
+    ids, positives.first, z.shape[axis], label_axis=axis
+  )
+
+
 def label_values(positives: Positives, name: str) -> jax.Array:
   """The chunk's values per label `[c]` of that name.
 
