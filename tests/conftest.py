@@ -1,8 +1,24 @@
 """Eight simulated CPU devices for every test; set before JAX is imported."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8"
+
+# Most of the time goes into compiling, often the same thing: for another test,
+# another process, or a run that goes on. Nothing stays after a session.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_OWN = _CACHE not in os.environ  # of this process, not one that started it
+if _OWN:
+  os.environ[_CACHE] = tempfile.mkdtemp(prefix="xlj_tests_")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_unconfigure():
+  if _OWN:
+    shutil.rmtree(os.environ[_CACHE], ignore_errors=True)

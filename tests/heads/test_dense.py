@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.heads import dense
@@ -132,9 +133,9 @@ def inputs(head, batch):
   )
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
-@pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+  "loss,parts,shape", cases.covering(LOSSES, PARTS, meshes.SHAPES)
+)
 def test_steps_equal_the_textbook(loss, parts, shape):
   head = make_head(loss, parts)
   params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
@@ -171,8 +172,9 @@ def test_evaluate_loss_equals_the_loss_of_a_step(shape):
   np.testing.assert_allclose(value, metrics["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
-@pytest.mark.parametrize("k", [1, 7, NUM_LABELS])
+@pytest.mark.parametrize(
+  "k,shape", cases.covering([1, 7, NUM_LABELS], meshes.SHAPES)
+)
 def test_topk_equals_sorting_all_labels(shape, k):
   head = make_head("softmax", "both")
   params = jax.tree.map(np.asarray, head.init(jax.random.key(2)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import re
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import optim
 from xlj import sharding
@@ -82,8 +82,10 @@ def train(head, shape, num_steps, same_batch=False):
 # --- equal to the differentiable loss ----------------------------------------
 
 
-@pytest.mark.parametrize("tx", ["sgd", "momentum", "adagrad", "adam"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+  "loss,tx",
+  cases.covering(LOSSES, ["sgd", "momentum", "adagrad", "adam"]),
+)
 def test_a_hundred_steps_equal_those_of_the_differentiable_loss(loss, tx):
   head = make_head(OPTIMIZERS[tx], loss, blocks=1)
   params = head.init(jax.random.key(0))
@@ -148,7 +150,7 @@ def compile_step(head, shape, n, step=None):
 @pytest.mark.parametrize(
   ("tx", "shape", "dtype"),
   [
-    *itertools.product(
+    *cases.covering(
       ["sgd", "momentum", "adagrad", "adam"],
       [(1, 1), (2, 4)],
       ["float32", "bfloat16"],
@@ -234,8 +236,10 @@ STORAGE = {
 }
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES[1:])
-@pytest.mark.parametrize("storage", ["bfloat16", "float8"])
+@pytest.mark.parametrize(
+  "storage,shape",
+  cases.covering(["bfloat16", "float8"], meshes.SHAPES[1:]),
+)
 def test_what_is_rounded_does_not_depend_on_the_mesh(storage, shape):
   head = make_head(storage=STORAGE[storage])
   (expected, _), expected_losses = train(head, (1, 1), 3)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.heads import product
@@ -128,8 +129,7 @@ def textbook_steps(case):
   return first, values, params
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES[:2])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case,shape", cases.covering(CASES, meshes.SHAPES[:2]))
 def test_steps_equal_the_textbook(case, shape):
   head = make_head(**CASES[case][0])
   params, values, expected = textbook_steps(case)
@@ -151,8 +151,7 @@ def test_steps_equal_the_textbook(case, shape):
       assert params[name].is_fully_replicated
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES[:2])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case,shape", cases.covering(CASES, meshes.SHAPES[:2]))
 def test_predictions_equal_the_textbook(case, shape):
   head = make_head(**CASES[case][0])
   params = head.init(jax.random.key(0))

@@ -20,6 +20,7 @@ from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4
+SOME = ("softmax", "weighted_bce", "logit_adjustment")
 NUM_LABELS = 43
 CHUNKS = {
   "one": (0, 43),
@@ -65,14 +66,13 @@ def reference_of(case, z, hot, label_values):
 
 
 @pytest.mark.parametrize(
-  "bounds,dtype",
+  "name,bounds,dtype",
   [
-    ("one", "float32"),
-    ("uneven", "float64"),
-    ("last_is_padding", "float32"),
+    *((name, "uneven", "float64") for name in table.CASES),
+    *((name, "one", "float32") for name in SOME),
+    *((name, "last_is_padding", "float32") for name in SOME),
   ],
 )
-@pytest.mark.parametrize("name", table.CASES)
 def test_chunks_equal_the_reference(name, bounds, dtype):
   case = table.CASES[name]
   targets = table.make_targets(case, N, NUM_LABELS, P)
@@ -134,11 +134,7 @@ def make_head(case):
   "name,shape",
   [
     *((name, (2, 4)) for name in table.CASES),
-    *(
-      (name, shape)
-      for name in ("softmax", "weighted_bce", "logit_adjustment")
-      for shape in ((1, 1), (8, 1))
-    ),
+    *((name, shape) for name in SOME for shape in ((1, 1), (8, 1))),
   ],
 )
 def test_the_head_equals_the_reference(name, shape):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import cases
 from tests import meshes
 from tests.losses import table
 from xlj import sharding
@@ -77,8 +78,7 @@ def assert_close(got, expected, atol=3e-6):
   )
 
 
-@pytest.mark.parametrize("chunk", [16, 1000])
-@pytest.mark.parametrize("name", table.CASES)
+@pytest.mark.parametrize("name,chunk", cases.covering(table.CASES, [16, 1000]))
 def test_one_device_equals_the_reference(name, chunk):
   case = table.CASES[name]
   *arrays, targets, values = make_inputs(case, NUM_LABELS)
@@ -110,10 +110,10 @@ def test_losses_of_examples_have_their_own_gradients(name):
   assert_close(got, (value, grads))
 
 
-@pytest.mark.parametrize("reduce", [True, False])
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("shape", meshes.SHAPES[1:])
-@pytest.mark.parametrize("name", ON_MESHES)
+@pytest.mark.parametrize(
+  "name,shape,batch,reduce",
+  cases.covering(ON_MESHES, meshes.SHAPES[1:], BATCHES, [True, False]),
+)
 def test_meshes_equal_the_reference(name, shape, batch, reduce):
   case = table.CASES[name]
   *arrays, targets, values = make_inputs(case, 48)  # 43 labels, 5 of padding
@@ -251,7 +251,7 @@ def test_a_loss_over_a_vocabulary_without_bias():
   )
 
 
-@pytest.mark.parametrize("name", table.CASES)
+@pytest.mark.parametrize("name", cases.some(table.CASES, ON_MESHES))
 def test_bfloat16_inputs_are_summed_in_float32(name):
   case = table.CASES[name]
   *arrays, targets, values = make_inputs(case, NUM_LABELS)
@@ -321,9 +321,10 @@ def compile_gradients(loss, devices, dtype=jnp.float32, reduce=True):
   return compiled, 4 * chunk * (n + d)
 
 
-@pytest.mark.parametrize("reduce", [True, False])
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("loss", MEMORY_LOSSES)
+@pytest.mark.parametrize(
+  "loss,devices,reduce",
+  cases.covering(MEMORY_LOSSES, [1, 8], [True, False]),
+)
 def test_temporaries_are_a_few_chunks(loss, devices, reduce):
   compiled, chunk = compile_gradients(loss, devices, reduce=reduce)
   assert compiled.memory_analysis().temp_size_in_bytes <= 4 * chunk

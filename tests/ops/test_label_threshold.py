@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import chunks
@@ -67,8 +68,10 @@ def assert_kth(got, scores, k, exact=True):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [None, 48, 10])
-@pytest.mark.parametrize("k", [0, 1, 7, 40, 43, 44, 10**6])
+@pytest.mark.parametrize(
+  "k,chunk",
+  cases.covering([0, 1, 7, 40, 43, 44, 10**6], [None, 48, 10]),
+)
 def test_one_device_equals_sorting(k, chunk):
   x, rows, bias, _ = make_inputs(ties=True)
   kth = functools.partial(
@@ -92,9 +95,10 @@ def test_a_batch_leaves_out_positives_and_examples_without_weight(k):
   assert_kth(jax.tree.map(lambda a: a[None], got), scores, k)
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("shape", meshes.SHAPES[1:])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(
+  "together,shape,batch",
+  cases.covering([False, True], meshes.SHAPES[1:], BATCHES),
+)
 def test_meshes_equal_sorting(together, shape, batch):
   x, rows, bias, targets = make_inputs(ties=True)
   scores = scores_of(x, rows, bias, targets)
@@ -252,8 +256,9 @@ def test_wrong_k_is_refused():
     label_threshold.label_kth(x, rows, bias, np.ones(N, np.int32), batch=True)
 
 
-@pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+  "devices,together", cases.covering([1, 8], [False, True])
+)
 def test_temporaries_are_a_few_chunks_and_counts(devices, together):
   n, d, num_rows, chunk = 64, 32, 2**21, 2048
   shapes = (n, d), (num_rows, d), (num_rows,)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import mixed_radix
@@ -121,16 +122,18 @@ def test_topk_equals_brute_force(radix, num_products, k, seed, spread):
   assert_best(topk(*given_, radix, k), all_scores(*given_, radix), radix)
 
 
-@pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", [RADICES[3], RADICES[6]])
+@pytest.mark.parametrize(
+  "radix,num_products", cases.covering([RADICES[3], RADICES[6]], [1, 3])
+)
 def test_more_than_all_labels(radix, num_products):
   given_ = make(radix, 0, num_products, num_examples=2)
   k = radix.num_labels + 7
   assert_best(topk(*given_, radix, k), all_scores(*given_, radix), radix)
 
 
-@pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", [RADICES[2], RADICES[7]])
+@pytest.mark.parametrize(
+  "radix,num_products", cases.covering([RADICES[2], RADICES[7]], [1, 3])
+)
 @few
 @hypothesis.given(seeds)
 def test_excluded_labels_are_left_out(radix, num_products, seed):
@@ -209,8 +212,9 @@ def test_on_a_mesh(shape):
   assert_best(found, all_scores(*given_, radix), radix)
 
 
-@pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", RADICES[1::2])
+@pytest.mark.parametrize(
+  "radix,num_products", cases.covering(RADICES[1::2], [1, 3])
+)
 @hypothesis.settings(few, max_examples=5)
 @hypothesis.given(seeds, spreads)
 def test_probabilities_of_labels_add_up_to_one(
@@ -224,8 +228,9 @@ def test_probabilities_of_labels_add_up_to_one(
   )
 
 
-@pytest.mark.parametrize("num_products", [1, 3])
-@pytest.mark.parametrize("radix", RADICES[2::2])
+@pytest.mark.parametrize(
+  "radix,num_products", cases.covering(RADICES[2::2], [1, 3])
+)
 def test_gradients_equal_those_of_all_logits(radix, num_products):
   given_ = make(radix, 5, num_products)
   labels = np.random.default_rng(0).integers(0, radix.num_labels, 4)
