@@ -108,7 +108,9 @@ def _write(
     features = train.features.take(rows)
     writers.write_one_file(directory / "train.txt", features, labels)
   else:
-    np.save(directory / "X.trn.npy", np.asarray(train.features)[rows])
+    kept = np.asarray(train.features)[rows]
+    kept = kept.reshape(len(kept), *(train.image or (-1,)))
+    np.save(directory / "X.trn.npy", kept)
     writers.write_npz(directory / "Y.trn.npz", labels)
   for path in _others(source):
     shutil.copyfile(path, directory / path.name)

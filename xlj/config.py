@@ -7,6 +7,7 @@ field; it is saved with the run and in every checkpoint.
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ LOSSES = (
   "asymmetric",
   "squared_hinge",
 )
+ENCODERS = ("bag", "resnet", "vit")
 HEADS = ("dense", "mhc", "mhs", "mhp")
 PRODUCT_LOSSES = ("softmax", "joint_softmax", "bce")
 MISSING = ("an", "wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp", "role")
@@ -115,6 +117,7 @@ def base() -> ml_collections.ConfigDict:
         "single_label": auto(bool),  # whether no row has more than one label
       },
       "encoder": {
+        "type": "bag",  # one of ENCODERS; see xlj.encoders
         "dim": auto(int),  # width of the bag; 0 for a linear model
         "hidden": (),  # widths of the layers after it
         "activation": auto(str),  # after the bag and each layer; "" for none
@@ -124,6 +127,14 @@ def base() -> ml_collections.ConfigDict:
         "init_scale": 0.3,  # standard deviation of the bag at the start
         "input_scale": auto(float),  # of the features, for the encoder alone
         "scale": auto(float),  # > 0: unit embeddings times a trained scale
+        # Of "resnet" and "vit", as wide as `dim`; 0: decided from the data.
+        "image": (),  # height, width, channels; empty: as in the files
+        "depth": 0,  # blocks, of a resnet those of a stage
+        "stages": 3,  # of a resnet, each at half the size and twice the width
+        "patch": 0,  # side of the patches of a vit; a resnet's first stride
+        "heads": 4,  # of a vit
+        "shift": 0,  # pixels that training images move by at most
+        "flip": False,  # mirror every other training image
       },
       "head": {
         "type": "dense",  # one of HEADS; see xlj.make_head
@@ -311,8 +322,13 @@ def resolve(
   data.dense = facts.dense
   data.fingerprint = facts.fingerprint
   data.single_label = facts.labels_per_row <= 1
+  for name, value in families.encoder_rules(facts, config.encoder).items():
+    if config.encoder[name] in (0, ()):
+      config.encoder[name] = value
   if config.family is None:
-    config.family = families.choose(facts, config.head.type)
+    config.family = families.choose(
+      facts, config.head.type, config.encoder.type
+    )
   _check_choices(config, {"family": tuple(families.FAMILIES)})
   for name, value in families.head_rules(facts, config.head).items():
     if config.head[name] in (None, 0, ()) and config.head[name] is not False:
@@ -351,6 +367,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     config,
     {
       "data.weighting": ("auto", "none", "log", "tfidf", "log_tfidf"),
+      "encoder.type": ENCODERS,
       "head.type": HEADS,
       "head.loss": PRODUCT_LOSSES if config.head.type == "mhp" else LOSSES,
       "head.init": ("normal", "centroid"),
@@ -433,6 +450,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if head.type != "dense":
     _check_heads(config)
+  _check_images(config)
   _check_labels(config)
   if head.order == "none" and config.predict.propensity_power:
     raise ConfigError(
@@ -574,6 +592,60 @@ def _check_heads(config: ml_collections.ConfigDict) -> None:
         "head.type is 'mhp', which is for one label per example, and some"
         " rows have more; set data.max_labels=1 to train with the first of each"
       )
+
+
+def _check_images(config: ml_collections.ConfigDict) -> None:
+  """Refuses encoders of images that do not go with the data."""
+  data, encoder = config.data, config.encoder
+  image, kind, dim = tuple(encoder.image), encoder.type, encoder.dim
+  if kind == "bag":
+    if encoder.shift or encoder.flip:
+      raise ConfigError(
+        f"encoder.shift is {encoder.shift} and encoder.flip {encoder.flip}, but"
+        " encoder.type is 'bag', which reads no images; set it to resnet or vit"
+      )
+    return
+  if not data.dense:
+    raise ConfigError(
+      f"encoder.type is {kind!r}, which reads images, and these features are"
+      " sparse; set encoder.type=bag"
+    )
+  if len(image) != 3 or min(image) < 1 or math.prod(image) != data.num_features:
+    raise ConfigError(
+      f"encoder.image is {image} and a row has {data.num_features} numbers;"
+      " give (height, width, channels) with that product"
+    )
+  if not dim or encoder.hidden or encoder.hidden_dropout:
+    raise ConfigError(
+      f"encoder.dim is {dim}, encoder.hidden {tuple(encoder.hidden)} and"
+      f" encoder.hidden_dropout {encoder.hidden_dropout}; a {kind!r} has a"
+      " width and no hidden layers: set encoder.dim, and not the others"
+    )
+  for name in ("depth", "stages", "patch", "heads"):
+    if encoder[name] < 1:
+      raise ConfigError(
+        f"encoder.{name} is {encoder[name]}; it must be at least 1"
+      )
+  if kind == "resnet" and dim % 2 ** (encoder.stages - 1):
+    raise ConfigError(
+      f"encoder.dim is {dim}; with encoder.stages {encoder.stages} it must be a"
+      f" multiple of {2 ** (encoder.stages - 1)}"
+    )
+  if kind == "vit" and (image[0] % encoder.patch or image[1] % encoder.patch):
+    raise ConfigError(
+      f"encoder.patch is {encoder.patch}, which does not divide height and"
+      f" width of encoder.image {image}"
+    )
+  if kind == "vit" and dim % encoder.heads:
+    raise ConfigError(
+      f"encoder.heads is {encoder.heads}, which does not divide encoder.dim"
+      f" {dim}"
+    )
+  if not 0 <= encoder.shift < min(image[:2]):
+    raise ConfigError(
+      f"encoder.shift is {encoder.shift}; it must be at least 0 and less than"
+      f" the sides of encoder.image {image}"
+    )
 
 
 def _check_choices(

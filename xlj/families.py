@@ -1,10 +1,10 @@
 """Families of models, and the settings each takes from facts about the data.
 
 "network" is for few labels, "linear" for many, "embedding" for so many, or so
-many features, that linear weights do not fit. The figures are those that
-validation splits preferred on several data sets. All families add the log of
-the inverse propensity to the logits when they predict, which serves rare
-labels.
+many features, that linear weights do not fit, "image" for encoders of images.
+The figures are those that validation splits preferred on several data sets. All
+families but the last add the log of the inverse propensity to the logits when
+they predict, which serves rare labels.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from xlj.ops import mixed_radix
 
 WIDE_BYTES = 4 << 30  # what the linear weights may take if not told otherwise
 FEW_LABELS = 2048  # up to here a network is the default
+_LARGE_IMAGE = 128  # pixels of the shorter side, from which patches are large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class DataFacts:
     dense: Whether the features are a dense matrix.
     kind: "binary", "counts", "weighted", "normalised" or "dense".
     fingerprint: Hash of the training files.
+    image: Height, width and channels where rows are images; else nothing.
   """
 
   num_rows: int
@@ -40,23 +42,46 @@ class DataFacts:
   dense: bool
   kind: str
   fingerprint: str
+  image: tuple[int, ...] = ()
 
 
-def choose(facts: DataFacts, head: str = "dense") -> str:
+def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:
   """Name of the family that suits a data set.
 
   Args:
     facts: About its training split.
     head: Type of the head; only the dense one has linear weights.
+    encoder: Type of the encoder.
 
   Returns:
     A key of `FAMILIES`.
   """
+  if encoder != "bag":
+    return "image"
   if facts.num_labels <= FEW_LABELS:
     return "network"
   fits = 4 * facts.num_features * facts.num_labels <= 4 * WIDE_BYTES
   linear = fits and not facts.dense and head == "dense"
   return "linear" if linear else "embedding"
+
+
+def encoder_rules(facts: DataFacts, encoder: Any) -> dict[str, Any]:
+  """Values for fields of the encoder that are left open, by its type.
+
+  Args:
+    facts: About the training split.
+    encoder: The section `encoder` of a config.
+
+  Returns:
+    Field to value.
+  """
+  if encoder.type == "bag":
+    return {}
+  shape = tuple(encoder.image) or facts.image
+  large = len(shape) == 3 and min(shape[:2]) >= _LARGE_IMAGE
+  if encoder.type == "resnet":
+    return {"image": shape, "depth": 2, "patch": 4 if large else 1}
+  return {"image": shape, "depth": 6, "patch": 16 if large else 4}
 
 
 def head_rules(facts: DataFacts, head: Any) -> dict[str, Any]:
@@ -212,7 +237,40 @@ def _embedding(facts: DataFacts) -> dict[str, dict[str, Any]]:
   }
 
 
-FAMILIES = {"network": _network, "linear": _linear, "embedding": _embedding}
+def _image(facts: DataFacts) -> dict[str, dict[str, Any]]:
+  """Embeddings of images: nothing but what the encoder itself brings."""
+  single = facts.labels_per_row <= 1
+  return {
+    "encoder": {
+      "dim": 256,
+      "embedding_dropout": 0.0,
+      "activation": "",
+      "scale": 0.0,
+    },
+    "head": {
+      "loss": "softmax" if single else "bce",
+      "wide": False,
+      "wide_labels": 0,
+      "cosine": False,
+      "init": "normal",
+      "init_scale": 0.02,
+      "prior_bias": not single,
+      "bias": 0.0,
+    },
+    "optim": {"warmup": 0.05, "decay": "cosine"},
+    "optim.encoder": {"name": "adam", "learning_rate": 1e-3},
+    "optim.head": {"name": "adam", "learning_rate": 1e-3},
+    "train": {"batch_size": 128, "epochs": 30.0},
+    "predict": {"propensity_power": 0.0},
+  }
+
+
+FAMILIES = {
+  "network": _network,
+  "linear": _linear,
+  "embedding": _embedding,
+  "image": _image,
+}
 
 
 def _power_of_two(value: float, low: int, high: int) -> int:

@@ -1,6 +1,7 @@
 """A trained run, restored for inference on whatever devices are here."""
 
 from collections.abc import Mapping, Sequence
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ class Predictor:
 
     Args:
       features: n examples with raw features, as in the data files: CSR (of
-        scipy or `xlj.data.csr`), a dense `[n, F]` array, or a dict from
-        feature id to value for each example.
+        scipy or `xlj.data.csr`), a dense `[n, F]` array, images `[n, H, W, C]`,
+        or a dict from feature id to value for each example.
       k: How many labels, at most the number of labels.
 
     Returns:
@@ -128,7 +129,9 @@ class Predictor:
       feature_ids, feature_values = _fill(ids, size), _fill(values, size)
     else:
       feature_ids = None
-      feature_values = _fill(np.asarray(rows, np.float32), size)
+      # Bytes stay bytes: the encoder makes floats of them on the device.
+      dtype = rows.dtype if rows.dtype == np.uint8 else np.float32
+      feature_values = _fill(np.asarray(rows, dtype), size)
     inputs = model_lib.Inputs(
       feature_ids,
       feature_values,
@@ -148,6 +151,8 @@ class Predictor:
       rows = _from_dicts(features, self.num_features)
     elif isinstance(features, csr_lib.Csr | np.ndarray):
       rows = features
+      if isinstance(rows, np.ndarray) and rows.ndim == 4:
+        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
     else:
       rows = csr_lib.Csr.from_scipy(features)
     if rows.shape[1] > self.num_features:

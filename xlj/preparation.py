@@ -19,6 +19,9 @@ from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
 
+_SAMPLE_ROWS = 4096  # that the size of features is taken from
+_SAMPLE_ENTRIES = 2**25  # of dense ones, or images would fill the memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -132,8 +135,10 @@ def _scale(
   features are; features of norm 1 would move an embedding too slowly. They are
   scaled up to the norm that as many ones would have.
   """
-  rows = np.unique(np.linspace(0, split.num_rows - 1, 4096).astype(np.int64))
-  features = split.features
+  features, count = split.features, _SAMPLE_ROWS
+  if not isinstance(features, csr_lib.Csr):
+    count = min(count, max(1, _SAMPLE_ENTRIES // split.num_features))
+  rows = np.unique(np.linspace(0, split.num_rows - 1, count).astype(np.int64))
   if isinstance(features, csr_lib.Csr):
     sample = features.take(rows)
     sample = sample if weighting is None else weighting(sample)
@@ -165,4 +170,5 @@ def facts(split: store.Split) -> families.DataFacts:
     dense=not sparse,
     kind=statistics.feature_kind(features),
     fingerprint=split.fingerprint,
+    image=split.image,
   )

@@ -19,6 +19,7 @@ from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import formats
 from xlj.data import lines
+from xlj.data import npy
 from xlj.data import parse
 from xlj.data import strict
 from xlj.data import text
@@ -313,7 +314,7 @@ def test_a_label_of_value_zero_is_no_label(tmp_path):
 def test_dense_features(tmp_path, dtype):
   array = np.arange(12).reshape(4, 3).astype(dtype)
   np.save(tmp_path / "x.npy", array)
-  blocks = list(arrays.stream_npy(tmp_path / "x.npy", block_entries=7))
+  blocks = list(npy.stream_features(tmp_path / "x.npy", block_entries=7))
   assert [len(block) for block in blocks] == [2, 2]
   out = np.concatenate(blocks)
   assert out.dtype == np.float32

@@ -1,4 +1,4 @@
-"""Binary formats as streams of checked blocks: CSR in `.npz`, dense `.npy`.
+"""SciPy's CSR in `.npz` as a stream of checked blocks.
 
 SciPy's `save_npz` writes a zip archive of plain arrays, so the entries can be
 read side by side, a block of rows at a time, whether or not they are
@@ -84,75 +84,6 @@ def stream_npz(
       )
     ids.finish()
     values.finish()
-
-
-def open_npy(path: Path, num_columns: int | None = None) -> np.ndarray:
-  """Maps a dense matrix; reads nothing but its header.
-
-  Args:
-    path: a file of `numpy.save`.
-    num_columns: the width that it has to have.
-
-  Returns:
-    [N, F], of the type in the file.
-
-  Raises:
-    DataError: when it is not a matrix of numbers of that width.
-    OSError: when it cannot be opened.
-  """
-  expected = "a NumPy array [rows, features] of numbers"
-  try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise errors.DataError(
-      path, f"no readable array ({error})", expected
-    ) from error
-  if not isinstance(array, np.ndarray):
-    raise errors.DataError(path, "an archive of arrays", expected)
-  if array.ndim != 2 or array.dtype.kind not in "fiu":
-    raise errors.DataError(path, f"{array.dtype} {array.shape}", expected)
-  if not array.size:
-    raise errors.DataError(path, f"an empty array {array.shape}", expected)
-  if num_columns is not None and array.shape[1] != num_columns:
-    raise errors.DataError(
-      path, f"{array.shape[1]} features", f"{num_columns} as elsewhere"
-    )
-  return array
-
-
-def stream_npy(
-  path: Path,
-  num_columns: int | None = None,
-  block_entries: int = BLOCK_ENTRIES,
-) -> Iterator[np.ndarray]:
-  """Reads a dense matrix.
-
-  Args:
-    path: a file of `numpy.save`.
-    num_columns: the width that it has to have.
-    block_entries: numbers read at a time, at least a row.
-
-  Yields:
-    float32 [n, F], all rows in order.
-
-  Raises:
-    DataError: as `open_npy`, or when a value is not finite in float32.
-    OSError: when it cannot be opened.
-  """
-  array = open_npy(path, num_columns)
-  step = max(1, block_entries // array.shape[1])
-  for start in range(0, len(array), step):
-    with np.errstate(over="ignore"):
-      block = np.array(array[start : start + step], np.float32)
-    finite = np.isfinite(block)
-    if not finite.all():
-      row, column = np.argwhere(~finite)[0].tolist()
-      raise checks.Place(path, first_row=start).error(
-        row,
-        f"value {array[start + row, column]} of feature {column}",
-        "a finite number within float32",
-      )
-    yield block
 
 
 class _Member:

@@ -6,7 +6,7 @@ For the training split (P is `train` or `trn`; see `_PREFIXES` for the others):
                NAME_P.txt, P_NAME.txt ... that is not raw text, ids or names
   split form   P_X_Xf.txt with P_X_Y.txt
   arrays       X.P.npz, X.P.npy, P_X.npz or P_X.npy, with Y.P.npz, P_Y.npz,
-               or either as .txt
+               or either as .npy (one label of each row) or .txt
   filter       filter_labels_P.txt (optional)
 
 A next-word set (see `tokens`) has text as its one file.
@@ -138,7 +138,7 @@ def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
 
 def _exact(names: list[str], prefix: str) -> dict[str, str]:
   """Feature files -> pattern of the label file ("" if it is the same file)."""
-  labels = rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y)(\.npz|\.txt|\.txt\.gz)"
+  labels = rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y)(\.np[yz]|\.txt|\.txt\.gz)"
   kinds = (
     (rf"{prefix}{_TEXT}", ""),
     (rf"{prefix}_X_Xf\.txt(\.gz)?", labels),

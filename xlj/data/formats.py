@@ -2,7 +2,8 @@
 
 `stream_rows` reads one file, whatever it is, as a stream of checked blocks;
 `stream_labels` and `stream_pairs` read the files that hold nothing but labels.
-The formats themselves are in `text` and `arrays`, the writers in `writers`.
+The formats themselves are in `text`, `arrays` and `npy`, the writers in
+`writers`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import lines
+from xlj.data import npy
 from xlj.data import parse
 from xlj.data import strict
 from xlj.data import text
@@ -65,7 +67,7 @@ def stream_rows(
   """
   name = os.fspath(path)
   if name.endswith(".npy"):
-    for dense in arrays.stream_npy(path, num_features):
+    for dense in npy.stream_features(path, num_features):
       yield Rows(dense, None)
   elif name.endswith(".npz"):
     columns = checks.Columns("feature", num_features)
@@ -79,7 +81,9 @@ def stream_rows(
 def stream_labels(
   path: Path, *, num_labels: int | None = None
 ) -> Iterator[csr_lib.Csr]:
-  """Reads a file of labels alone: `trn_X_Y.txt` or a SciPy CSR `.npz`.
+  """Reads a file of labels alone: `trn_X_Y.txt`, SciPy CSR, or `.npy`.
+
+  An array in `.npy` holds one label of each row, or -1.
 
   Args:
     path: the file.
@@ -96,6 +100,9 @@ def stream_labels(
   if os.fspath(path).endswith(".npz"):
     columns = checks.Columns("label", num_labels)
     yield from arrays.stream_npz(path, columns)
+    return
+  if os.fspath(path).endswith(".npy"):
+    yield from npy.stream_labels(path, num_labels)
     return
   limits = text.Limits(num_labels, entries="label")
   for rows in text.stream(path, limits, text.Kind.MATRIX):

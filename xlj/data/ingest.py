@@ -12,15 +12,15 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from xlj.data import arrays
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
 from xlj.data import formats
 from xlj.data import mapped
+from xlj.data import npy
 from xlj.data import text
 
-# Dense float32 features are not copied: the source itself is mapped.
+# Dense float32 features, or bytes, are not copied: the source is mapped.
 SOURCE = "source"
 COPY = "copy"
 
@@ -160,8 +160,8 @@ def _rows(
 def _dense(path: pathlib.Path) -> str | None:
   if path.suffix != ".npy":
     return None
-  array = arrays.open_npy(path)
-  plain = array.dtype == np.float32 and array.flags.c_contiguous
+  array = npy.open_features(path)
+  plain = array.dtype in (np.float32, np.uint8) and array.flags.c_contiguous
   return SOURCE if plain else COPY
 
 

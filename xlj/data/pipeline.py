@@ -36,7 +36,8 @@ class Batch(NamedTuple):
   Attributes:
     feature_ids: int32 [B, K]; padding is id 0 with value 0. None when the
       features are dense.
-    feature_values: float32 [B, K], or the dense features, float32 [B, F].
+    feature_values: float32 [B, K], or the dense features, float32 or uint8
+      [B, F].
     label_ids: int32 [B, P], ascending in a row; padding is -1.
     weights: float32 [B], 1 for examples and 0 for padding.
     rows: int64 [B], the row of the data set; padding is -1.
@@ -230,7 +231,7 @@ class _Fetch:
     features, size = self.split.features, len(mine)
     mine = mine[mine >= 0]
     if not isinstance(features, csr_lib.Csr):
-      return None, _fill(np.asarray(features[mine], np.float32), size, 0)
+      return None, _fill(np.asarray(features[mine]), size, 0)
     width = self.widths.features.of(features, rows)
     block = features.take(mine)
     if self.weighting is not None:

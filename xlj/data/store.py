@@ -21,7 +21,6 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from xlj.data import arrays
 from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import discover
@@ -31,6 +30,7 @@ from xlj.data import ingest
 from xlj.data import lines
 from xlj.data import mapped
 from xlj.data import names
+from xlj.data import npy
 from xlj.data import tokens
 from xlj.data import verification as verification_lib
 
@@ -50,8 +50,8 @@ class Split:
   """One split of a data set; its arrays are memory maps.
 
   Attributes:
-    features: [N, F], sparse, or dense float32: an array, or rows computed when
-      they are asked for.
+    features: [N, F], sparse, or dense float32 or bytes: an array, or rows
+      computed when they are asked for.
     labels: [N, L] without values; rows may be empty.
     filter: [N, L] without values, the labels to leave out when a row is scored
       (reciprocal pairs); None when the data set has none.
@@ -60,6 +60,7 @@ class Split:
     cache_dir: directory of the arrays, where what is computed from them may be
       kept; None when they are not from the cache.
     verification: of large arrays, in the background; None without.
+    image: (height, width, channels) where each row is an image; else nothing.
   """
 
   features: csr_lib.Csr | np.ndarray | generated.Features
@@ -69,6 +70,7 @@ class Split:
   fingerprint: str
   cache_dir: pathlib.Path | None = None
   verification: verification_lib.Verification | None = None
+  image: tuple[int, ...] = ()
 
   def check(self) -> None:
     """Raises as soon as damage of the arrays has been found; costs nothing.
@@ -338,7 +340,7 @@ def _split(
     )
 
   if meta["dense"] == ingest.SOURCE:
-    features = np.asarray(arrays.open_npy(files.features))
+    features = np.asarray(npy.open_features(files.features))
   elif meta["dense"]:
     features = maps["features"]
   else:
@@ -347,4 +349,5 @@ def _split(
   if files.filter is not None:
     pairs = matrix("filter", meta["num_labels"])
   labels = matrix("labels", meta["num_labels"])
-  return Split(features, labels, pairs, name, entry.name, entry)
+  image = npy.image_shape(files.features) if meta["dense"] else ()
+  return Split(features, labels, pairs, name, entry.name, entry, image=image)
