@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 	$(BIN)/python launch/demo.py
 
 test: $(INSTALLED_TEST)
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 
 test-slow: $(INSTALLED_TEST)
 	$(BIN)/python -m pytest -m slow tests
