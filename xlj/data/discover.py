@@ -1,6 +1,6 @@
 """Finds the files of a split by the names that data sets are published under.
 
-For the training split (P is `train` or `trn`; see `_PREFIXES` for the others):
+For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
 
   one file     P.txt P.svm P.svmlight P.libsvm, or failing all below, one file
                NAME_P.txt, P_NAME.txt ... that is not raw text, ids or names
@@ -23,12 +23,12 @@ import re
 
 from xlj.data import errors
 
-_PREFIXES = {
+PREFIXES = {
   "train": ("train", "trn"),
   "test": ("test", "tst"),
   "validation": ("validation", "valid", "val", "dev"),
 }
-SPLITS = tuple(_PREFIXES)
+SPLITS = tuple(PREFIXES)
 
 _TEXT = r"\.(txt|svm|svmlight|libsvm)(\.gz)?"
 # Files that come with data sets and hold no rows of numbers.
@@ -74,13 +74,13 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
       one candidate, or half of a pair. It lists what was looked for.
     ValueError: when there is no such split.
   """
-  if split not in _PREFIXES:
+  if split not in PREFIXES:
     raise ValueError(f"split is {split!r}, expected one of {SPLITS}.")
   root = pathlib.Path(data_dir)
   if not root.is_dir():
     raise errors.DataError(root, "no such directory", "a data set")
   names = sorted(path.name for path in root.iterdir() if path.is_file())
-  prefix = f"({'|'.join(_PREFIXES[split])})"
+  prefix = f"({'|'.join(PREFIXES[split])})"
   found = _exact(names, prefix) or _loose(names, prefix)
   if len(found) != 1:
     raise _refusal(root, split, names, found)
@@ -132,7 +132,7 @@ def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
     overlooked.
   """
   names = sorted(os.listdir(data_dir))
-  prefix = f"({'|'.join(_PREFIXES[split])})"
+  prefix = f"({'|'.join(PREFIXES[split])})"
   return bool(_exact(names, prefix) or _loose(names, prefix))
 
 
@@ -174,7 +174,7 @@ def _one(root: pathlib.Path, names: list[str], expected: str) -> str:
 
 
 def _partner(split: str) -> str:
-  first, *rest = _PREFIXES[split]
+  first, *rest = PREFIXES[split]
   short = rest[0] if rest else first
   return (
     f"one label file beside the features: {short}_X_Y.txt, Y.{short}.npz or "
@@ -194,7 +194,7 @@ def _refusal(
     )
   looked = [
     wanted
-    for p in _PREFIXES[split][:2]
+    for p in PREFIXES[split][:2]
     for wanted in (
       f"{p}.txt",
       f"{p}.svm",

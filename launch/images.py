@@ -1,0 +1,46 @@
+"""Makes a data set of a folder of images.
+
+python launch/images.py --input=FOLDER --output_dir=DIR --height=64
+
+FOLDER/train/LABEL/ holds the training images of a label, FOLDER/test/LABEL/
+those to test with, and FOLDER/validation/LABEL/ (optional) likewise. All are
+scaled and cropped to one size. Then train with configs/images.py.
+"""
+
+from absl import flags
+
+from xlj import launching
+from xlj.data import images
+
+_INPUT = flags.DEFINE_string("input", None, "The folder.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string(
+  "output_dir", None, "Directory of the data set.", required=True
+)
+_HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer(
+  "width", None, "Pixels; default: as many as high.", lower_bound=1
+)
+_CHANNELS = flags.DEFINE_enum(
+  "channels", "3", ["1", "3"], "1 for grey, 3 for colour."
+)
+_UNKNOWN = flags.DEFINE_bool(
+  "unknown",
+  False,
+  "Whether test images may have labels that no training image has; they count"
+  " as images without a label.",
+)
+
+
+def main() -> None:
+  """Converts."""
+  images.convert(
+    _INPUT.value,
+    _OUTPUT_DIR.value,
+    (_HEIGHT.value, _WIDTH.value or _HEIGHT.value),
+    channels=int(_CHANNELS.value),
+    unknown=_UNKNOWN.value,
+  )
+
+
+if __name__ == "__main__":
+  launching.run(main)
