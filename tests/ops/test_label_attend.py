@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import label_attend
@@ -47,6 +48,45 @@ def assert_close(got, expected):
     got,
     expected,
   )
+
+
+def test_bias_and_top_keys():
+  """With a bias, over all keys and over the best; on a mesh, gradients too."""
+  q, keys, values = make_inputs()
+  rng = np.random.default_rng(1)
+  bias = rng.normal(size=NUM_ROWS).astype(np.float32)
+  bias[3] = -np.inf  # left out, and so are those at the end
+  bias[NUM_LABELS:] = -np.inf
+
+  def both(attend, best):
+    def function(*args):
+      every, some = attend(*args), best(*args)
+      return (FACTORS * (every - 2 * some)).sum(), (every, some)
+
+    return jax.jit(jax.value_and_grad(function, (0, 1, 2, 3), has_aux=True))
+
+  def dense(k):
+    def attend(q, keys, values, bias):
+      z = SCALE * q @ keys.T + bias
+      least = jax.lax.top_k(z, k)[0][:, -1:]
+      return jax.nn.softmax(jnp.where(z < least, -jnp.inf, z)) @ values
+
+    return attend
+
+  expected = both(dense(NUM_LABELS), dense(4))(q, keys, values, bias)
+  with meshes.mesh((2, 4)) as mesh:
+    args = jax.device_put(
+      (q, keys, values, bias), jax.NamedSharding(mesh, sharding.BATCH)
+    )
+    got = both(
+      lambda *args: label_attend.label_attend(
+        *args[:3], SCALE, bias=args[3], chunk_size=4
+      ),
+      lambda *args: label_attend.label_attend_topk(
+        *args[:3], SCALE, 4, bias=args[3], chunk_size=4
+      ),
+    )(*args)
+  assert_close(got, expected)
 
 
 attend = functools.partial(
@@ -106,3 +146,31 @@ def test_temporaries_are_a_few_chunks(devices):
     compiled = jax.jit(function).lower(*abstract).compile()
   one_chunk = 4 * chunk * (n + d)
   assert compiled.memory_analysis().temp_size_in_bytes <= 4 * one_chunk
+
+
+@pytest.mark.parametrize("devices", cases.some([1, 8], [8]))
+def test_gradients_of_rows_are_not_formed_for_nothing(devices):
+  n, d, num_rows, chunk = 64, 32, 10**6, 2048
+
+  def function(q, keys, values):
+    def total(q):
+      every = attend(q, keys, values, num_labels=None, chunk_size=chunk)
+      best = label_attend.label_attend_topk(
+        q, keys, values, SCALE, 8, chunk_size=chunk
+      )
+      return (every + best).sum()
+
+    return jax.grad(total)(q)
+
+  shapes = (n, d), (num_rows, d), (num_rows, d)
+  with meshes.mesh((devices, 1)) as mesh:
+    split = jax.NamedSharding(mesh, sharding.BATCH)
+    abstract = [
+      jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes
+    ]
+    compiled = jax.jit(function).lower(*abstract).compile()
+  one_chunk = 4 * chunk * (n + d)
+  memory = compiled.memory_analysis()
+  assert memory.output_size_in_bytes + memory.temp_size_in_bytes <= (
+    4 * one_chunk
+  )

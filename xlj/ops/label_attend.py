@@ -1,7 +1,11 @@
 """Attention over all labels, in the memory of a chunk of them.
 
+The memory feature of Liu et al. 2019 ("Large-scale long-tailed recognition in
+an open world"), and the expected embedding of the labels that a
+classifier finds likely (`xlj.ops.loki`).
+
 Legend: N examples (n of this device), D width of keys, E of values, L label
-rows (l of this device).
+rows (l of this device), k labels attended to.
 """
 
 from collections.abc import Sequence
@@ -13,6 +17,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj.ops import chunks
+from xlj.ops import label_gather
+from xlj.ops import label_topk
 from xlj.ops import shards as shards_lib
 
 P = jax.P
@@ -31,13 +37,17 @@ def label_attend(
   values: jax.Array,
   scale: float,
   *,
+  bias: jax.Array | None = None,
   num_labels: int | None = None,
   chunk_size: int | None = None,
   memory: int | None = None,
   row_axes: Sequence[str] | None = None,
   batch_axes: Sequence[str] | None = None,
 ) -> jax.Array:
-  """`softmax(scale * q K^T) V` over all labels, differentiable in q, K and V.
+  """`softmax(scale * q K^T + b) V` over all labels.
+
+  Differentiable in q, K, V and b, by a second pass over the chunks; what is
+  not asked for a gradient costs none of its products if jitted.
 
   Maximum, sum of exponentials and weighted sum of values run over the chunks
   and are merged between devices. For meshes see
@@ -48,6 +58,7 @@ def label_attend(
     keys: `[L, D]`; row i is label i.
     values: `[L, E]`.
     scale: Factor of the products.
+    bias: `[L]`, sharded like keys, or None; -inf leaves a row out.
     num_labels: Rows from this one on are padding; None for no padding.
     chunk_size: Rows of a chunk on each device; None to derive it.
     memory: Bytes of temporaries to derive it from; None for the default.
@@ -61,84 +72,152 @@ def label_attend(
   rows_plan = shards_lib.plan(shards, q, keys, num_labels, chunk_size, memory)
   plan = _Plan(scale, rows_plan)
 
-  def local(q, keys, values):
+  def local(q, keys, values, bias):
     q = shards_lib.gather(q, shards)
-    axes = tuple(chunks.varying(q))
-    keys, values = chunks.vary((keys, values), axes)
-    return shards_lib.total_of_own(_attend(plan, q, keys, values), shards)
+    rows = _Rows(*chunks.vary((keys, values, bias), tuple(chunks.varying(q))))
+    return shards_lib.total_of_own(_attend(plan, q, rows), shards)
 
-  run = shards_lib.over(local, shards, (False, True, True), P(shards.batch))
-  return run(q, keys, values)
+  in_rows = (False, True, True, True)
+  run = shards_lib.over(local, shards, in_rows, P(shards.batch))
+  return run(q, keys, values, bias)
+
+
+def label_attend_topk(
+  q: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  scale: float,
+  k: int,
+  *,
+  bias: jax.Array | None = None,
+  num_labels: int | None = None,
+  chunk_size: int | None = None,
+  memory: int | None = None,
+  row_axes: Sequence[str] | None = None,
+  batch_axes: Sequence[str] | None = None,
+) -> jax.Array:
+  """`label_attend` to the k keys of highest logit alone.
+
+  One pass finds them; what follows, gradients included, does not depend on L
+  but for where the gradients of rows are added. With very many labels a
+  softmax over all of them is almost flat: the many small weights outweigh the
+  few that matter.
+
+  Args:
+    q: `[N, D]` queries.
+    keys: `[L, D]`; row i is label i.
+    values: `[L, E]`.
+    scale: Factor of the products.
+    k: How many.
+    bias: `[L]`, sharded like keys, or None; -inf leaves a row out.
+    num_labels: Rows from this one on are padding; None for no padding.
+    chunk_size: Rows of a chunk on each device; None to derive it.
+    memory: Bytes of temporaries to derive it from; None for the default.
+    row_axes: Mesh axes that keys and values are split over.
+    batch_axes: Mesh axes that queries are split over.
+
+  Returns:
+    `[N, E]` float32 (or wider), sharded like `q`.
+  """
+  where = {
+    "num_labels": num_labels,
+    "memory": memory,
+    "row_axes": row_axes,
+    "batch_axes": batch_axes,
+  }
+  q = q * scale
+  _, ids = label_topk.label_topk(
+    *lax.stop_gradient((q, keys, bias)), k, chunk_size=chunk_size, **where
+  )
+  z = label_gather.label_logits(q, keys, bias, ids, **where)
+  rows = label_gather.label_rows(values, ids, **where)
+  p = jax.nn.softmax(z)
+  return jnp.einsum("nk,nke->ne", p, rows, preferred_element_type=p.dtype)
+
+
+class _Rows(NamedTuple):
+  """What is split by label, `[l, ...]` on this device."""
+
+  keys: jax.Array
+  values: jax.Array
+  bias: jax.Array | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan, q, keys, values):
+def _attend(plan, q, rows):
   """This device's rows' part of the result, `[N, E]`."""
-  return _attend_fwd(plan, q, keys, values)[0]
+  return _attend_fwd(plan, q, rows)[0]
 
 
-def _attend_fwd(plan, q, keys, values):
+def _attend_fwd(plan, q, rows):
   def body(start, size, carry):
     maximum, total, mean = carry
-    z, _, part = _chunk(plan, q, keys, values, start, size)
+    z, part = _chunk(plan, q, rows, start, size)
     new = jnp.maximum(maximum, z.max(1))
     safe = jnp.where(jnp.isneginf(new), 0, new)
     before = jnp.exp(maximum - safe)
     p = jnp.exp(z - safe[:, None])
-    mean = mean * before[:, None] + _product(p, part)
+    mean = mean * before[:, None] + _product(p, part.values)
     return new, total * before + p.sum(1), mean
 
-  dtype = chunks.accumulator(q, keys, values)
+  dtype = chunks.accumulator(q, rows.keys, rows.values)
   n = q.shape[0]
   carry = (
     jnp.full_like(q, -jnp.inf, shape=(n,), dtype=dtype),
     jnp.zeros_like(q, shape=(n,), dtype=dtype),
-    jnp.zeros_like(q, shape=(n, values.shape[1]), dtype=dtype),
+    jnp.zeros_like(q, shape=(n, rows.values.shape[1]), dtype=dtype),
   )
   maximum, total, mean = chunks.for_chunks(
-    keys.shape[0], plan.rows.chunk, body, carry
+    rows.keys.shape[0], plan.rows.chunk, body, carry
   )
   axes = plan.rows.shards.rows
   new = lax.pmax(maximum, axes) if axes else maximum  # N numbers
   own = jnp.exp(maximum - new)
   total = shards_lib.total(total * own, plan.rows.shards)  # N numbers
   mean *= (own / total)[:, None]
-  return mean, (q, keys, values, new + jnp.log(total), mean)
+  return mean, (q, rows, new + jnp.log(total), mean)
 
 
 def _attend_bwd(plan, residuals, dmean):
-  q, keys, values, lse, mean = residuals
+  q, rows, lse, mean = residuals
   # What the softmax's own sum takes off; of all rows. N numbers.
   taken = shards_lib.total((dmean * mean).sum(1), plan.rows.shards)
 
   def body(start, size, carry):
-    dq, dkeys, dvalues = carry
-    z, part, part_values = _chunk(plan, q, keys, values, start, size)
+    dq, held = carry
+    z, part = _chunk(plan, q, rows, start, size)
     p = jnp.exp(z - lse[:, None])
-    dz = p * (_product(dmean, part_values.T) - taken[:, None]) * plan.scale
-    dvalues = chunks.write(dvalues, _product(p.T, dmean), values, start)
-    dkeys = chunks.write(dkeys, _product(dz.T, q), keys, start)
-    return dq + _product(dz, part), dkeys, dvalues
+    dz = p * (_product(dmean, part.values.T) - taken[:, None])
+    parts = _Rows(
+      _product(dz.T, q) * plan.scale,
+      _product(p.T, dmean),
+      None if rows.bias is None else dz.sum(0),
+    )
+    held = jax.tree.map(
+      lambda h, a, like: chunks.write(h, a, like, start), held, parts, rows
+    )
+    return dq + _product(dz, part.keys) * plan.scale, held
 
-  carry = (
-    jnp.zeros_like(q, dtype=chunks.accumulator(q, keys, values)),
-    *chunks.held_zeros((keys, values)),
-  )
-  dq, *held = chunks.for_chunks(keys.shape[0], plan.rows.chunk, body, carry)
-  return dq.astype(q.dtype), *chunks.release_all(tuple(held), (keys, values))
+  dtype = chunks.accumulator(q, rows.keys, rows.values)
+  carry = jnp.zeros_like(q, dtype=dtype), chunks.held_zeros(rows)
+  num_rows = rows.keys.shape[0]
+  dq, held = chunks.for_chunks(num_rows, plan.rows.chunk, body, carry)
+  return dq.astype(q.dtype), chunks.release_all(held, rows)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _chunk(plan, q, keys, values, start, size):
-  """Scaled logits `[N, c]`, keys `[c, D]` and values `[c, E]` of a chunk."""
-  part, part_values = chunks.take((keys, values), start, size)
-  first = start + shards_lib.offset(plan.rows.shards, keys.shape[0])
+def _chunk(plan, q, rows, start, size):
+  """Logits `[N, c]` of a chunk of rows, and the chunk."""
+  part = chunks.take(rows, start, size)
+  first = start + shards_lib.offset(plan.rows.shards, rows.keys.shape[0])
   # Scaled after the product, so that padding stays -inf for any scale.
-  z = chunks.matmul(q, part.T) * plan.scale
+  z = chunks.matmul(q, part.keys.T) * plan.scale
+  if part.bias is not None:
+    z += part.bias.astype(z.dtype)
   is_label = plan.rows.layout.is_label(first + jnp.arange(size))
-  return jnp.where(is_label[None], z, -jnp.inf), part, part_values
+  return jnp.where(is_label[None], z, -jnp.inf), part
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
