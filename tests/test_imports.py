@@ -61,6 +61,11 @@ ALLOWED = {
     "evaluator", "metrics", "predictor", "report", "splits", "data",
   },
   "predict": {"config", "predictor", "splits", "data"},
+  "average": {"ops"},
+  "soups": {
+    "average", "checkpoint", "config", "evaluate", "evaluator", "flips", "mesh",
+    "model", "predictor", "splits", "data",
+  },
 }  # fmt: skip
 # The label layer can be used alone.
 LABEL_LAYER = ("ops", "losses", "heads")

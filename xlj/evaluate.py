@@ -8,7 +8,6 @@ from typing import Any
 
 from absl import logging
 import jax
-import ml_collections
 import numpy as np
 
 from xlj import evaluator
@@ -63,20 +62,9 @@ def evaluate(
   )
   start = time.monotonic()
   counts = run.label_counts()
-  about: dict[str, Any] = {
-    "num_labels": run.num_labels,
-    "ks": tuple(ks) or tuple(run.config.eval.ks),
-    **_by_label(run.config, counts),
-  }
+  about = _about(run, ks, counts)
   with jax.set_mesh(run.mesh):
-    scorer = evaluator.Evaluator(
-      run.model,
-      data,
-      run.weighting,
-      run.order,
-      batch_size=run.config.eval.batch_size,
-      **about,
-    )
+    scorer = make_scorer(run, data, ks=ks)
     ranking = scorer.run(run.state)
     seconds = time.monotonic() - start
     loss = scorer.loss(run.state)
@@ -101,13 +89,47 @@ def evaluate(
   return values
 
 
-def _by_label(
-  config: ml_collections.ConfigDict, counts: np.ndarray | None
+def make_scorer(
+  run: predictor.Predictor,
+  data: store.Split,
+  *,
+  ks: Sequence[int] = (),
+  rows: np.ndarray | None = None,
+) -> evaluator.Evaluator:
+  """What scores models like that of a run; the mesh in context is the run's.
+
+  Args:
+    run: The run.
+    data: A split.
+    ks: Cut-offs of the metrics; by default those of the config.
+    rows: Rows of the split to score; by default all.
+
+  Returns:
+    The evaluator.
+  """
+  return evaluator.Evaluator(
+    run.model,
+    data,
+    run.weighting,
+    run.order,
+    batch_size=run.config.eval.batch_size,
+    rows=rows,
+    **_about(run, ks, run.label_counts()),
+  )
+
+
+def _about(
+  run: predictor.Predictor, ks: Sequence[int], counts: np.ndarray | None
 ) -> dict[str, Any]:
-  """What the metrics know of each label; nothing of too many labels."""
+  """What the metrics know of the labels; nothing of each of too many."""
+  config = run.config
+  about: dict[str, Any] = {
+    "num_labels": run.num_labels,
+    "ks": tuple(ks) or tuple(config.eval.ks),
+  }
   if counts is None:
-    return {"per_label": False}
-  return {
+    return about | {"per_label": False}
+  return about | {
     "propensities": statistics.propensities(
       counts,
       config.data.num_rows,
