@@ -171,7 +171,7 @@ def main() -> None:
   parser.add_argument(
     "--methods", default="plain", help=f"of {', '.join(METHODS)}; with commas"
   )
-  parser.add_argument("--dim", type=int, default=128, help="of embeddings")
+  parser.add_argument("--dim", type=int, default=64, help="of embeddings")
   parser.add_argument("--epochs", type=float, default=10.0)
   parser.add_argument("--seeds", type=int, default=3)
   options = parser.parse_args()

@@ -55,7 +55,7 @@ ALLOWED = {
     "model", "preparation", "progress", "report", "sharding", "splits",
     "stopping", "flips", "suspects", "data",
   },
-  "planning": {"config", "families", "model", "sharding", "ops"},
+  "planning": {"config", "encoders", "families", "model", "sharding", "ops"},
   "plan": {"config", "model", "planning"},
   "evaluate": {
     "evaluator", "metrics", "predictor", "report", "splits", "data",

@@ -23,8 +23,6 @@ from xlj import optim
 from xlj import sharding
 from xlj.encoders import bag
 from xlj.encoders import image
-from xlj.encoders import resnet
-from xlj.encoders import vit
 from xlj.losses import weighted_bce
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
@@ -311,7 +309,7 @@ class Model:
   def _make_encoder(self, key: jax.Array) -> nnx.Module:
     encoder = self._config.encoder
     if encoder.type != "bag":
-      return _image_encoder(encoder, nnx.Rngs(key))
+      return image.make(encoder, nnx.Rngs(key))
     return bag.BagEncoder(
       self._config.data.num_features,
       encoder.dim,
@@ -447,40 +445,6 @@ class Model:
       -data.propensity_a * jnp.log(label_counts + data.propensity_b)
     )
     return scale * decay
-
-
-def _image_encoder(
-  encoder: ml_collections.ConfigDict, rngs: nnx.Rngs
-) -> nnx.Module:
-  """An encoder of images from its section of the config."""
-  shape = tuple(encoder.image)
-  if encoder.type == "resnet":
-    images = resnet.ResNet(
-      shape[-1],
-      encoder.dim,
-      stages=encoder.stages,
-      depth=encoder.depth,
-      stride=encoder.patch,
-      rngs=rngs,
-    )
-  else:
-    images = vit.ViT(
-      shape,
-      encoder.dim,
-      patch=encoder.patch,
-      depth=encoder.depth,
-      heads=encoder.heads,
-      rngs=rngs,
-    )
-  return image.ImageEncoder(
-    images,
-    shape,
-    input_scale=encoder.input_scale,
-    shift=encoder.shift,
-    flip=encoder.flip,
-    embedding_dropout=encoder.embedding_dropout,
-    scale=encoder.scale,
-  )
 
 
 def _features(inputs: Inputs) -> bag.Features:

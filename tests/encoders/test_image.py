@@ -8,6 +8,7 @@ import pytest
 from tests import test_config
 from xlj import config as config_lib
 from xlj.encoders import image
+from xlj.planning import work
 
 SHAPE = (5, 6, 2)
 
@@ -83,6 +84,13 @@ def test_what_is_open_is_decided_from_the_images():
   config = resolved(type="vit", depth=3)
   assert (config.encoder.depth, config.encoder.patch) == (3, 4)
   assert not test_config.open_fields(config)
+
+
+def test_a_plan_counts_its_products():
+  config = resolved(dim=16, stages=1, depth=1, input_scale=1.0)
+  products = 2 * 64 * 48 * 9 * (3 * 16 + 2 * 16 * 16)
+  found = work.encoder_flops(config) / config.train.batch_size
+  assert found == pytest.approx(3 * products, rel=0.05)
 
 
 @pytest.mark.parametrize(

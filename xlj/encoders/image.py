@@ -6,11 +6,14 @@ embedding width.
 
 from collections.abc import Callable
 import math
+from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from xlj.encoders import resnet
+from xlj.encoders import vit
 from xlj.ops import normalize
 
 Images = Callable[[jax.Array], jax.Array]
@@ -87,6 +90,46 @@ class ImageEncoder(nnx.Module):
     if self.log_scale is not None:
       h = jnp.exp(self.log_scale[...]) * normalize.unit_rows(h)
     return self.embedding_dropout(h, rngs=rngs, deterministic=rngs is None)
+
+
+def make(fields: Any, rngs: nnx.Rngs) -> ImageEncoder:
+  """Makes an encoder of images.
+
+  Args:
+    fields: The section `encoder` of a resolved config (see `xlj.config.base`).
+    rngs: Source of random keys.
+
+  Returns:
+    The encoder.
+  """
+  shape = tuple(fields.image)
+  if fields.type == "resnet":
+    images = resnet.ResNet(
+      shape[-1],
+      fields.dim,
+      stages=fields.stages,
+      depth=fields.depth,
+      stride=fields.patch,
+      rngs=rngs,
+    )
+  else:
+    images = vit.ViT(
+      shape,
+      fields.dim,
+      patch=fields.patch,
+      depth=fields.depth,
+      heads=fields.heads,
+      rngs=rngs,
+    )
+  return ImageEncoder(
+    images,
+    shape,
+    input_scale=fields.input_scale,
+    shift=fields.shift,
+    flip=fields.flip,
+    embedding_dropout=fields.embedding_dropout,
+    scale=fields.scale,
+  )
 
 
 def _shift(images: jax.Array, most: int, key: jax.Array) -> jax.Array:

@@ -8,11 +8,13 @@ features, L label rows (padded), l of a device, D embedding width.
 
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from xlj import model as model_lib
+from xlj.encoders import image
 from xlj.ops import loss as loss_lib
 from xlj.ops import targets as targets_lib
 from xlj.planning import accelerators
@@ -91,6 +93,8 @@ def encoder_flops(config: ml_collections.ConfigDict) -> float:
   n, encoder = config.train.batch_size, config.encoder
   if not encoder.dim:
     return 0.0
+  if encoder.type != "bag":
+    return _image_flops(config)
   features = (
     config.data.num_features if config.data.dense else config.data.max_features
   )
@@ -99,6 +103,19 @@ def encoder_flops(config: ml_collections.ConfigDict) -> float:
   for a, b in zip(widths[:-1], widths[1:]):
     flops += 6.0 * n * a * b
   return flops
+
+
+def _image_flops(config: ml_collections.ConfigDict) -> float:
+  """Thrice the compiler's count of the forward pass, which has no loops."""
+  module: Any = nnx.eval_shape(lambda: image.make(config.encoder, nnx.Rngs(0)))
+  graph, weights = nnx.split(module)
+
+  def forward(weights: Any, images: jax.Array) -> jax.Array:
+    return nnx.merge(graph, weights)(images)
+
+  one = jax.ShapeDtypeStruct((1, config.data.num_features), jnp.float32)
+  cost: Any = jax.jit(forward).lower(weights, one).cost_analysis()
+  return 3.0 * config.train.batch_size * cost["flops"]
 
 
 def wide_flops(
