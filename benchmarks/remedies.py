@@ -83,7 +83,7 @@ def main() -> None:
     directory = pathlib.Path(temporary)
     jax.config.update("jax_compilation_cache_dir", str(directory / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
       data = source
       if options.corruption:
         data = directory / f"data_{seed}"
@@ -111,6 +111,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--only", help="names, with commas; by default all")
   parser.add_argument("--set", nargs="*", default=[], help="FIELD=VALUE")
   parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--first_seed", type=int, default=0)
   parser.add_argument("--map", action="store_true", help="also mAP: all scores")
   parser.add_argument("--workdir")
   return parser.parse_args()
