@@ -28,6 +28,7 @@ from xlj.losses import focal
 from xlj.losses import large_loss
 from xlj.losses import logit_adjustment
 from xlj.losses import remembered
+from xlj.losses import role
 from xlj.losses import softmax
 from xlj.losses import weighted_bce
 from xlj.ops import row_optimizer
@@ -54,6 +55,7 @@ def losses(num_labels: int) -> dict[str, tuple[str, Any]]:
     "ll_ct by threshold": ("bce", large("correct", threshold=2.0, decay=0.1)),
     "wan": ("bce", assume_negative.AssumeNegative(1e-6)),
     "lsan": ("bce", assume_negative.AssumeNegative(smoothing=0.1)),
+    "role": ("bce", role.OnlineEstimation(num_labels, 5.0, REMEMBERED)),
     "weighted": ("bce", weighted_bce.WeightedBinaryCrossEntropy()),
     "focal": ("bce", focal.Focal(2.0)),
     "asymmetric": ("bce", asymmetric.Asymmetric()),
