@@ -21,6 +21,7 @@ ALLOWED = {
   "machine": set(),
   "pairs": set(),
   "metrics": {"pairs"},
+  "open_set": set(),
   "progress": set(),
   "page": set(),
   "figures": set(),
