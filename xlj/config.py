@@ -223,6 +223,9 @@ def base() -> ml_collections.ConfigDict:
         "batch_size": auto(int),
         "epochs": auto(float),
         "num_steps": auto(int),  # given: replaces epochs
+        # Added to the seed for the order of batches and dropout: another run
+        # from the same start, for averages; see xlj.soups.
+        "shuffle": 0,
         "log_every": 20,  # steps between lines of metrics.jsonl
         # Batches that may be left out because their loss is not finite
         "skip_nonfinite": 0,

@@ -192,7 +192,8 @@ class Model:
       either if its gradient is not, with what the loss reports (see
       `xlj.ops.loss.Reporting`).
     """
-    key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
+    seed = self._config.seed + self._config.train.shuffle
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     drop_key, encode_key = jax.random.split(key)
     features = self._drop_features(inputs, drop_key)
     encoder = state.model["encoder"]

@@ -52,7 +52,7 @@ class Data:
     return pipeline.shuffled(
       self.split,
       config.train.batch_size,
-      config.seed,
+      config.seed + config.train.shuffle,
       self.rows,
       self.sampler,
     )
@@ -89,7 +89,9 @@ def prepare(
   sampler = None
   if config.tail.sampler != "instance":
     sampler = sampler_lib.ByLabel(
-      split.labels.take(rows), config.tail.sampler, config.seed
+      split.labels.take(rows),
+      config.tail.sampler,
+      config.seed + config.train.shuffle,
     )
   return config, Data(split, rows, valid_rows, stats, weighting, order, sampler)
 

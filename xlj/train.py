@@ -321,7 +321,7 @@ def _batches(
     data.split,
     data.weighting,
     batch_size=config.train.batch_size,
-    seed=config.seed,
+    seed=config.seed + config.train.shuffle,
     start_step=start,
     rows=data.rows,
     order=data.sampler,
