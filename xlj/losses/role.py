@@ -166,8 +166,11 @@ class OnlineEstimation:
 
 def _among(ids: targets_lib.Array, others: targets_lib.Array) -> jax.Array:
   """Whether `[N, A]` ids are among `[N, B]` others of the same example."""
-  ids, others = jnp.asarray(ids), jnp.asarray(others)
-  return (ids[:, :, None] == others[:, None]).any(2)
+  # Not all pairs: with all labels remembered they would be the most of a step.
+  ordered = jnp.sort(jnp.asarray(others), 1)
+  places = jax.vmap(jnp.searchsorted)(ordered, jnp.asarray(ids))
+  places = jnp.minimum(places, ordered.shape[1] - 1)
+  return jnp.take_along_axis(ordered, places, 1) == ids
 
 
 def _mean(values: jax.Array, weights: targets_lib.Array | None) -> jax.Array:
