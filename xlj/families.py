@@ -258,8 +258,8 @@ def _image(facts: DataFacts) -> dict[str, dict[str, Any]]:
       "bias": 0.0,
     },
     "optim": {"warmup": 0.05, "decay": "cosine"},
-    "optim.encoder": {"name": "adam", "learning_rate": 1e-3},
-    "optim.head": {"name": "adam", "learning_rate": 1e-3},
+    "optim.encoder": {"name": "adam", "learning_rate": 3e-3},
+    "optim.head": {"name": "adam", "learning_rate": 1e-2},
     "train": {"batch_size": 128, "epochs": 30.0},
     "predict": {"propensity_power": 0.0},
   }

@@ -178,8 +178,6 @@ def make_config(data_dir, kind):
       "encoder.depth": 2 if kind == "vit" else 1,
       "encoder.stages": 2,
       "head.blocks": 8,
-      "optim.encoder.learning_rate": 5e-3,
-      "optim.head.learning_rate": 1e-2,
       "train.batch_size": 64,
       "eval.batch_size": 64,
     }

@@ -84,17 +84,21 @@ def convert(
     raise errors.DataError(
       root, "no directory of training images", "train/LABEL/IMAGE"
     )
+  labels = [path.name for path in _children(found["train"])]
+  # All are listed before the first is read: that is when most mistakes show.
+  files = {
+    split: _listed(place, labels, unknown)
+    for split, place in found.items()
+    if place is not None
+  }
   read = _reader(size, channels)
   target.mkdir(parents=True, exist_ok=True)
-  labels = [path.name for path in _children(found["train"])]
-  for split, place in found.items():
-    if place is not None:
-      paths, ids = _listed(place, labels, unknown and split != "train")
-      features = target / f"X.{_SHORT[split]}.npy"
-      shape = (len(paths), *size, channels)
-      _write_images(features, paths, shape, read, num_threads)
-      _save(target / f"Y.{_SHORT[split]}.npy", ids)
-      logging.info("%s: %d images of %s", features, len(paths), shape[1:])
+  for split, (paths, ids) in files.items():
+    features = target / f"X.{_SHORT[split]}.npy"
+    shape = (len(paths), *size, channels)
+    _write_images(features, paths, shape, read, num_threads)
+    _save(target / f"Y.{_SHORT[split]}.npy", ids)
+    logging.info("%s: %d images of %s", features, len(paths), shape[1:])
   text = "".join(f"{name}\n" for name in labels)
   (target / "labels.txt").write_text(text, encoding="utf-8")
   return labels
