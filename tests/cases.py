@@ -32,3 +32,11 @@ def some(values, fast):
     pytest.param(v, marks=[] if v in fast else [pytest.mark.slow])
     for v in values
   ]
+
+
+def first(count, values):
+  """Each tuple of values as a case; those after the first ones are slow."""
+  return [
+    pytest.param(*v, marks=[] if i < count else [pytest.mark.slow])
+    for i, v in enumerate(values)
+  ]

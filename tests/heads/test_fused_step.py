@@ -261,7 +261,10 @@ def test_narrow_rows_learn_what_float32_rows_learn(storage):
   assert abs(losses[-1] - expected[-1]) < 0.05 * expected[0]
 
 
-@pytest.mark.parametrize("storage", ["bfloat16", "kahan", "master", "float8"])
+@pytest.mark.parametrize(
+  "storage",
+  cases.some(["bfloat16", "kahan", "master", "float8"], ["kahan", "float8"]),
+)
 def test_updates_far_below_the_grid_are_not_lost(storage):
   """A hundred tiny steps move rows as far as they do in float32, on average.
 
@@ -310,7 +313,9 @@ def test_compensation_of_the_most_frequent_labels_alone():
   assert np.abs(state.kahan.view(jnp.bfloat16).astype("f4")).max() > 1e-4
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize(
+  "dtype", cases.some(["float16", "bfloat16", "float32"], ["float16"])
+)
 def test_kept_logits_change_little(dtype):
   (expected, _), losses = train(make_head(), (2, 4), 5)
   (got, _), kept_losses = train(make_head(keep_logits=dtype), (2, 4), 5)
@@ -374,12 +379,16 @@ def test_rows_are_no_longer_than_the_limit():
 
 @pytest.mark.parametrize(
   ("loss", "dtype", "shape"),
-  [
-    ("softmax", "float32", (1, 1)),
-    ("softmax", "bfloat16", (2, 4)),
-    ("bce", "bfloat16", (1, 1)),
-    ("bce", "float8", (2, 4)),
-  ],
+  cases.first(
+    2,
+    [
+      ("softmax", "bfloat16", (2, 4)),
+      ("bce", "float8", (1, 1)),
+      ("softmax", "float32", (1, 1)),
+      ("bce", "bfloat16", (1, 1)),
+      ("bce", "float8", (2, 4)),
+    ],
+  ),
 )
 def test_kernels_do_the_same_step(loss, dtype, shape):
   optimizer = row_optimizer.sgd(
