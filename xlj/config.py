@@ -166,6 +166,10 @@ def base() -> ml_collections.ConfigDict:
         # there; "never" for XLA alone; "interpret" to try them anywhere.
         "kernels": "never",
         "keep_logits": "",  # between the passes of a step, as "float16" say
+        # Rows of each of the first labels, the most frequent ones; see
+        # xlj.heads.prototypes
+        "prototypes": 1,
+        "prototype_labels": 0,  # how many labels; 0: a tenth of them
         # Of "mhc" and "mhs"; empty or 0: decided from the data.
         "groups": (),  # nodes of each level above the labels
         "candidates": 0,  # groups whose labels an example is trained with
@@ -398,6 +402,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     "checkpoint.every",
     "checkpoint.keep",
     "head.blocks",
+    "head.prototypes",
   )
   for name in positive:
     if values[name] < 1:
@@ -453,6 +458,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if head.type != "dense":
     _check_heads(config)
+  if head.prototypes > 1:
+    _check_prototypes(config)
   _check_images(config)
   _check_labels(config)
   if head.order == "none" and config.predict.propensity_power:
@@ -563,6 +570,29 @@ def _check_labels(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(
       f"tail.beta is {tail.beta} and noisy.momentum {noisy.momentum}; both must"
       " be in [0, 1)"
+    )
+
+
+def _check_prototypes(config: ml_collections.ConfigDict) -> None:
+  """Refuses what does not go with several rows of a label."""
+  head, count = config.head, config.data.num_labels
+  for name, value, wanted in (
+    ("head.type", head.type, ("dense",)),
+    ("head.loss", head.loss, ("softmax", "decoupled_softmax")),
+    ("head.wide", head.wide, (False,)),
+    ("noisy.method", config.noisy.method, ("none",)),
+    ("tail.adjustment", config.tail.adjustment, (0.0,)),
+  ):
+    if value not in wanted:
+      raise ConfigError(
+        f"head.prototypes is {head.prototypes}, which does not go with {name}"
+        f" {value!r}; use {' or '.join(map(repr, wanted))}, or"
+        " head.prototypes=1"
+      )
+  if not 1 <= head.prototype_labels <= count:
+    raise ConfigError(
+      f"head.prototype_labels is {head.prototype_labels}; it must be in [1,"
+      f" {count}]"
     )
 
 

@@ -95,7 +95,11 @@ def head_rules(facts: DataFacts, head: Any) -> dict[str, Any]:
     Field to value.
   """
   if head.type == "dense":
-    return {"order": "frequency"}
+    several = head.prototypes > 1
+    return {
+      "order": "frequency",
+      "prototype_labels": max(1, facts.num_labels // 10) if several else 0,
+    }
   if head.type == "mhp":
     lengths = mixed_radix.balanced_lengths(facts.num_labels, head.digits)
     return {

@@ -9,6 +9,7 @@ from xlj import optim
 from xlj.heads import cascade
 from xlj.heads import dense
 from xlj.heads import product
+from xlj.heads import prototypes
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
@@ -16,6 +17,7 @@ from xlj.losses import decoupled_softmax
 from xlj.losses import focal
 from xlj.losses import large_loss
 from xlj.losses import logit_adjustment
+from xlj.losses import prototype_softmax
 from xlj.losses import remembered
 from xlj.losses import role
 from xlj.losses import softmax
@@ -24,7 +26,12 @@ from xlj.losses import weighted_bce
 from xlj.ops import loss as loss_lib
 from xlj.ops import row_optimizer
 
-Head = dense.DenseHead | cascade.CascadeHead | product.ProductHead
+Head = (
+  dense.DenseHead
+  | cascade.CascadeHead
+  | product.ProductHead
+  | prototypes.PrototypeHead
+)
 
 # Those of `xlj.losses` that need nothing but the logits and the positives.
 LOSSES = {
@@ -51,6 +58,8 @@ def make_head(config: ml_collections.ConfigDict) -> Head:
   if head.type == "mhp":
     return _product(config)
   labels = _dense(config)
+  if head.prototypes > 1:
+    return _with_prototypes(labels, config)
   if head.type == "dense":
     return labels
   if head.type == "mhs":
@@ -98,6 +107,21 @@ def _dense(config: ml_collections.ConfigDict) -> dense.DenseHead:
     kernels=head.kernels,
     keep_logits=head.keep_logits or None,
   )
+
+
+def _with_prototypes(
+  labels: dense.DenseHead, config: ml_collections.ConfigDict
+) -> prototypes.PrototypeHead:
+  """Several rows for each of the first labels."""
+  head = config.head
+  decoupled = head.loss == "decoupled_softmax"
+  rows = dataclasses.replace(
+    labels,
+    num_labels=labels.num_labels
+    + head.prototype_labels * (head.prototypes - 1),
+    loss=prototype_softmax.PrototypeSoftmax(head.prototypes, decoupled),
+  )
+  return prototypes.PrototypeHead(rows, labels.num_labels)
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:

@@ -283,7 +283,7 @@ class Model:
   def zero_rows(self) -> jax.Array:
     """`[L, D]` zeros, sharded like the label rows."""
     make = jax.jit(
-      lambda: jnp.zeros((self.layout.num_rows, self.head.dim)),
+      lambda: jnp.zeros((self.head.num_rows, self.head.dim)),
       out_shardings=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
     )
     return make()

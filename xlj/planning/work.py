@@ -144,7 +144,8 @@ def exponentials(loss: loss_lib.Loss) -> int:
 
   jaxpr = jax.make_jaxpr(trace)(
     jax.ShapeDtypeStruct(shape, jnp.float32),
-    jax.ShapeDtypeStruct((shape[0], 3), jnp.int32),
+    # Where labels have several rows, positives are multiples of that.
+    jax.ShapeDtypeStruct((shape[0], 3 * getattr(loss, "rows", 1)), jnp.int32),
   )
   return _count(jaxpr.jaxpr, shape)
 

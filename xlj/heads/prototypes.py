@@ -1,0 +1,289 @@
+"""The dense head with several rows for each of the most frequent labels.
+
+The logit of a label is the log-sum-exp of those of its rows (see
+`xlj.losses.prototype_softmax`). The first M labels, the most frequent ones when
+labels are numbered by frequency, have R rows each, all others one.
+
+It is a dense head of `L + M (R - 1)` rows: row label i < L is the first row of
+label i, and `L + j M + i` the (j + 2)-th row of label i < M. So rows are
+stored, sharded and updated like any others, and the frequent labels' rows are
+dealt out evenly to the devices.
+
+Legend: N examples, D width, L labels, M labels with several rows, R rows of
+each of those, P positives, E excluded labels of an example, k best labels.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xlj import sharding
+from xlj.heads import dense
+from xlj.losses import prototype_softmax
+from xlj.ops import label_step
+from xlj.ops import layout as layout_lib
+from xlj.ops import targets as targets_lib
+
+Params = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PrototypeHead:
+  """A dense head by row, and the labels that its rows are of.
+
+  Attributes:
+    rows: The head of all rows, with embeddings alone; its loss is a
+      `PrototypeSoftmax`, which knows R.
+    num_labels: Number of labels L.
+
+  Raises:
+    ValueError: They do not fit.
+  """
+
+  rows: dense.DenseHead
+  num_labels: int
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    if not isinstance(self.rows.loss, prototype_softmax.PrototypeSoftmax):
+      raise ValueError("the loss of the rows must be a PrototypeSoftmax")
+    if not self.rows.dim or self.rows.wide_features:
+      raise ValueError("several rows of a label need embeddings, no wide path")
+    more = self.rows.num_labels - self.num_labels
+    most = self.num_labels * (self.per_label - 1)
+    if not 0 < more <= most or more % (self.per_label - 1):
+      raise ValueError(
+        f"{self.rows.num_labels} rows for {self.num_labels} labels, of which"
+        f" some have {self.per_label}"
+      )
+
+  @property
+  def per_label(self) -> int:
+    """Rows R of a frequent label."""
+    return self.loss.rows
+
+  @property
+  def frequent(self) -> int:
+    """Number of labels M with so many rows."""
+    more = self.rows.num_labels - self.num_labels
+    return more // (self.per_label - 1)
+
+  @property
+  def loss(self) -> prototype_softmax.PrototypeSoftmax:
+    """The loss, by row."""
+    loss = self.rows.loss
+    assert isinstance(loss, prototype_softmax.PrototypeSoftmax)
+    return loss
+
+  @property
+  def dim(self) -> int:
+    """Width D of the embeddings."""
+    return self.rows.dim
+
+  @property
+  def num_rows(self) -> int:
+    """Number of rows including padding."""
+    return self.rows.num_rows
+
+  @property
+  def wide_columns(self) -> int:
+    """There is no wide path."""
+    return 0
+
+  @property
+  def layout(self) -> layout_lib.Layout:
+    """Where what is kept of each label, not of each row, is."""
+    return layout_lib.Layout(self.num_labels, self.rows.blocks)
+
+  @property
+  def is_likelihood(self) -> bool:
+    """Whether the loss is a negative log-likelihood of the positives."""
+    return not self.loss.decoupled
+
+  def init(self, key: jax.Array) -> Params:
+    """As `DenseHead.init`; the rows of a label start apart."""
+    return self.rows.init(key)
+
+  def init_optimizer(self, params: Params) -> Any:
+    """Optimizer state for `params`."""
+    return self.rows.init_optimizer(params)
+
+  def specs(self) -> dict[str, jax.P]:
+    """`PartitionSpec` of each parameter."""
+    return self.rows.specs()
+
+  def optimizer_specs(self) -> Any:
+    """`PartitionSpec` of each leaf of the optimizer state."""
+    return self.rows.optimizer_specs()
+
+  def step(
+    self,
+    params: Params,
+    opt_state: Any,
+    step: jax.Array,
+    x: jax.Array,
+    features: None,
+    targets: targets_lib.Targets,
+    label_values: None = None,
+  ) -> tuple[Params, Any, Any, label_step.Metrics]:
+    """One training step; see `DenseHead.step`.
+
+    Args:
+      params: Parameters, sharded as `specs()`.
+      opt_state: Optimizer state, sharded as `optimizer_specs()`.
+      step: Scalar int32, number of steps taken.
+      x: `[N, D]` embeddings sharded over examples.
+      features: None.
+      targets: Positives and example weights, sharded over examples.
+      label_values: None.
+
+    Returns:
+      New parameters, new optimizer state, `dx [N, D]` sharded over examples,
+      and "loss", a scalar.
+    """
+    _refuse(features, label_values)
+    targets = self._by_row(targets)
+    return self.rows.step(params, opt_state, step, x, None, targets)
+
+  def evaluate_loss(
+    self,
+    params: Params,
+    x: jax.Array,
+    features: None,
+    targets: targets_lib.Targets,
+    label_values: None = None,
+  ) -> jax.Array:
+    """The loss of a batch over all labels, without an update."""
+    _refuse(features, label_values)
+    return self.rows.evaluate_loss(params, x, None, self._by_row(targets))
+
+  def topk(
+    self,
+    params: Params,
+    x: jax.Array,
+    features: None,
+    k: int,
+    exclude: jax.Array | None = None,
+    offset: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The k labels of highest score for each example.
+
+    The k R best rows are found, exactly; the score of a label is the
+    log-sum-exp of those among them. All k labels whose best rows are highest
+    are there. What rows further down would add is left out, at most
+    `log(1 + (R - 1) exp(s - m))` for the last of them s and a label's best m.
+
+    Args:
+      params: Parameters, sharded as `specs()`.
+      x: `[N, D]` embeddings sharded over examples.
+      features: None.
+      k: How many labels.
+      exclude: `[N, E]` int32 label ids never to be returned for that example;
+        -1 is padding.
+      offset: `[L]` added to the logits of labels before ranking, sharded like
+        `layout`.
+
+    Returns:
+      Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded over
+      examples; id -1 and score -inf where fewer than k labels exist.
+    """
+    _refuse(features, None)
+    if exclude is not None:
+      exclude = sharding.by_compiler(self.rows_of)(exclude)
+    if offset is not None:
+      by_label = jax.reshard(offset, sharding.REPLICATED)[
+        self.layout.row_of_label(jnp.arange(self.num_labels))
+      ]
+      offset = jax.reshard(self._to_rows(by_label), sharding.LABELS)
+    count = min(k * self.per_label, self.rows.num_labels)
+    scores, rows = self.rows.topk(params, x, None, count, exclude, offset)
+
+    def merge(scores: jax.Array, rows: jax.Array) -> Any:
+      return self._merge(scores, rows, k)
+
+    return sharding.by_compiler(merge)(scores, rows)
+
+  def add_to_rows(
+    self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
+  ) -> jax.Array:
+    """As `DenseHead.add_to_rows`, each example to one row of its labels.
+
+    Examples of a batch take turns: an equal start would never end.
+    """
+
+    def turns(ids: jax.Array) -> jax.Array:
+      rows = self.rows_of(ids).reshape(*ids.shape, self.per_label)
+      turn = jnp.arange(len(ids))[:, None, None] % self.per_label
+      mine = jnp.take_along_axis(rows, turn, axis=2)[..., 0]
+      return jnp.where(mine < 0, ids, mine)
+
+    ids = sharding.by_compiler(turns)(jnp.asarray(ids))
+    return self.rows.add_to_rows(rows, ids, x)
+
+  def at_prior(
+    self, params: Params, counts: jax.Array, num_examples: int
+  ) -> Params:
+    """As `DenseHead.at_prior`; rows share the examples of their label."""
+    share = jnp.where(
+      jnp.arange(self.num_labels) < self.frequent, self.per_label, 1
+    )
+    counts = self._to_labels_of_rows(counts / share)
+    return self.rows.at_prior(params, counts, num_examples)
+
+  def at_centroids(
+    self, params: Params, sums: jax.Array, length: float
+  ) -> Params:
+    """As `DenseHead.at_centroids`, by row."""
+    return self.rows.at_centroids(params, sums, length)
+
+  # --- labels and rows -------------------------------------------------------
+
+  def rows_of(self, ids: targets_lib.Array) -> jax.Array:
+    """Row labels of labels, `[N, P]` to `[N, P R]`; -1 where there are less."""
+    ids = jnp.asarray(ids)[..., None]
+    more = self.num_labels + jnp.arange(self.per_label - 1) * self.frequent
+    several = (ids >= 0) & (ids < self.frequent)
+    more = jnp.where(several, more + ids, -1)
+    return jnp.concatenate([ids, more], -1).reshape(len(ids), -1)
+
+  def label_of(self, rows: jax.Array) -> jax.Array:
+    """Labels of row labels `[...]`; -1 stays."""
+    extra = (rows - self.num_labels) % self.frequent
+    return jnp.where(rows < self.num_labels, rows, extra)
+
+  def _by_row(self, targets: targets_lib.Targets) -> targets_lib.Targets:
+    """Targets with the rows of the positives in place of labels."""
+    ids = sharding.by_compiler(self.rows_of)(targets.ids)
+    return targets_lib.Targets(ids, targets.weights)
+
+  def _to_labels_of_rows(self, values: jax.Array) -> jax.Array:
+    """`[L]` values by label as those of all row labels."""
+    return values[self.label_of(jnp.arange(self.rows.num_labels))]
+
+  def _to_rows(self, values: jax.Array) -> jax.Array:
+    """`[L]` values by label as those of the rows, 0 for padding."""
+    return self.rows.layout.by_row(self._to_labels_of_rows(values), 0)
+
+  def _merge(
+    self, scores: jax.Array, rows: jax.Array, k: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """The best k labels of scored rows `[n, k R]`, by their log-sum-exps."""
+    ids = self.label_of(rows)
+    same = ids[:, :, None] == ids[:, None]  # [n, k R, k R]
+    total = jax.nn.logsumexp(jnp.where(same, scores[:, None], -jnp.inf), axis=2)
+    # The first of a label's rows stands for all of them.
+    first = jnp.argmax(same, axis=2) == jnp.arange(ids.shape[1])
+    total = jnp.where(first & (ids >= 0), total, -jnp.inf)
+    total, places = jax.lax.top_k(total, min(k, ids.shape[1]))
+    ids = jnp.take_along_axis(ids, places, axis=1)
+    return total, jnp.where(jnp.isneginf(total), -1, ids)
+
+
+def _refuse(features: Any, label_values: Any) -> None:
+  """There is no wide path, and no loss with values by label."""
+  if features is not None or label_values is not None:
+    raise ValueError(
+      "several rows of a label go with neither a wide path nor values by label"
+    )
