@@ -452,6 +452,43 @@ class DenseHead:
 
     return merge_shards(*candidates(params, x, features, exclude, offset), k)
 
+  def confidence(
+    self,
+    params: Params,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
+  ) -> jax.Array:
+    """The largest probability of a softmax over the labels of each example.
+
+    Args:
+      params: Parameters, sharded as `specs()`.
+      x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
+      features: Sparse features for the wide path; None without one.
+
+    Returns:
+      `[N]`, sharded over examples.
+    """
+
+    @jax.shard_map(
+      in_specs=(self.specs(), *self._input_specs(x, features)),
+      out_specs=sharding.REPLICATED,
+    )
+    def run(params, x, features):
+      x, features = all_gather((x, features))
+      inputs = self._inputs(params, x, features)
+      like = inputs.logits if inputs.x is None else inputs.x
+      assert like is not None  # A head has one of them.
+      ids = jnp.full_like(like, -1, shape=(like.shape[0], 1), dtype=jnp.int32)
+      targets = targets_lib.Targets(ids, jnp.ones_like(like[:, 0]))
+      stats = self.label_rows().statistics(
+        softmax.Softmax(),
+        _without_wide(params),
+        inputs._replace(targets=targets),
+      )
+      return 1 / stats.total  # the exponential of the largest logit is 1 there
+
+    return jax.reshard(run(params, x, features), sharding.BATCH)
+
   def add_to_rows(
     self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
   ) -> jax.Array:

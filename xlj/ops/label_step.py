@@ -279,6 +279,15 @@ class LabelRows:
     )
     return self._for_chunks(inputs, body, none)
 
+  def statistics(
+    self,
+    loss: loss_lib.Loss,
+    params: dict[str, jax.Array],
+    inputs: Inputs,
+  ) -> Any:
+    """The loss's statistics of all labels, of all devices; no gradient."""
+    return self._statistics(loss, params, inputs)[0]
+
   # --- parts of a pass -------------------------------------------------------
 
   def _statistics(self, loss, params, inputs):
