@@ -88,9 +88,9 @@ class PrototypeHead:
     return self.rows.num_rows
 
   @property
-  def wide_columns(self) -> int:
-    """There is no wide path."""
-    return 0
+  def keep_logits(self) -> str | None:
+    """The type that all logits of a step are kept in; see `DenseHead`."""
+    return self.rows.keep_logits
 
   @property
   def layout(self) -> layout_lib.Layout:

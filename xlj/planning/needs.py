@@ -124,6 +124,8 @@ def largest_num_labels(
     changed.data.num_labels = units * blocks
     return model_lib.Model(changed), changed
 
+  more_rows = config.head.prototype_labels * (config.head.prototypes - 1)
+  most = stated.MAX_LABELS // blocks - -(-more_rows // blocks)
   start = -(-config.data.num_labels // blocks)
   known = {start: needs.total_bytes}
   other = start // 2 or 2
@@ -134,7 +136,7 @@ def largest_num_labels(
   near = start
   for _ in range(8):
     guess = near + math.floor((usable - known[near]) / slope)
-    guess = min(max(guess, 1), stated.MAX_LABELS // blocks)
+    guess = min(max(guess, 1), most)
     if guess in known:
       break
     known[guess] = of_step(*of(guess), mesh).total_bytes
