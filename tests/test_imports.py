@@ -49,12 +49,13 @@ ALLOWED = {
   "predictor": {
     "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",
   },
+  "first_stage": {"checkpoint", "config", "model"},
   "stopping": set(),
   "preparation": {"config", "families", "label_order", "splits", "data"},
   "train": {
     "checkpoint", "config", "distributed", "evaluator", "machine", "mesh",
     "model", "preparation", "progress", "report", "sharding", "splits",
-    "stopping", "flips", "suspects", "data",
+    "stopping", "flips", "suspects", "data", "first_stage",
   },
   "planning": {"config", "encoders", "families", "model", "sharding", "ops"},
   "plan": {"config", "model", "planning"},

@@ -26,7 +26,7 @@ LOSSES = (
   "squared_hinge",
 )
 ENCODERS = ("bag", "resnet", "vit")
-HEADS = ("dense", "mhc", "mhs", "mhp")
+HEADS = ("dense", "mhc", "mhs", "mhp", "oltr")
 PRODUCT_LOSSES = ("softmax", "joint_softmax", "bce")
 MISSING = ("an", "wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp", "role")
 NOISY = ("none", "elr", "ps_kd")
@@ -181,6 +181,18 @@ def base() -> ml_collections.ConfigDict:
         "lengths": (),  # numbers of values of the digits
         "components": 1,  # products that are mixed
       },
+      # Of head.type "oltr"; see xlj.heads.oltr.
+      "oltr": {
+        "tied": False,  # label rows are the memory
+        "own_keys": True,  # that are trained; or the memory is its own key
+        "attend_to": 0,  # the best so many keys; 0 for all
+        "scale": 0.0,  # of cosine logits; 0: by the number of labels
+        "reach": 10.0,
+        "centre_weight": 0.01,
+        "centre_rate": 0.01,
+        "repel_weight": 0.01,
+        "margin": 10.0,
+      },
       # Labels that are missing: what an unobserved one counts for.
       "missing": {
         # "an": a negative; "wan", "lsan", "iu": see losses.assume_negative;
@@ -230,6 +242,9 @@ def base() -> ml_collections.ConfigDict:
         # Added to the seed for the order of batches and dropout: another run
         # from the same start, for averages; see xlj.soups.
         "shuffle": 0,
+        # Working directory of a run whose encoder (and, for "oltr", rows) to
+        # start with: a first stage.
+        "start_from": "",
         "log_every": 20,  # steps between lines of metrics.jsonl
         # Batches that may be left out because their loss is not finite
         "skip_nonfinite": 0,
@@ -612,6 +627,8 @@ def _check_heads(config: ml_collections.ConfigDict) -> None:
         f"head.groups is {tuple(head.groups)} for {config.data.num_labels}"
         " labels; use fewer groups"
       )
+  if kind == "oltr":
+    _check_oltr(config)
   if kind == "mhp":
     if head.init == "centroid":
       raise ConfigError("head.init is 'centroid'; 'mhp' has no label rows")
@@ -625,6 +642,33 @@ def _check_heads(config: ml_collections.ConfigDict) -> None:
         "head.type is 'mhp', which is for one label per example, and some"
         " rows have more; set data.max_labels=1 to train with the first of each"
       )
+
+
+def _check_oltr(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the open long-tailed head cannot use."""
+  head, oltr = config.head, config.oltr
+  for name, value, wanted in (
+    ("loss", head.loss, "softmax"),
+    ("cosine", head.cosine, True),
+    ("prior_bias", head.prior_bias, False),
+  ):
+    if value != wanted:
+      raise ConfigError(
+        f"head.{name} is {value!r} and head.type is 'oltr'; set it to"
+        f" {wanted!r}"
+      )
+  if oltr.tied and head.dtype != "float32":
+    raise ConfigError(
+      f"oltr.tied is True and head.dtype is {head.dtype!r}; set it to 'float32'"
+    )
+  for name in ("attend_to", "scale", "centre_weight", "repel_weight", "margin"):
+    if oltr[name] < 0:
+      raise ConfigError(f"oltr.{name} is {oltr[name]}; it must be at least 0")
+  if not oltr.reach > 0 or not 0 <= oltr.centre_rate <= 1:
+    raise ConfigError(
+      f"oltr.reach is {oltr.reach} and oltr.centre_rate {oltr.centre_rate};"
+      " give a number above 0, and one from 0 to 1"
+    )
 
 
 def _check_images(config: ml_collections.ConfigDict) -> None:

@@ -111,6 +111,14 @@ def head_rules(facts: DataFacts, head: Any) -> dict[str, Any]:
       "init": "normal",
       "prior_bias": False,
     }
+  if head.type == "oltr":
+    return {
+      "order": "frequency",
+      "loss": "softmax",
+      "wide": False,
+      "cosine": True,
+      "prior_bias": False,
+    }
   groups = head.groups or (_num_groups(facts.num_labels),)
   # At most a tenth of the labels, where there are many.
   candidates = min(32, max(4, groups[-1] // 16), groups[-1])

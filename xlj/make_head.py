@@ -8,6 +8,7 @@ import optax
 from xlj import optim
 from xlj.heads import cascade
 from xlj.heads import dense
+from xlj.heads import oltr
 from xlj.heads import product
 from xlj.heads import prototypes
 from xlj.losses import assume_negative
@@ -24,6 +25,7 @@ from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
 from xlj.ops import loss as loss_lib
+from xlj.ops import meta_embedding
 from xlj.ops import row_optimizer
 
 Head = (
@@ -31,6 +33,7 @@ Head = (
   | cascade.CascadeHead
   | product.ProductHead
   | prototypes.PrototypeHead
+  | oltr.OltrHead
 )
 
 # Those of `xlj.losses` that need nothing but the logits and the positives.
@@ -62,6 +65,8 @@ def make_head(config: ml_collections.ConfigDict) -> Head:
     return _with_prototypes(labels, config)
   if head.type == "dense":
     return labels
+  if head.type == "oltr":
+    return _oltr(config, labels)
   if head.type == "mhs":
     return dataclasses.replace(
       labels,
@@ -185,6 +190,27 @@ def _loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
   if tail.adjustment:
     loss = logit_adjustment.LogitAdjustment(tail.adjustment, loss)
   return loss
+
+
+def _oltr(
+  config: ml_collections.ConfigDict, labels: dense.DenseHead
+) -> oltr.OltrHead:
+  """A memory of centroids beside the rows of labels."""
+  settings = config.oltr
+  scale = settings.scale or meta_embedding.cosine_scale(config.data.num_labels)
+  return oltr.OltrHead(
+    dataclasses.replace(labels, use_bias=False),
+    _transformation(config),
+    scale,
+    tied=settings.tied,
+    own_keys=settings.own_keys,
+    attend_to=settings.attend_to,
+    reach=settings.reach,
+    centre_weight=settings.centre_weight,
+    centre_rate=settings.centre_rate,
+    repel_weight=settings.repel_weight,
+    margin=settings.margin,
+  )
 
 
 def _product(config: ml_collections.ConfigDict) -> product.ProductHead:

@@ -272,6 +272,25 @@ class Model:
       model["head"], *self._forward(model, inputs), k, exclude, offset
     )
 
+  def confidence(
+    self, model: dict[str, Any], inputs: Inputs, by: str
+  ) -> jax.Array:
+    """How sure it is that an example is of any label at all, `[N]`.
+
+    Args:
+      model: The `model` part of the state.
+      inputs: A batch; its labels are not used.
+      by: "probability", the largest of a softmax over the labels; with the head
+        "oltr" also "cosine" and "reachability".
+
+    Returns:
+      `[N]`.
+    """
+    x, wide = self._forward(model, inputs)
+    if self._config.head.type == "oltr":
+      return self.head.confidence(model["head"], x, by)
+    return self.head.confidence(model["head"], x, wide)
+
   def add_to_centroids(
     self, rows: jax.Array, model: dict[str, Any], inputs: Inputs
   ) -> jax.Array:
@@ -281,9 +300,11 @@ class Model:
     return self.head.add_to_rows(rows, inputs.label_ids, x)
 
   def zero_rows(self) -> jax.Array:
-    """`[L, D]` zeros, sharded like the label rows."""
+    """`[L, D]` zeros, sharded like the label rows; see `add_to_centroids`."""
+    # The open long-tailed head needs means, and so counts.
+    width = self.head.dim + (self._config.head.type == "oltr")
     make = jax.jit(
-      lambda: jnp.zeros((self.head.num_rows, self.head.dim)),
+      lambda: jnp.zeros((self.head.num_rows, width)),
       out_shardings=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
     )
     return make()
@@ -292,18 +313,44 @@ class Model:
     """The first state, with label rows of length `head.init_scale`.
 
     Args:
-      sums: `[L, D]` sums of `add_to_centroids` over the training rows.
+      sums: Those of `add_to_centroids` over the training rows.
       state: The state of `init`; the rows of labels without an example stay.
 
     Returns:
       The state.
     """
+    # Otherwise they are for a memory beside the rows.
+    of_rows = self._config.head.init == "centroid"
     head = self.head.at_centroids(
-      state.model["head"], sums, self._config.head.init_scale
+      state.model["head"], sums, self._config.head.init_scale if of_rows else 0
     )
     training = {**state.training, "head": self.head.init_optimizer(head)}
     model = {**state.model, "head": head}
     return state._replace(model=model, training=training)
+
+  def start_with(
+    self,
+    state: State,
+    encoder: Any,
+    rows: jax.Array | None,
+    bias: jax.Array | None,
+  ) -> State:
+    """The first state with what an earlier run has trained.
+
+    Args:
+      state: The state of `init`.
+      encoder: Parameters of the same encoder.
+      rows: `[L, D]` label rows for the keys of a memory; None for none.
+      bias: `[L]` of them, or None.
+
+    Returns:
+      The state.
+    """
+    head = state.model["head"]
+    if rows is not None:
+      head = self.head.with_keys(head, rows, bias)
+    model = {**state.model, "encoder": encoder, "head": head}
+    return state._replace(model=model)
 
   # --- parts -----------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import pipeline
 from xlj.data import weighting as weighting_lib
 
+CONFIDENCES = ("probability", "cosine", "reachability")
 Features = (
   csr_lib.Csr
   | np.ndarray
@@ -114,10 +115,51 @@ class Predictor:
       return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
     return np.concatenate(scores), np.concatenate(ids)
 
+  def confidence(
+    self, features: Features, by: str = "probability"
+  ) -> np.ndarray:
+    """How sure the model is that an example is of any label at all.
+
+    Args:
+      features: n examples, as for `topk`.
+      by: "probability", the largest of a softmax over the labels (for dense
+        heads and "oltr"); "cosine" or "reachability" for "oltr".
+
+    Returns:
+      float32 `[n]`; `xlj.open_set` rejects with them.
+
+    Raises:
+      ValueError: It is not known by what, or the head has no such thing.
+    """
+    kind = self.config.head.type
+    known = {"dense": CONFIDENCES[:1], "oltr": CONFIDENCES}.get(kind, ())
+    if by not in known:
+      raise ValueError(
+        f"confidence by {by!r}: the head {kind!r} knows {known or 'none'}"
+      )
+    run = jax.jit(self.model.confidence, static_argnums=2)
+    rows = self._rows(features)
+    size = self.config.eval.batch_size
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, _count(rows), size):
+      part = _slice(rows, start, start + size)
+      with jax.set_mesh(self.mesh):
+        values = run(self.state, sharding.put_batch(self._inputs(part)), by)
+        found.append(sharding.whole(values)[: _count(part)])
+    return np.concatenate(found)
+
   def _batch(
     self, rows: csr_lib.Csr | np.ndarray, k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Top-k of at most one batch; sizes are rounded up to powers of two."""
+    """Top-k of at most one batch."""
+    count, inputs = _count(rows), self._inputs(rows)
+    with jax.set_mesh(self.mesh):
+      scores, ids = self._topk(self.state, sharding.put_batch(inputs), k, None)
+      scores, ids = sharding.whole(scores), sharding.whole(ids)
+    return scores[:count], self.order.to_data(ids[:count])
+
+  def _inputs(self, rows: csr_lib.Csr | np.ndarray) -> model_lib.Inputs:
+    """At most one batch; sizes are rounded up to powers of two."""
     count = _count(rows)
     size = _power_of_two(max(count, self.mesh.size))
     size += -size % self.mesh.size
@@ -139,11 +181,7 @@ class Predictor:
       np.zeros((size,), np.float32),
     )
     mine = pipeline.Slice(jax.process_index(), jax.process_count()).of(size)
-    inputs = jax.tree.map(lambda array: array[mine], inputs)
-    with jax.set_mesh(self.mesh):
-      scores, ids = self._topk(self.state, sharding.put_batch(inputs), k, None)
-      scores, ids = sharding.whole(scores), sharding.whole(ids)
-    return scores[:count], self.order.to_data(ids[:count])
+    return jax.tree.map(lambda array: array[mine], inputs)
 
   def _rows(self, features: Features) -> csr_lib.Csr | np.ndarray:
     """Checks the examples and brings them to Csr or a dense array."""

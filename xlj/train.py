@@ -14,6 +14,7 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj import evaluator
+from xlj import first_stage
 from xlj import flips as flips_lib
 from xlj import machine
 from xlj import mesh as mesh_lib
@@ -132,7 +133,12 @@ def _start(
     sharding.replicate(counts),
     sharding.replicate(_idf(config, data.weighting)),
   )
-  if config.head.init == "centroid":
+  if config.train.start_from:
+    start = jax.jit(
+      model.start_with, out_shardings=model.shardings(), donate_argnums=0
+    )
+    state = start(state, *first_stage.load(config))
+  if config.head.init == "centroid" or config.head.type == "oltr":
     state = _at_centroids(model, state, config, data)
   return state, frozenset()
 
@@ -153,7 +159,7 @@ def _at_centroids(
   data: preparation.Data,
 ) -> model_lib.State:
   """The state with each label row at the mean direction of its examples."""
-  logging.info("Starting the label rows at the centroids of their examples")
+  logging.info("Starting at the centroids of the labels' examples")
   add = jax.jit(model.add_to_centroids, donate_argnums=0)
   rows = model.zero_rows()
   for batch in pipeline.eval_batches(

@@ -23,7 +23,7 @@ N, D, P, L = 16, 6, 2, 43  # padded to 48 rows
 RATE = 0.1
 SETTINGS = {
   "three_matrices": {},
-  "one_matrix": {"tied": True, "keys": "memory", "attend_to": 5},
+  "one_matrix": {"tied": True, "own_keys": False, "attend_to": 5},
   "top_keys": {"attend_to": 5, "margin": 1e4},  # its hinge is active
 }
 
@@ -84,7 +84,7 @@ def meta_of(head, params, x, memory):
   """Meta-embeddings, distances, by all pairs; arrays by label."""
   squares = jnp.square(x[:, None] - memory).sum(2)
   asked = params["asked"]
-  if head.keys == "own":
+  if head.own_keys:
     z = x @ by_label(head, asked["keys"]).T
     z += by_label(head, asked["key_bias"])
   else:
@@ -248,8 +248,8 @@ def test_a_memory_at_the_means():
 @pytest.mark.parametrize(
   "settings, message",
   [
-    ({"keys": "learned"}, "keys is 'learned'; use one of"),
     ({"labels": {"cosine": False}}, "cosine is False"),
+    ({"labels": {"use_bias": True}}, "it has a bias"),
   ],
 )
 def test_what_does_not_fit_is_refused(settings, message):
@@ -281,7 +281,7 @@ def test_the_memory_of_a_million_labels():
     memory=2**22,
   )
   head = oltr.OltrHead(
-    labels, optax.sgd(RATE), 20.0, keys="memory", attend_to=8
+    labels, optax.sgd(RATE), 20.0, own_keys=False, attend_to=8
   )
   with meshes.mesh((8, 1)) as mesh:
 

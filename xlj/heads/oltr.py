@@ -11,8 +11,8 @@ The memory has no gradient: it moves to the examples of a batch, or is set to
 the means of all. Training has two stages in the paper: a plain softmax first,
 whose encoder and rows, as keys, are where the second starts.
 
-With `tied` the label rows are the memory, and with `keys` "memory" the memory
-is its own key, as near as it is far: one matrix then, not three.
+With `tied` the label rows are the memory, and without `own_keys` the memory is
+its own key, by distance: one matrix then, not three.
 
 Legend: N examples, D width, L label rows (padded), l of this device, P
 positives.
@@ -39,7 +39,6 @@ from xlj.ops import targets as targets_lib
 
 P = jax.P
 Params = dict[str, Any]
-KEYS = ("own", "memory")
 CONFIDENCES = ("probability", "cosine", "reachability")
 
 
@@ -52,8 +51,8 @@ class OltrHead:
     optimizer: Of keys and concept selector.
     scale: Of the cosine logits, see `meta_embedding.cosine_scale`.
     tied: Whether the label rows are the memory; they are float32 then.
-    keys: "own" for keys (and a bias) of each label that are trained; "memory"
-      for `softmax(-|x - c|^2 / 2)` over the memory itself.
+    own_keys: Whether labels have keys (and a bias) that are trained; otherwise
+      the memory is attended to by `softmax(-|x - c|^2 / 2)`.
     attend_to: How many keys are attended to; 0 for all.
     reach: Factor of the inverse distance to the memory.
     centre_weight: Of the loss that draws embeddings to their centroids.
@@ -66,7 +65,7 @@ class OltrHead:
   optimizer: optax.GradientTransformation
   scale: float
   tied: bool = False
-  keys: str = "own"
+  own_keys: bool = True
   attend_to: int = 0
   reach: float = 10.0
   centre_weight: float = 0.01
@@ -80,8 +79,6 @@ class OltrHead:
     Raises:
       ValueError: Naming the field.
     """
-    if self.keys not in KEYS:
-      raise ValueError(f"keys is {self.keys!r}; use one of {KEYS}")
     labels = self.labels
     for what, found in (
       ("cosine is False", not labels.cosine),
@@ -134,7 +131,7 @@ class OltrHead:
       "selector": jnp.zeros((self.dim, self.dim)),
       "selector_bias": jnp.zeros(self.dim),
     }
-    if self.keys == "own":
+    if self.own_keys:
       asked |= {"keys": jnp.zeros(shape), "key_bias": jnp.zeros(shape[0])}
     params: Params = {"labels": self.labels.init(key), "asked": asked}
     if not self.tied:
@@ -212,7 +209,7 @@ class OltrHead:
     Returns:
       New parameters; the same if the memory is its own key.
     """
-    if self.keys != "own":
+    if not self.own_keys:
       return params
     bias = jnp.zeros_like(rows[:, 0]) if bias is None else bias
     asked = params["asked"] | {"keys": rows, "key_bias": bias}
@@ -234,7 +231,7 @@ class OltrHead:
 
   def _embed(self, asked, x, memory):
     is_label = self._is_label()
-    if self.keys == "own":
+    if self.own_keys:
       keys, bias = asked["keys"], asked["key_bias"]
       bias = jnp.where(is_label, bias, -jnp.inf)
     else:
