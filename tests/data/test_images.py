@@ -9,6 +9,7 @@ import pytest
 
 from configs import images as config_file
 from tests import meshes
+from tests import runs
 from tests.encoders import pictures
 import xlj
 from xlj import evaluator
@@ -88,6 +89,20 @@ def test_other_sizes_and_colours_are_converted(tmp_path, pixels):
   found = np.load(tmp_path / "X.trn.npy")
   assert found.shape == (1, 10, 5, 1)
   assert found[0, :4].min() > 180 and found[0, 6:].max() < 20
+
+
+@pytest.mark.slow
+def test_the_launcher_converts_and_refuses(tmp_path, pixels):
+  source = create(tmp_path / "in", {"train/a/0.png": encoded(pixels[0])})
+  flags = f"--output_dir={tmp_path / 'out'}", "--height=3", "--width=4"
+  run = runs.launch("images", f"--input={source}", *flags)
+  status, _, err = runs.finish(run)
+  assert status == 0, err
+  assert np.load(tmp_path / "out" / "X.trn.npy").shape == (1, 3, 4, 3)
+  run = runs.launch("images", f"--input={source / 'train'}", *flags)
+  status, _, err = runs.finish(run)
+  assert status == 2
+  assert "no directory of training images" in err.splitlines()[-1]
 
 
 BAD = {

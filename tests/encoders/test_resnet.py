@@ -31,9 +31,7 @@ def conv(x, kernel, stride):
   for i, j in np.ndindex(side, side):
     rows = slice(i, i + stride * sizes[0], stride)
     columns = slice(j, j + stride * sizes[1], stride)
-    total = (
-      total + x[:, rows, columns][:, : sizes[0], : sizes[1]] @ kernel[i, j]
-    )
+    total = total + x[:, rows, columns] @ kernel[i, j]
   return total
 
 
@@ -53,10 +51,7 @@ def reference(network, x):
   """The same network in float64 NumPy."""
 
   def apply(layer, x):
-    stride = (
-      layer.strides if isinstance(layer.strides, int) else layer.strides[0]
-    )
-    return conv(x, np.asarray(layer.kernel[...], np.float64), stride)
+    return conv(x, np.asarray(layer.kernel[...], np.float64), layer.strides)
 
   h = apply(network.first, np.asarray(x, np.float64))
   for block in network.blocks:
@@ -84,6 +79,7 @@ def test_channels_double_where_the_sides_halve():
   )
   kernels = [block.second.kernel.shape for block in network.blocks]
   assert kernels == [(3, 3, 16, 16), (3, 3, 32, 32), (3, 3, 64, 64)]
+  assert [block.first.strides for block in network.blocks] == [1, 2, 2]
   with pytest.raises(ValueError, match="dim is 30, which 3 stages do not"):
     resnet.ResNet(3, 30, stages=3, rngs=nnx.Rngs(0))
 
