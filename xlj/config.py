@@ -26,8 +26,20 @@ LOSSES = (
   "squared_hinge",
 )
 ENCODERS = ("bag", "resnet", "vit")
-HEADS = ("dense", "mhc", "mhs", "mhp", "oltr")
+HEADS = ("dense", "mhc", "mhs", "mhp", "oltr", "spherical")
 PRODUCT_LOSSES = ("softmax", "joint_softmax", "bce")
+SPHERICAL_LOSSES = (
+  "z_loss",
+  "spherical_softmax",
+  "taylor_softmax",
+  "squared_error",
+  "gramian",
+)
+_LOSSES_OF = {
+  "dense": LOSSES + SPHERICAL_LOSSES,
+  "mhp": PRODUCT_LOSSES,
+  "spherical": SPHERICAL_LOSSES,
+}
 MISSING = ("an", "wan", "lsan", "iu", "ll_r", "ll_ct", "ll_cp", "role")
 NOISY = ("none", "elr", "ps_kd")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adagrad", "rowwise_adagrad")
@@ -176,6 +188,15 @@ def base() -> ml_collections.ConfigDict:
         "beam": 0,  # groups whose labels prediction scores; 0: as many
         "sample_groups": 0,  # of "mhs": how many a step visits
         "hard_groups": 0,  # of them chosen as hard negatives
+        # Of spherical losses; see xlj.ops.spherical_loss.
+        "z_sharpness": 1.0,
+        # Deviations that a positive has to reach; 0: those that 5 normal ones
+        # of all labels exceed
+        "z_threshold": 0.0,
+        "gramian_weight": 10.0,
+        # Of "spherical"; see xlj.heads.spherical.
+        "refactor_every": 1000,  # steps
+        "curvature_rate": 1.0,  # of its running mean; 1: of a step alone
         # Of "mhp":
         "digits": 2,  # of a label, if their lengths are not given
         "lengths": (),  # numbers of values of the digits
@@ -355,6 +376,8 @@ def resolve(
   for name, value in families.head_rules(facts, config.head).items():
     if config.head[name] in (None, 0, ()) and config.head[name] is not False:
       config.head[name] = value
+  if config.head.type == "spherical" and config.optim.head.name is None:
+    config.optim.head.name = "sgd"  # no other goes
   for part, rules in families.rules(facts, config.family).items():
     section = config
     for name in part.split("."):
@@ -391,7 +414,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       "data.weighting": ("auto", "none", "log", "tfidf", "log_tfidf"),
       "encoder.type": ENCODERS,
       "head.type": HEADS,
-      "head.loss": PRODUCT_LOSSES if config.head.type == "mhp" else LOSSES,
+      "head.loss": _LOSSES_OF.get(config.head.type, LOSSES),
       "head.init": ("normal", "centroid"),
       "optim.decay": ("cosine", "linear", "constant"),
       "optim.encoder.name": OPTIMIZERS,
@@ -629,6 +652,8 @@ def _check_heads(config: ml_collections.ConfigDict) -> None:
       )
   if kind == "oltr":
     _check_oltr(config)
+  if kind == "spherical":
+    _check_spherical(config)
   if kind == "mhp":
     if head.init == "centroid":
       raise ConfigError("head.init is 'centroid'; 'mhp' has no label rows")
@@ -642,6 +667,35 @@ def _check_heads(config: ml_collections.ConfigDict) -> None:
         "head.type is 'mhp', which is for one label per example, and some"
         " rows have more; set data.max_labels=1 to train with the first of each"
       )
+
+
+def _check_spherical(config: ml_collections.ConfigDict) -> None:
+  """Refuses what steps in factored form cannot have."""
+  values = dict(_flatten(config))
+  for name, wanted in (
+    ("optim.head.name", "sgd"),
+    ("head.dtype", "float32"),
+    ("head.use_bias", False),
+    ("head.cosine", False),
+    ("head.max_norm", 0.0),
+    ("head.skip_below", 0.0),
+  ):
+    if values[name] != wanted:
+      raise ConfigError(
+        f"{name} is {values[name]!r}, but head.type is 'spherical', whose steps"
+        f" cost nothing per label only with {name}={wanted}; set that, or"
+        " head.type=dense, which has the same losses"
+      )
+  if config.head.refactor_every < 1:
+    raise ConfigError(
+      f"head.refactor_every is {config.head.refactor_every}; it must be at"
+      " least 1"
+    )
+  if not 0 < config.head.curvature_rate <= 1:
+    raise ConfigError(
+      f"head.curvature_rate is {config.head.curvature_rate}; it must be in"
+      " (0, 1]"
+    )
 
 
 def _check_oltr(config: ml_collections.ConfigDict) -> None:

@@ -111,6 +111,16 @@ def head_rules(facts: DataFacts, head: Any) -> dict[str, Any]:
       "init": "normal",
       "prior_bias": False,
     }
+  if head.type == "spherical":
+    return {
+      "order": "frequency",
+      "loss": "z_loss",
+      "wide": False,
+      "cosine": False,
+      "init": "normal",
+      "init_scale": 0.05,
+      "prior_bias": False,
+    }
   if head.type == "oltr":
     return {
       "order": "frequency",

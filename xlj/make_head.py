@@ -11,6 +11,7 @@ from xlj.heads import dense
 from xlj.heads import oltr
 from xlj.heads import product
 from xlj.heads import prototypes
+from xlj.heads import spherical
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
@@ -22,11 +23,13 @@ from xlj.losses import prototype_softmax
 from xlj.losses import remembered
 from xlj.losses import role
 from xlj.losses import softmax
+from xlj.losses import spherical as spherical_losses
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
 from xlj.ops import loss as loss_lib
 from xlj.ops import meta_embedding
 from xlj.ops import row_optimizer
+from xlj.ops import spherical_loss
 
 Head = (
   dense.DenseHead
@@ -34,6 +37,7 @@ Head = (
   | product.ProductHead
   | prototypes.PrototypeHead
   | oltr.OltrHead
+  | spherical.SphericalHead
 )
 
 # Those of `xlj.losses` that need nothing but the logits and the positives.
@@ -65,6 +69,10 @@ def make_head(config: ml_collections.ConfigDict) -> Head:
     return _with_prototypes(labels, config)
   if head.type == "dense":
     return labels
+  if head.type == "spherical":
+    return spherical.SphericalHead(
+      labels, head.refactor_every, head.curvature_rate
+    )
   if head.type == "oltr":
     return _oltr(config, labels)
   if head.type == "mhs":
@@ -151,6 +159,8 @@ def _loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
   missing, noisy, tail = config.missing, config.noisy, config.tail
   epoch = steps_per_epoch(config)
   num_epochs = -(-config.train.num_steps // epoch)
+  if config.head.loss not in LOSSES:
+    return spherical_losses.Spherical(_spherical(config))
   loss: loss_lib.Loss = LOSSES[config.head.loss]()
   if missing.method.startswith("ll_"):
     way = next((w for w in ("threshold", "share") if missing[w] > 0), None)
@@ -211,6 +221,23 @@ def _oltr(
     repel_weight=settings.repel_weight,
     margin=settings.margin,
   )
+
+
+def _spherical(
+  config: ml_collections.ConfigDict,
+) -> spherical_loss.Spherical:
+  """The loss of positives' logits and sums over all of that name."""
+  head, num_labels = config.head, config.data.num_labels
+  if head.loss == "z_loss":
+    threshold = head.z_threshold or spherical_loss.threshold_of(num_labels)
+    return spherical_loss.ZLoss(num_labels, threshold, head.z_sharpness)
+  if head.loss == "gramian":
+    return spherical_loss.Gramian(num_labels, head.gramian_weight)
+  if head.loss == "squared_error":
+    return spherical_loss.SquaredError()
+  if head.loss == "taylor_softmax":
+    return spherical_loss.TaylorSoftmax(num_labels)
+  return spherical_loss.SphericalSoftmax(num_labels)
 
 
 def _product(config: ml_collections.ConfigDict) -> product.ProductHead:
