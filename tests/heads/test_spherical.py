@@ -116,8 +116,11 @@ def train_factored(head, count, dtype):
   """Label rows and losses after steps on the mesh in context."""
   mesh = jax.sharding.get_mesh()
   put = sharding.named(mesh, head.specs())
-  params = jax.jit(head.init, out_shardings=put)(jax.random.key(0))
-  params = jax.tree.map(lambda a: a.astype(dtype), params)
+
+  def init(key):
+    return head.factored(head.labels.init(key)["rows"].astype(dtype))
+
+  params = jax.jit(init, out_shardings=put)(jax.random.key(0))
   first = np.asarray(head.unfactored(params))
   state = head.init_optimizer(params)
   step = steps_of(head)[1]
