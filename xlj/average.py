@@ -8,6 +8,7 @@ and rounded to nearest when the mean is stored.
 `xlj.soups` says of which checkpoints, and where from.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -21,9 +22,16 @@ Tree = dict[str, Any]
 _FORMATS = {"float32": "float32", "uint16": "bfloat16", "uint8": "float8"}
 
 
-@jax.jit
 def decode(model: Tree) -> Tree:
-  """The values of parameters, float32, without the model's buffers."""
+  """The values of a model's parameters.
+
+  Args:
+    model: Of a state; buffers are not read.
+
+  Returns:
+    `encoder` and `head`, float32. What is stored so is not copied, so its
+    memory is that of the model.
+  """
   return {name: _decoded(model[name]) for name in ("encoder", "head")}
 
 
@@ -32,11 +40,26 @@ def _decoded(params: Any) -> Any:
   if not isinstance(params, dict):
     return params.astype(jnp.float32)
   params = dict(params)
-  if "rows" in params:
-    stored = {k: params.pop(k) for k in ("rows", "exponents") if k in params}
-    rows = _format(stored["rows"]).decode(stored)
-    return _decoded(params) | {"rows": rows.astype(jnp.float32)}
-  return {name: _decoded(part) for name, part in params.items()}
+  if "rows" not in params:
+    return {name: _decoded(part) for name, part in params.items()}
+  stored = {k: params.pop(k) for k in ("rows", "exponents") if k in params}
+  return _decoded(params) | {"rows": _decoded_rows(stored)}
+
+
+def _decoded_rows(stored: row_format.Stored) -> jax.Array:
+  """Values of stored rows."""
+  rows = _format(stored["rows"])
+  if rows.dtype == "float32":
+    return stored["rows"]
+  return _widened(stored, rows)
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _widened(
+  stored: row_format.Stored, rows: row_format.RowFormat
+) -> jax.Array:
+  """Values of narrow rows, float32."""
+  return rows.decode(stored).astype(jnp.float32)
 
 
 def encode(values: Tree, like: Tree) -> Tree:
@@ -47,12 +70,14 @@ def encode(values: Tree, like: Tree) -> Tree:
     like: Shapes and types of the model's parameters.
 
   Returns:
-    The parameters; narrow rows are rounded to nearest.
+    The parameters; narrow rows are rounded to nearest, float32 not copied.
   """
   encoded = {}
   for name, part in values.items():
     if name == "rows":
-      encoded |= _format(like["rows"]).encode(part)
+      rows = _format(like["rows"])
+      narrow = rows.dtype != "float32"
+      encoded |= jax.jit(rows.encode)(part) if narrow else {"rows": part}
     elif isinstance(part, dict):
       encoded[name] = encode(part, like[name])
     else:

@@ -274,7 +274,6 @@ def _mix(
       )
     candidates = sorted(candidates, key=single.__getitem__, reverse=True)
   mean, buffers, best, told, kept = {}, {}, {}, [], 0
-  encode = jax.jit(lambda values: average.encode(values, abstract))
   for i, candidate in enumerate(candidates, 1):
     found, _ = candidate.read("model", abstract)
     buffers, values = found["buffers"], average.decode(found)
@@ -283,7 +282,7 @@ def _mix(
     del values
     scores, keep = {}, True
     if scorer is not None:
-      state = {**encode(trial), "buffers": buffers}
+      state = {**average.encode(trial, abstract), "buffers": buffers}
       scores = _score(scorer, state, metric)
       del state
       keep = not kept or scores[metric] >= best[metric]
@@ -378,8 +377,8 @@ def _save(
 ) -> None:
   """Writes the checkpoint, with what is needed to go on from it."""
   abstract = model.abstract()
-  encode = jax.jit(lambda values: average.encode(values, abstract.model))
-  params = encode(soup.values) | {"buffers": soup.buffers}
+  params = average.encode(soup.values, abstract.model)
+  params["buffers"] = soup.buffers
   training, facts = first.read("training", abstract.training)
   renew = jax.jit(
     lambda saved, head: average.continued(
