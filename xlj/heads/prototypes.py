@@ -17,6 +17,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from xlj import sharding
@@ -27,6 +28,7 @@ from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
 
 Params = dict[str, jax.Array]
+_ELEMENTS = 2**20  # of rows that are looked up at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +172,10 @@ class PrototypeHead:
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score for each example.
 
-    The k R best rows are found, exactly; the score of a label is the
-    log-sum-exp of those among them. All k labels whose best rows are highest
-    are there. What rows further down would add is left out, at most
-    `log(1 + (R - 1) exp(s - m))` for the last of them s and a label's best m.
+    The labels of the k R best rows are scored, each with all of its rows. Among
+    them are the k labels whose best rows are highest. Only a label without any
+    of those rows is not scored; its logit is at most `log R` above the last of
+    them.
 
     Args:
       params: Parameters, sharded as `specs()`.
@@ -192,18 +194,28 @@ class PrototypeHead:
     _refuse(features, None)
     if exclude is not None:
       exclude = sharding.by_compiler(self.rows_of)(exclude)
+    by_row = by_label = None
     if offset is not None:
       by_label = jax.reshard(offset, sharding.REPLICATED)[
         self.layout.row_of_label(jnp.arange(self.num_labels))
       ]
-      offset = jax.reshard(self._to_rows(by_label), sharding.LABELS)
+      by_row = jax.reshard(self._to_rows(by_label), sharding.LABELS)
     count = min(k * self.per_label, self.rows.num_labels)
-    scores, rows = self.rows.topk(params, x, None, count, exclude, offset)
+    _, rows = self.rows.topk(params, x, None, count, exclude, by_row)
+    ids = sharding.by_compiler(self._distinct)(rows)
+    rows = sharding.by_compiler(self.rows_of)(ids)
+    z = self._logits(params, x, rows)
 
-    def merge(scores: jax.Array, rows: jax.Array) -> Any:
-      return self._merge(scores, rows, k)
+    def best(z: jax.Array, ids: jax.Array, by_label: Any) -> Any:
+      scores = jax.nn.logsumexp(z.reshape(*ids.shape, -1), axis=2)
+      if by_label is not None:
+        scores += by_label[ids]
+      scores = jnp.where(ids < 0, -jnp.inf, scores)
+      scores, places = lax.top_k(scores, min(k, ids.shape[1]))
+      ids = jnp.take_along_axis(ids, places, axis=1)
+      return scores, jnp.where(jnp.isneginf(scores), -1, ids)
 
-    return sharding.by_compiler(merge)(scores, rows)
+    return sharding.by_compiler(best)(z, ids, by_label)
 
   def add_to_rows(
     self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
@@ -266,19 +278,41 @@ class PrototypeHead:
     """`[L]` values by label as those of the rows, 0 for padding."""
     return self.rows.layout.by_row(self._to_labels_of_rows(values), 0)
 
-  def _merge(
-    self, scores: jax.Array, rows: jax.Array, k: int
-  ) -> tuple[jax.Array, jax.Array]:
-    """The best k labels of scored rows `[n, k R]`, by their log-sum-exps."""
+  def _distinct(self, rows: jax.Array) -> jax.Array:
+    """Labels `[n, C]` of row labels, each once; -1 in place of the others."""
     ids = self.label_of(rows)
-    same = ids[:, :, None] == ids[:, None]  # [n, k R, k R]
-    total = jax.nn.logsumexp(jnp.where(same, scores[:, None], -jnp.inf), axis=2)
-    # The first of a label's rows stands for all of them.
-    first = jnp.argmax(same, axis=2) == jnp.arange(ids.shape[1])
-    total = jnp.where(first & (ids >= 0), total, -jnp.inf)
-    total, places = jax.lax.top_k(total, min(k, ids.shape[1]))
-    ids = jnp.take_along_axis(ids, places, axis=1)
-    return total, jnp.where(jnp.isneginf(total), -1, ids)
+    first = jnp.argmax(ids[:, :, None] == ids[:, None], axis=2)
+    return jnp.where(first == jnp.arange(ids.shape[1]), ids, -1)
+
+  def _logits(self, params: Params, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Logits of row labels `[N, C]`, sharded over examples; -inf at padding."""
+    spec = self.rows.specs(), sharding.BATCH, sharding.BATCH
+
+    @jax.shard_map(in_specs=spec, out_specs=sharding.BATCH)
+    def run(params, x, rows):
+      padding = rows < 0
+      x, rows = dense.all_gather((x, self.rows.rows_of(rows)))
+      label_rows = self.rows.label_rows()
+      size = len(params["rows"])
+      local = rows - label_rows.first_row()
+      inside = (rows >= 0) & (local >= 0) & (local < size)
+
+      def one(example):
+        x, local, inside = example
+        part = {k: a.at[local].get(mode="clip") for k, a in params.items()}
+        found, _ = label_rows.decoded(part)
+        z = jnp.matmul(
+          found, x.astype(found.dtype), preferred_element_type=jnp.float32
+        )
+        return jnp.where(inside, z + part.get("bias", 0), 0)
+
+      batch = max(1, _ELEMENTS // (rows.shape[1] * self.dim))
+      z = lax.map(one, (x, local, inside), batch_size=min(batch, len(x)))
+      # Each row is on one device; the others hold 0.
+      z = lax.psum_scatter(z.astype(jnp.float32), sharding.AXES, tiled=True)
+      return jnp.where(padding, -jnp.inf, z)
+
+    return run(params, x, rows)
 
 
 def _refuse(features: Any, label_values: Any) -> None:
