@@ -61,6 +61,14 @@ REMEDIES: dict[str, dict[str, dict[str, Any]]] = {
     "class_aware": BCE | {"tail.sampler": "class_aware"},
     "square_root": BCE | {"tail.sampler": "square_root"},
   },
+  "prototypes": {
+    f"rows_{number}": {
+      "head.loss": "softmax",
+      "head.wide": False,
+      "head.prototypes": number,
+    }
+    for number in (1, 2, 4)
+  },
   "tail_softmax": {
     "plain": {"head.loss": "softmax"},
     "adjusted": {"head.loss": "softmax", "tail.adjustment": 1.0},
