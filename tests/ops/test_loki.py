@@ -100,4 +100,4 @@ def test_the_memory_is_that_of_a_few_examples():
   run = jax.jit(functools.partial(loki.nearest_on_tree, k=1))
   compiled = run.lower(tree, ids, weights).compile()
   temporaries = compiled.memory_analysis().temp_size_in_bytes
-  assert temporaries < 4 * num_labels * n
+  assert temporaries < 2 * num_labels * n

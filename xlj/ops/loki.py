@@ -26,7 +26,7 @@ from xlj.ops import label_tree
 from xlj.ops import reachability
 
 P = jax.P
-_NODES = 2**22  # numbers of a pass over the tree that are kept at a time
+_NODES = 2**20  # numbers of a pass over the tree that are kept at a time
 
 
 def expected_embedding(
