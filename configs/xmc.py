@@ -12,10 +12,10 @@ training file and then used to train on all of it:
     --config.data.dir=DIR --workdir=WD
 
 Append `,objective=psp` to weight rare labels more when predicting, and
-`,head=mhc`, `mhs` or (one label an example) `mhp` for another head than the
-dense one, after a bag of features 256 wide. Remedies: where labels are missing,
-`,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`, `role`); where they
-are wrong, `,noisy=elr` (or `ps_kd`), after a bag of features.
+`,head=mhc`, `mhs`, `oltr` or (one label an example) `mhp` for another head than
+the dense one, after a bag of features 256 wide. Remedies: where labels are
+missing, `,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`, `role`);
+where they are wrong, `,noisy=elr` (or `ps_kd`), after a bag of features.
 """
 
 from typing import Any

@@ -1,5 +1,7 @@
 """The open long-tailed head through two stages of training."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,12 @@ def test_open_fields_are_decided():
   assert head.labels.cosine and not head.labels.use_bias
   assert 18 < head.scale < 20  # it grows with log L
   assert make_head.make_head(resolved(oltr__scale=16.0)).scale == 16
+  few = dataclasses.replace(FACTS, num_labels=100, num_rows=5_000)
+  for facts in (few, FACTS):
+    config = config_lib.base()
+    config.head.type = "oltr"
+    config.train.start_from = "stage"
+    make_head.make_head(config_lib.resolve(config, facts))
 
 
 @pytest.mark.parametrize(
