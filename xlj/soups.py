@@ -141,6 +141,11 @@ def _check_config(
   path: Path,
 ) -> None:
   """Refuses a run of another model, or with another start."""
+  if config.head.type == "spherical":
+    raise config_lib.ConfigError(
+      f"{path}: head.type is 'spherical', whose label rows are a product of two"
+      " matrices; the mean of each is not that of the rows"
+    )
   wrong = [
     f"{name}: {there!r} in the first, {here!r} here"
     for name, (there, here) in config_lib.differences(first, config).items()

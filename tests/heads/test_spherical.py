@@ -9,7 +9,16 @@ import optax
 import pytest
 
 from tests import meshes
+from tests import runs
+from xlj import config as config_lib
+from xlj import families
+from xlj import make_head
+from xlj import mesh as mesh_lib
+from xlj import predictor
 from xlj import sharding
+from xlj import soups
+from xlj import train
+from xlj.data import store
 from xlj.heads import dense
 from xlj.heads import spherical
 from xlj.losses import spherical as spherical_losses
@@ -30,7 +39,7 @@ def sgd(rate, decay=0.0):
   return row_optimizer.RowOptimizer(tx, plain=plain)
 
 
-def make_head(of=ZLOSS, rate=1.0, decay=0.0, labels=None, **fields):
+def make(of=ZLOSS, rate=1.0, decay=0.0, labels=None, **fields):
   settings = {
     "num_labels": NUM_LABELS,
     "dim": D,
@@ -65,10 +74,10 @@ def steps_of(head):
 
 @pytest.mark.parametrize("shape", [(2, 4)])
 def test_steps_losses_and_predictions_equal_the_dense_head(shape):
-  head = make_head(decay=0.01)
+  head = make(decay=0.01)
   with meshes.mesh(shape) as mesh:
-    make = jax.jit(head.init, out_shardings=sharding.named(mesh, head.specs()))
-    params = make(jax.random.key(0))
+    init = jax.jit(head.init, out_shardings=sharding.named(mesh, head.specs()))
+    params = init(jax.random.key(0))
     rows = {"rows": head.unfactored(params)}
     state, opt = head.init_optimizer(params), head.labels.init_optimizer(rows)
     dense_step, factored_step = steps_of(head)
@@ -166,7 +175,7 @@ def train_textbook(head, first, count, dtype):
 
 def compare_with_textbook(shape, count, dtype, every):
   """Greatest difference of rows, by the greatest weight, and of losses."""
-  head = make_head(decay=0.001, refactor_every=every)
+  head = make(decay=0.001, refactor_every=every)
   with meshes.mesh(shape):
     first, rows, losses = train_factored(head, count, dtype)
   w, expected, labels = train_textbook(head, first, count, dtype)
@@ -192,7 +201,7 @@ def test_two_thousand_steps_equal_sgd_in_float32(shape, every):
 
 
 def test_rows_are_changed_in_place():
-  head = make_head(
+  head = make(
     spherical_loss.ZLoss(100_000, 4.0),
     labels={"num_labels": 100_000, "dim": 32},
   )
@@ -242,13 +251,106 @@ def test_rows_are_changed_in_place():
 )
 def test_what_has_no_factored_form_is_refused(settings, fields, message):
   with pytest.raises(ValueError, match=message):
-    make_head(labels=settings, **fields)
+    make(labels=settings, **fields)
 
 
 def test_what_it_cannot_read_is_refused():
-  head = make_head()
+  head = make()
   x, targets = make_batch(0)
   with pytest.raises(ValueError, match="give it an encoder"):
     head.step({}, {}, jnp.int32(0), None, None, targets)
   with pytest.raises(ValueError, match="no values"):
     head.evaluate_loss({}, x, None, targets, {"margin": np.zeros(NUM_LABELS)})
+
+
+FACTS = families.DataFacts(
+  num_rows=20_000,
+  num_features=5_000,
+  num_labels=30_000,
+  labels_per_row=1.0,
+  features_per_row=20.0,
+  dense=False,
+  kind="counts",
+  fingerprint="x",
+)
+
+
+def resolved(**fields):
+  config = config_lib.base()
+  config.head.type = "spherical"
+  config.head.use_bias = False
+  named = {name.replace("__", "."): value for name, value in fields.items()}
+  config.update_from_flattened_dict(named)
+  return config_lib.resolve(config, FACTS)
+
+
+def test_open_fields_of_a_config_are_decided():
+  config = resolved()
+  assert config.family == "embedding" and config.optim.head.name == "sgd"
+  head = make_head.make_head(config)
+  assert isinstance(head.loss, spherical_loss.ZLoss)
+  assert head.loss.threshold == spherical_loss.threshold_of(30_000)
+  for loss in config_lib.SPHERICAL_LOSSES:
+    for kind in ("spherical", "dense"):
+      config = resolved(head__loss=loss, head__type=kind)
+      make_head.make_head(config)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"optim__head__name": "adam"}, "optim.head.name is 'adam'.*=sgd; set"),
+    ({"head__use_bias": True}, "head.use_bias is True"),
+    ({"head__dtype": "bfloat16"}, "head.dtype is 'bfloat16'"),
+    ({"head__cosine": True}, "head.cosine is True"),
+    ({"head__loss": "bce"}, "head.loss is 'bce'"),
+    ({"head__loss": "z_loss", "head__type": "mhc"}, "head.loss is 'z_loss'"),
+    ({"head__refactor_every": 0}, "head.refactor_every is 0"),
+    ({"head__curvature_rate": 2.0}, "head.curvature_rate is 2.0"),
+  ],
+)
+def test_configs_that_do_not_go_are_refused_by_name(fields, message):
+  with pytest.raises(config_lib.ConfigError, match=message):
+    resolved(**fields)
+
+
+@pytest.mark.slow
+def test_a_run_continues_on_other_devices(tmp_path, monkeypatch):
+  def use(shape):
+    monkeypatch.setattr(
+      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
+    )
+
+  def losses(workdir):
+    return [row["loss"] for row in runs.records(workdir, "train")]
+
+  data_dir = runs.make_data(tmp_path / "data")
+  config = runs.make_config(
+    data_dir,
+    head__type="spherical",
+    head__wide=False,
+    head__use_bias=False,
+    head__loss="gramian",
+    head__curvature_rate=0.5,
+    head__refactor_every=5,
+    optim__head__name="sgd",
+    optim__head__learning_rate=0.3,
+    checkpoint__every=8,
+  )
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  use((2, 4))
+  train.train(config, whole)
+  assert np.mean(losses(whole)[-9:]) < np.mean(losses(whole)[:9])
+  runs.stop_after(9, config, parts)
+  use((1, 1))
+  train.train(config, parts)
+  np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-4)
+  split = store.open_split(data_dir, "test")
+  features = split.features.slice_rows(0, 8)
+  found = []
+  for workdir, shape in ((whole, (1, 1)), (parts, (2, 4))):
+    use(shape)
+    found.append(predictor.load(workdir, which="last").topk(features, 5)[0])
+  np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
+  with pytest.raises(config_lib.ConfigError, match="a product of two"):
+    soups.cook([whole, parts], tmp_path / "soup")
