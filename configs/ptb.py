@@ -8,8 +8,9 @@
 Treebank as prepared by Mikolov: one sentence a line, 10,000 words. The model is
 the feed-forward one of Bengio et al. 2003, "A neural probabilistic language
 model": embeddings of the words before, by place, and a hidden layer. Keys after
-the colon: `head` (`dense` or `mhp`), `components` of the mixture of products,
-`context`, and `epochs`. About a minute an epoch on 2 cores.
+the colon: `head` (`dense`, `mhp` or `spherical`, which has no perplexity with
+the Z-loss), `components` of the mixture of products, `context`, and `epochs`.
+About a minute an epoch on 2 cores.
 """
 
 import ml_collections
@@ -51,4 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "train.epochs": float(chosen["epochs"]),
     }
   )
+  if chosen["head"] == "spherical":
+    config.head.update({"loss": "z_loss", "use_bias": False})
+    config.optim.head.learning_rate = 30.0  # of SGD
   return config

@@ -12,9 +12,9 @@ training file and then used to train on all of it:
     --config.data.dir=DIR --workdir=WD
 
 Append `,objective=psp` to weight rare labels more when predicting, and
-`,head=mhc`, `mhs`, `oltr` or (one label an example) `mhp` for another head than
-the dense one, after a bag of features 256 wide. Remedies: where labels are
-missing, `,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`, `role`);
+`,head=mhc`, `mhs`, `oltr`, `spherical` or (one label an example) `mhp` for
+another head than the dense one, after a bag of features 256 wide. Remedies:
+where labels are missing, `,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`, `role`);
 where they are wrong, `,noisy=elr` (or `ps_kd`), after a bag of features.
 """
 
@@ -127,6 +127,8 @@ def _of_head(fields: dict[str, Any], head: str) -> dict[str, Any]:
     for name, value in fields.items()
     if name.startswith(("data.", "train."))
   }
+  if head == "spherical":
+    kept |= {"head.use_bias": False}
   if head == "mhp":  # one label per example
     kept |= {"data.max_labels": 1, "predict.propensity_power": 0.0}
   return kept

@@ -376,8 +376,13 @@ def resolve(
   for name, value in families.head_rules(facts, config.head).items():
     if config.head[name] in (None, 0, ()) and config.head[name] is not False:
       config.head[name] = value
-  if config.head.type == "spherical" and config.optim.head.name is None:
-    config.optim.head.name = "sgd"  # no other goes
+  if config.head.type == "spherical":
+    if config.optim.head.name is None:
+      config.optim.head.name = "sgd"  # no other goes
+    if config.optim.head.learning_rate is None:
+      # The gradient of the Z-loss is small where rows are large.
+      rate = 30.0 if config.head.loss == "z_loss" else 1.0
+      config.optim.head.learning_rate = rate
   for part, rules in families.rules(facts, config.family).items():
     section = config
     for name in part.split("."):

@@ -138,7 +138,7 @@ def updated(
   factors: Factors,
   x: jax.Array,
   grad: Gradient,
-  rate: jax.typing.ArrayLike,
+  rate: jax.Array,
   decay: float,
   num_labels: int,
 ) -> Factors:
@@ -151,7 +151,7 @@ def updated(
     factors: Before.
     x: `[N, D]` examples.
     grad: The gradient by label rows.
-    rate: Learning rate.
+    rate: Learning rate, a scalar.
     decay: Weight decay.
     num_labels: L.
 
@@ -192,7 +192,7 @@ def add_to_rows(
   by_logits: jax.Array,
   x: jax.Array,
   inverse: jax.Array,
-  rate: jax.typing.ArrayLike,
+  rate: jax.Array,
 ) -> jax.Array:
   """V after a step: the rows of positives alone change.
 
@@ -202,7 +202,7 @@ def add_to_rows(
     by_logits: `[N, P]` gradients by the positives' logits.
     x: `[N, D]` examples.
     inverse: The transposed inverse of U, after the step.
-    rate: Learning rate.
+    rate: Learning rate, a scalar.
 
   Returns:
     New rows.
