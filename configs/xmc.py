@@ -14,8 +14,9 @@ training file and then used to train on all of it:
 Append `,objective=psp` to weight rare labels more when predicting, and
 `,head=mhc`, `mhs`, `oltr`, `spherical` or (one label an example) `mhp` for
 another head than the dense one, after a bag of features 256 wide. Remedies:
-where labels are missing, `,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`, `iu`, `role`);
-where they are wrong, `,noisy=elr` (or `ps_kd`), after a bag of features.
+where labels are missing, `,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`,
+`iu`, `role`); where they are wrong, `,noisy=elr` (or `ps_kd`), after a bag of
+features.
 """
 
 from typing import Any
