@@ -7,7 +7,6 @@ For each number of labels L, steps of SGD with the Z-loss in factored form
 same examples, both with rows in place. A row is multiplied out every so many
 steps (`SphericalHead.refactor_every`), which does take time that grows with L:
 `refactor_s` is that of once, `factored_s` is `step_s` with its share of it.
-`loss_difference` is the relative difference of the two sides' last losses.
 
 Times are medians; `fastest_s` and `dense_fastest_s` are the least of steps,
 which other work on the machine disturbs less. The dense side is run up to
@@ -73,7 +72,7 @@ def parse() -> argparse.Namespace:
 def measure(num_labels: int, options: argparse.Namespace) -> dict[str, Any]:
   """Times both forms with so many labels."""
   head = make_head(num_labels, options)
-  losses, seconds, memory = run(head, options.steps, options)
+  seconds, memory = run(head, options.steps, options)
   step_s = statistics.median(seconds)
   refactor_s = time_refactoring(head, options)
   record = {
@@ -91,14 +90,12 @@ def measure(num_labels: int, options: argparse.Namespace) -> dict[str, Any]:
     "factored_vs_dense": None,
   }
   if num_labels <= options.dense_up_to:
-    expected, seconds, _ = run(head.labels, options.dense_steps, options)
+    seconds, _ = run(head.labels, options.dense_steps, options)
     dense_s = statistics.median(seconds)
-    last = options.dense_steps
     record |= {
       "dense_s": dense_s,
       "dense_fastest_s": min(seconds),
       "factored_vs_dense": dense_s / record["factored_s"],
-      "loss_difference": abs(losses[last] / expected[last] - 1),
     }
   return record
 
@@ -127,8 +124,8 @@ def make_head(
 
 def run(
   head: Any, steps: int, options: argparse.Namespace
-) -> tuple[list[float], list[float], Any]:
-  """Losses, the seconds of steps, and the memory of the compiled one.
+) -> tuple[list[float], Any]:
+  """The seconds of steps, and the memory of the compiled one.
 
   Args:
     head: Either form.
@@ -141,7 +138,7 @@ def run(
   params, state = start(head)
   stream = batches(head.layout.num_labels, options)
   step, memory = compiled(head, params, state, next(stream))
-  losses, seconds = [], []
+  seconds = []
   for i in range(steps + 1):
     batch = next(stream)
     count = sharding.replicate(jnp.int32(i))
@@ -149,8 +146,7 @@ def run(
     params, state, dx, metrics = step(params, state, count, *batch)
     jax.block_until_ready((params, dx, metrics))
     seconds.append(time.perf_counter() - begin)
-    losses.append(float(metrics["loss"]))
-  return losses, seconds[1:], memory
+  return seconds[1:], memory
 
 
 def time_refactoring(
