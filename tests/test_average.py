@@ -336,7 +336,6 @@ def test_runs_of_another_order_hold_out_the_same_rows(data_dir):
       "head__type": "mhs",
       "head__groups": (16,),
       "head__hard_groups": 2,
-      "head__prior_bias": False,
     },
     {"head__type": "mhp", "data__max_labels": 1},
   ],

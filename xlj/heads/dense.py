@@ -536,6 +536,8 @@ class DenseHead:
     """
     odds = (jnp.minimum(counts, num_examples) + 0.5) / (num_examples + 1)
     bias = self.layout.by_row(jax.scipy.special.logit(odds), 0)
+    if _axes():  # counts may be on all devices
+      bias = jax.reshard(bias, sharding.LABELS)
     return params | {"bias": bias}
 
   def at_centroids(
