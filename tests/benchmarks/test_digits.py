@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from benchmarks import digits
 
@@ -27,6 +28,7 @@ def test_numbers_are_made_of_their_digits():
   assert not shared
 
 
+@pytest.mark.slow
 def test_the_product_head_learns_as_the_full_softmax_does(tmp_path):
   file = tmp_path / "out.json"
   out = subprocess.run(

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from tests import cases
 from tests import processes
 from tests import runs
 from xlj.distributed import watch
@@ -41,14 +42,17 @@ def test_without_trouble_all_end_well():
 # but silent by the time that passes.
 @pytest.mark.parametrize(
   "what,who",
-  [
-    ("raise", 1),
-    ("kill", 1),
-    ("kill", 0),
-    ("freeze", 1),
-    ("freeze", 0),
-    ("sleep", 2),
-  ],
+  cases.first(
+    4,
+    [
+      ("raise", 1),
+      ("kill", 0),
+      ("freeze", 0),
+      ("sleep", 2),
+      ("kill", 1),
+      ("freeze", 1),
+    ],
+  ),
 )
 def test_the_others_end_by_the_name_of_the_lost_process(what, who):
   job = work(
