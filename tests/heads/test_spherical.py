@@ -141,7 +141,8 @@ def train_factored(head, count, dtype):
     params, state, _, metrics = step(
       params, state, sharding.replicate(jnp.int32(i)), x, None, targets
     )
-    losses.append(metrics["loss"])
+    # Many steps on their way at once would wait for each other's devices.
+    losses.append(float(metrics["loss"]))
   rows = np.asarray(head.unfactored(params))
   return first, rows, np.array(losses)
 
