@@ -463,6 +463,7 @@ else:
 # --- real runs ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_fewer_processes_after_a_kill(tmp_path):
   data = runs.make_data(tmp_path / "data")
   workdir = tmp_path / "run"
