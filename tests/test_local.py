@@ -132,10 +132,11 @@ def test_only_process_0_reads_our_input(tmp_path):
   assert process.wait() == 0
 
 
-def test_the_job_goes_on_when_nobody_reads_our_messages(tmp_path):
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_the_job_goes_on_when_nobody_reads_our_messages(tmp_path, size):
   code = f"""
 time.sleep(0.3)
-say("x" * 100000)
+say("x" * {size})
 Path({str(tmp_path)!r}, str(RANK)).touch()
 """
   process = start(code=code)

@@ -8,7 +8,6 @@ progress bar if ours is one. Lines of the others begin with their number, as in
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import fcntl
 import os
@@ -183,10 +182,14 @@ class View:
     self._write(source.target, lines)
 
   def _write(self, target: BinaryIO, data: bytes) -> None:
-    # The job goes on without whoever read this.
-    with contextlib.suppress(BrokenPipeError):
+    try:
       target.write(data)
       target.flush()
+    except BrokenPipeError:
+      # The job goes on without whoever read this; what is left in the buffer
+      # would fail again when we end.
+      with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), target.fileno())
 
   def _close(self, source: _Source) -> None:
     self._selector.unregister(source.stream)
