@@ -119,6 +119,27 @@ def test_steps_losses_and_predictions_equal_the_dense_head(shape):
     np.testing.assert_array_equal(
       np.sort(found[1][:, :82]), np.delete(np.arange(83), 40)[None].repeat(N, 0)
     )
+    check_that_an_ill_conditioned_factor_is_multiplied_out(
+      head, params, lambda p: factored_step(p, state, step, x, None, targets)
+    )
+
+
+def check_that_an_ill_conditioned_factor_is_multiplied_out(head, params, take):
+  rows, u = np.asarray(params["rows"]), np.asarray(params["u"])
+  found = []
+  for least in (1.0, 0.1, 0.01):
+    more = np.diag(np.r_[np.full(D // 2, least), np.ones(D // 2)])
+    other = {"rows": rows @ np.linalg.inv(more), "u": more @ u}
+    other = jax.tree.map(
+      lambda a, like: jax.device_put(np.asarray(a, np.float32), like.sharding),
+      dict(params) | other,
+      dict(params),
+    )
+    other = take(other)[0]
+    assert (np.asarray(other["u"]) == np.eye(D)).all() == (least == 0.01)
+    found.append(np.asarray(head.unfactored(other)))
+  np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+  np.testing.assert_allclose(found[2], found[0], atol=1e-4)
 
 
 def train_factored(head, count, dtype):

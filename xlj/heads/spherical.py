@@ -33,6 +33,8 @@ from xlj.ops import targets as targets_lib
 
 Params = dict[str, jax.Array]
 _CHUNK = 4096  # rows multiplied out at a time
+# Beyond it V is multiplied out: float32 has by then lost a digit or two.
+_MAX_CONDITION = 10.0
 
 
 class _Batch(NamedTuple):
@@ -57,9 +59,10 @@ class SphericalHead:
   Attributes:
     labels: The dense head that steps are equal to. Its loss is a
       `losses.spherical.Spherical`, its optimizer plain SGD on float32 rows.
-    refactor_every: Steps after which V is multiplied out: rounding errors end
-      there. It takes about as long as the gradients of 64 examples in the dense
-      head.
+    refactor_every: Steps after which V is multiplied out at the latest:
+      rounding errors end there. It also is whenever U has become
+      ill-conditioned. It takes about as long as the gradients of 64 examples in
+      the dense head.
     curvature_rate: Below 1, the gradient of the sum of squares by label rows is
       that of examples of earlier steps also: their Gram matrix is a running
       mean, to which a step contributes this share (Krichene et al. 2019,
@@ -234,13 +237,16 @@ class SphericalHead:
       factors = spherical.updated(
         factors, x, grad, rate, sgd.weight_decay, self.layout.num_labels
       )
+      inverse = jnp.linalg.inv(factors.u)
       rows = spherical.add_to_rows(
-        rows, read.index, by_logits, x, factors.inverse, rate
+        rows, read.index, by_logits, x, inverse, rate
       )
+      due = step % self.refactor_every == self.refactor_every - 1
+      due |= spherical.condition(factors.u, inverse) > _MAX_CONDITION
       rows, factors = spherical.refactored(
         rows,
         factors,
-        step % self.refactor_every == self.refactor_every - 1,
+        due,
         self.layout,
         _first_row(rows),
         _CHUNK,

@@ -15,9 +15,10 @@ such form.
 
 Source: Vincent et al. 2015, "Efficient exact gradient update for training deep
 networks with very large sparse targets", algorithm 1, here with decay of
-weights, several positives, and the inverse by a solve. Rounding errors add up,
-and U may become ill-conditioned: from time to time V is multiplied out, see
-`refactored`.
+weights, several positives, and U inverted anew in each step: an inverse that is
+carried along gathers errors. Those of W's sums add up all the same, and U
+becomes ill-conditioned (see `condition`), as it shrinks in the directions that
+examples have: from time to time V is multiplied out, see `refactored`.
 
 Functions of small arrays alone are the same on all devices; V is split by rows,
 and is read and written where its rows are.
@@ -44,14 +45,12 @@ class Factors(NamedTuple):
 
   Attributes:
     u: `[D, D]`, U.
-    inverse: `[D, D]`, the transposed inverse of U.
     offset: `[D]`, w.
     gram: `[D, D]`, `W^T W` over all labels.
     total: `[D]`, `W^T 1`.
   """
 
   u: jax.Array
-  inverse: jax.Array
   offset: jax.Array
   gram: jax.Array
   total: jax.Array
@@ -86,7 +85,7 @@ def unfactored(sums: label_statistics.RowSums) -> Factors:
   """
   identity = jnp.eye(sums.gram.shape[0], dtype=sums.gram.dtype)
   zero = jnp.zeros_like(sums.total)
-  return Factors(identity, identity, zero, sums.gram, sums.total)
+  return Factors(identity, zero, sums.gram, sums.total)
 
 
 def sums_of_logits(factors: Factors, x: jax.Array) -> spherical_loss.Sums:
@@ -145,7 +144,7 @@ def updated(
   """The factors after `W <- W - rate * (gradient + decay * W)`.
 
   That is `W A + 1 r^T - rate * Y^T H`, of which Gram matrix and sum are
-  expanded. V is still to be changed, by the new inverse: see `add_to_rows`.
+  expanded. V is still to be changed, by the new U: see `add_to_rows`.
 
   Args:
     factors: Before.
@@ -158,7 +157,7 @@ def updated(
   Returns:
     After.
   """
-  u, inverse, offset, gram, total = factors
+  u, offset, gram, total = factors
   identity = jnp.eye(x.shape[1], dtype=x.dtype)
   less = 2 * rate * grad.curvature + rate * decay * identity  # I - A
   r = -rate * grad.common
@@ -175,12 +174,20 @@ def updated(
   change = cross + cross.T + own - product - product.T + dot(product, less)
   return Factors(
     u - dot(u, less),
-    # A is symmetric.
-    jnp.linalg.solve(identity - less, inverse.T).T,
     shrunk(offset) + r,
     gram + (change + change.T) / 2,
     shrunk(total) + num_labels * r - of_positives,
   )
+
+
+def condition(u: jax.Array, inverse: jax.Array) -> jax.Array:
+  """How far U `[D, D]` is from a multiple of a rotation, for which it is 1.
+
+  The condition number by Frobenius norms, over D. Singular values of 1 and 1/c
+  give about `c / 2` where they are equally many, `c / sqrt(D)` where one of
+  them is small.
+  """
+  return jnp.linalg.norm(u) * jnp.linalg.norm(inverse) / u.shape[0]
 
 
 # --- of this device's rows ----------------------------------------------------
@@ -201,13 +208,13 @@ def add_to_rows(
     index: `[N, P]` rows of this device; l for those of others and padding.
     by_logits: `[N, P]` gradients by the positives' logits.
     x: `[N, D]` examples.
-    inverse: The transposed inverse of U, after the step.
+    inverse: The inverse of U after the step.
     rate: Learning rate, a scalar.
 
   Returns:
     New rows.
   """
-  step = -rate * by_logits[..., None] * dot(x, inverse.T)[:, None]
+  step = -rate * by_logits[..., None] * dot(x, inverse)[:, None]
   step = step.reshape(-1, x.shape[1]).astype(rows.dtype)
   return rows.at[index.reshape(-1)].add(step, mode="drop")
 
