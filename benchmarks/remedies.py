@@ -12,10 +12,10 @@ JSON.
   python benchmarks/remedies.py --data_dir=DIR --remedies=tail
 
 Columns, in percent: P@1, P@5, PSP@5; mAP, the average precision of each label
-with a test row, averaged over labels, from the best 1,000 labels of each row
-(of which nothing is left out below as many labels); Recall@5 of the positives whose labels
-are among the most frequent that make up a third of all training positives
-(head), among those of the next third (torso), and of the last one (tail).
+with a test row, averaged over labels (beyond its best 1,000 labels a row counts
+as ranked last); Recall@5 of the positives whose labels are among the most
+frequent that make up a third of all training positives (head), among those of
+the next third (torso), and of the last one (tail).
 """
 
 import argparse
