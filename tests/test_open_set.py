@@ -71,6 +71,23 @@ def test_shots_by_hand():
     open_set.by_shots(FOUND, TRUTH, counts[:2])
 
 
+def test_the_best_threshold_is_the_best_of_all():
+  rng = np.random.default_rng(0)
+  truth = rng.integers(-1, 3, 150)
+  found = np.where(rng.random(150) < 0.8, truth, rng.integers(0, 3, 150))
+  found = np.maximum(found, 0)
+  sure = rng.normal(size=150) + 2 * (truth >= 0)
+
+  def score(limit, measure):
+    kept = open_set.rejected(found, sure, limit)
+    return open_set.open_f_measure(kept, truth, measure)
+
+  for measure in open_set.MEASURES:
+    limit = open_set.best_threshold(found, sure, truth, measure)
+    best = max(score(value, measure) for value in sure)
+    assert score(limit, measure) == best > score(sure.min(), measure)
+
+
 def test_a_threshold_keeps_a_share():
   sure = np.random.default_rng(0).random(1000)
   limit = open_set.threshold_keeping(sure, 0.9)

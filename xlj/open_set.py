@@ -54,6 +54,36 @@ def threshold_keeping(confidence: np.ndarray, share: float = 0.95) -> float:
   return float(np.quantile(confidence, 1 - share, method="lower"))
 
 
+def best_threshold(
+  predictions: np.ndarray,
+  confidence: np.ndarray,
+  truth: np.ndarray,
+  measure: str = "corrected",
+) -> float:
+  """The threshold of the highest F-measure, of 200 quantiles.
+
+  It needs examples of no label: choose it on other ones than are reported.
+
+  Args:
+    predictions: `[N]` ints.
+    confidence: `[N]` floats.
+    truth: `[N]` ints, -1 for examples of no label.
+    measure: "corrected" or "published"; the latter tends to reject nearly all.
+
+  Returns:
+    The threshold; the lowest of those that are equally good.
+
+  Raises:
+    ValueError: As for `open_f_measure`.
+  """
+  limits = np.unique(np.quantile(confidence, np.arange(200) / 200))
+  found = [
+    open_f_measure(rejected(predictions, confidence, limit), truth, measure)
+    for limit in limits
+  ]
+  return float(limits[np.argmax(found)])
+
+
 def open_f_measure(
   predictions: np.ndarray, truth: np.ndarray, measure: str = "corrected"
 ) -> float:

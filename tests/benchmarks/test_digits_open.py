@@ -45,7 +45,7 @@ def test_numbers_are_made_of_their_digits(script, data_dir):
   images = np.load(data_dir / "open.npy")
   others = sorted({f"{i:03}" for i in range(1000)} - set(names))
   assert len(others) == 100
-  check(images, np.repeat(others, 10), script.digits.pools()[1])
+  check(images, np.repeat(others, 30), script.digits.pools()[1])
 
 
 def check(images, names, pool):
