@@ -53,7 +53,8 @@ ALLOWED = {
   "stopping": set(),
   "preparation": {"config", "families", "label_order", "splits", "data"},
   "train": {
-    "checkpoint", "config", "distributed", "evaluator", "machine", "mesh",
+    "checkpoint", "config", "distributed", "evaluator", "machine", "make_head",
+    "mesh",
     "model", "preparation", "progress", "report", "sharding", "splits",
     "stopping", "flips", "suspects", "data", "first_stage",
   },

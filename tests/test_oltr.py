@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -62,6 +63,12 @@ def test_open_fields_are_decided():
     ),
     ({"oltr__centre_rate": 2.0}, "oltr.centre_rate 2.0"),
     ({"oltr__margin": -1.0}, "oltr.margin is -1.0"),
+    (
+      {"oltr__tied": True, "oltr__recentre_every": 1.0},
+      "oltr.recentre_every is 1.0, which would replace",
+    ),
+    ({"range__inter": -1.0}, "range.inter is -1.0"),
+    ({"range__intra": 1.0, "range__farthest": 0}, "range.farthest is 0"),
   ],
 )
 def test_what_does_not_fit_is_refused_by_name(fields, message):
@@ -77,6 +84,34 @@ def use_mesh(monkeypatch):
     )
 
   return use
+
+
+@pytest.mark.filterwarnings("error:Some donated buffers")
+def test_the_memory_is_recomputed_each_epoch(tmp_path, use_mesh):
+  data_dir = runs.make_data(tmp_path / "data")
+  use_mesh((1, 1))
+  fields = {"head__type": "oltr", "head__wide": False, "data__validation": 0.0}
+  fields |= {"oltr__recentre_every": 0.5, "train__epochs": 1.0}
+  fields |= {"data__max_labels": 1, "range__intra": 0.1}  # of the first labels
+  config = runs.make_config(data_dir, **fields)
+  train.train(config, tmp_path / "run")
+  assert all(
+    row["range"] > 0 for row in runs.records(tmp_path / "run", "train")
+  )
+
+  run = predictor.load(tmp_path / "run", which="last")
+  split = store.open_split(data_dir)
+  embed = jax.jit(run.model.embed)
+  x = []
+  for count, inputs in run.batches(split.features):
+    with jax.set_mesh(run.mesh):
+      x.append(np.asarray(embed(run.state, inputs))[:count])
+  hot = split.labels.to_scipy().astype(bool).astype(np.float64)
+  counts = hot.sum(0)
+  means = hot.T @ np.concatenate(x) / np.maximum(counts, 1)[:, None]
+  rows = run.model.layout.row_of_label(run.order.to_head(np.arange(len(means))))
+  memory = np.asarray(run.state["head"]["memory"])[rows]
+  np.testing.assert_allclose(memory[counts > 0], means[counts > 0], atol=1e-5)
 
 
 @pytest.mark.slow

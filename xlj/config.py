@@ -211,6 +211,7 @@ def base() -> ml_collections.ConfigDict:
         "reach": 10.0,
         "centre_weight": 0.01,
         "centre_rate": 0.01,
+        "recentre_every": 0.0,  # epochs; the memory is all examples' means then
         "repel_weight": 0.01,
         "margin": 10.0,
       },
@@ -247,6 +248,13 @@ def base() -> ml_collections.ConfigDict:
         "weights": "none",
         "beta": 0.999,  # of "class_balanced"
         "adjustment": 0.0,  # of logits, by so many times the log prior
+      },
+      # A term on the embeddings of a batch; see xlj.ops.range_loss.
+      "range": {
+        "intra": 0.0,  # weight of the widest pairs of each label
+        "inter": 0.0,  # weight of the two nearest labels
+        "margin": 1.0,  # squared distance of those
+        "farthest": 2,  # pairs of a label
       },
       "optim": {
         "warmup": auto(float),  # share of the steps
@@ -503,6 +511,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_heads(config)
   if head.prototypes > 1:
     _check_prototypes(config)
+  if config.range.intra or config.range.inter:
+    _check_range(config)
   _check_images(config)
   _check_labels(config)
   if head.order == "none" and config.predict.propensity_power:
@@ -703,6 +713,31 @@ def _check_spherical(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _check_range(config: ml_collections.ConfigDict) -> None:
+  """Refuses a range loss of what has no embeddings, or no one label."""
+  values = config.range
+  for name in ("intra", "inter", "margin"):
+    if values[name] < 0:
+      raise ConfigError(
+        f"range.{name} is {values[name]}; it must be at least 0"
+      )
+  if values.farthest < 1:
+    raise ConfigError(
+      f"range.farthest is {values.farthest}; it must be at least 1"
+    )
+  if not config.encoder.dim:
+    raise ConfigError(
+      f"range.intra is {values.intra} and range.inter {values.inter}, which"
+      " need embeddings, and encoder.dim is 0; set it"
+    )
+  if config.data.max_labels != 1 and not config.data.single_label:
+    raise ConfigError(
+      f"range.intra is {values.intra} and range.inter {values.inter}, which are"
+      " for one label per example, and some rows have more; set"
+      " data.max_labels=1 to train with the first of each"
+    )
+
+
 def _check_oltr(config: ml_collections.ConfigDict) -> None:
   """Refuses what the open long-tailed head cannot use."""
   head, oltr = config.head, config.oltr
@@ -720,7 +755,19 @@ def _check_oltr(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(
       f"oltr.tied is True and head.dtype is {head.dtype!r}; set it to 'float32'"
     )
-  for name in ("attend_to", "scale", "centre_weight", "repel_weight", "margin"):
+  if oltr.tied and oltr.recentre_every:
+    raise ConfigError(
+      f"oltr.recentre_every is {oltr.recentre_every}, which would replace the"
+      " label rows where oltr.tied is True; set one of them"
+    )
+  for name in (
+    "attend_to",
+    "scale",
+    "centre_weight",
+    "recentre_every",
+    "repel_weight",
+    "margin",
+  ):
     if oltr[name] < 0:
       raise ConfigError(f"oltr.{name} is {oltr[name]}; it must be at least 0")
   if not oltr.reach > 0 or not 0 <= oltr.centre_rate <= 1:

@@ -144,6 +144,12 @@ def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
   return max(1, round(rows / config.train.batch_size))
 
 
+def recentre_every(config: ml_collections.ConfigDict) -> int:
+  """Steps after which the memory of "oltr" is recomputed; 0 for never."""
+  epochs = config.oltr.recentre_every if config.head.type == "oltr" else 0
+  return max(1, round(epochs * steps_per_epoch(config))) if epochs else 0
+
+
 def num_remembered(config: ml_collections.ConfigDict) -> int:
   """How many labels of each training example the loss remembers."""
   if config.noisy.method != "none":

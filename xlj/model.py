@@ -26,6 +26,7 @@ from xlj.encoders import image
 from xlj.losses import weighted_bce
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
+from xlj.ops import range_loss
 from xlj.ops import targets as targets_lib
 
 Array = jax.Array | np.ndarray
@@ -219,6 +220,11 @@ class Model:
       self._label_values(state.model),
     )
     encoder_opt = state.training["encoder"]
+    weights = self._config.range
+    if weights.intra or weights.inter:
+      value, grad = jax.value_and_grad(self._range_loss)(x, inputs)
+      metrics = {**metrics, "loss": metrics["loss"] + value, "range": value}
+      dx += grad.astype(dx.dtype)
     if vjp is not None:
       metrics["loss"] += 0 * jnp.sum(dx.astype(jnp.float32))
       (grads,) = vjp(dx)
@@ -291,12 +297,17 @@ class Model:
       return self.head.confidence(model["head"], x, by)
     return self.head.confidence(model["head"], x, wide)
 
+  def embed(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
+    """What the encoder makes of a batch, `[N, D]`, without dropout."""
+    x, _ = self._forward(model, inputs)
+    assert x is not None  # Who asks has an encoder.
+    return x
+
   def add_to_centroids(
     self, rows: jax.Array, model: dict[str, Any], inputs: Inputs
   ) -> jax.Array:
     """Adds the embeddings of a batch to the rows `[L, D]` of its labels."""
-    x, _ = self._forward(model, inputs)
-    assert x is not None  # The config is checked: centroids need an encoder.
+    x = self.embed(model, inputs)
     return self.head.add_to_rows(rows, inputs.label_ids, x)
 
   def zero_rows(self) -> jax.Array:
@@ -327,6 +338,19 @@ class Model:
     training = {**state.training, "head": self.head.init_optimizer(head)}
     model = {**state.model, "head": head}
     return state._replace(model=model, training=training)
+
+  def recentred(self, sums: jax.Array, state: State) -> State:
+    """The state with the memory of the head "oltr" at the means of now.
+
+    Args:
+      sums: Those of `add_to_centroids` over the training rows.
+      state: The state.
+
+    Returns:
+      The state.
+    """
+    head = self.head.at_centroids(state.model["head"], sums, 0)
+    return state._replace(model={**state.model, "head": head})
 
   def start_with(
     self,
@@ -414,6 +438,17 @@ class Model:
         self._config.data.num_rows, remembered, self._config.head.blocks
       )
     }
+
+  def _range_loss(self, x: jax.Array, inputs: Inputs) -> jax.Array:
+    """The weighted range loss of a batch, a scalar."""
+    settings = self._config.range
+    used = jnp.asarray(inputs.weights) > 0
+    labels = jnp.where(used, jnp.asarray(inputs.label_ids)[:, 0], -1)
+    x, labels = jax.reshard((x, labels), sharding.REPLICATED)
+    intra, inter = range_loss.range_losses(
+      x, labels, settings.margin, settings.farthest
+    )
+    return settings.intra * intra + settings.inter * inter
 
   def _label_values(
     self, model: dict[str, Any]

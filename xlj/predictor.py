@@ -1,6 +1,6 @@
 """A trained run, restored for inference on whatever devices are here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import math
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,13 @@ class Predictor:
     """
     if not 1 <= k <= self.num_labels:
       raise ValueError(f"k is {k}; it must be in [1, {self.num_labels}]")
-    rows = self._rows(features)
-    size = self.config.eval.batch_size
     scores, ids = [], []
-    for start in range(0, _count(rows), size):
-      part = _slice(rows, start, start + size)
-      found = self._batch(part, k)
-      scores.append(found[0])
-      ids.append(found[1])
+    for count, inputs in self.batches(features):
+      with jax.set_mesh(self.mesh):
+        found = self._topk(self.state, inputs, k, None)
+        found = tuple(map(sharding.whole, found))
+      scores.append(found[0][:count])
+      ids.append(self.order.to_data(found[1][:count]))
     if not scores:
       return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
     return np.concatenate(scores), np.concatenate(ids)
@@ -138,25 +137,34 @@ class Predictor:
         f"confidence by {by!r}: the head {kind!r} knows {known or 'none'}"
       )
     run = jax.jit(self.model.confidence, static_argnums=2)
-    rows = self._rows(features)
-    size = self.config.eval.batch_size
     found = [np.zeros(0, np.float32)]
-    for start in range(0, _count(rows), size):
-      part = _slice(rows, start, start + size)
+    for count, inputs in self.batches(features):
       with jax.set_mesh(self.mesh):
-        values = run(self.state, sharding.put_batch(self._inputs(part)), by)
-        found.append(sharding.whole(values)[: _count(part)])
+        found.append(sharding.whole(run(self.state, inputs, by))[:count])
     return np.concatenate(found)
 
-  def _batch(
-    self, rows: csr_lib.Csr | np.ndarray, k: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Top-k of at most one batch."""
-    count, inputs = _count(rows), self._inputs(rows)
-    with jax.set_mesh(self.mesh):
-      scores, ids = self._topk(self.state, sharding.put_batch(inputs), k, None)
-      scores, ids = sharding.whole(scores), sharding.whole(ids)
-    return scores[:count], self.order.to_data(ids[:count])
+  def batches(
+    self, features: Features
+  ) -> Iterator[tuple[int, model_lib.Inputs]]:
+    """What the model reads of the examples, in batches on the devices.
+
+    Args:
+      features: n examples, as for `topk`.
+
+    Yields:
+      How many rows of a batch are examples, the first ones, and the batch.
+
+    Raises:
+      ValueError: If the number of features does not fit the model.
+    """
+    rows = self._rows(features)
+    size = self.config.eval.batch_size
+    for start in range(0, _count(rows), size):
+      part = _slice(rows, start, start + size)
+      inputs = self._inputs(part)
+      with jax.set_mesh(self.mesh):
+        placed = sharding.put_batch(inputs)
+      yield _count(part), placed
 
   def _inputs(self, rows: csr_lib.Csr | np.ndarray) -> model_lib.Inputs:
     """At most one batch; sizes are rounded up to powers of two."""

@@ -1,6 +1,6 @@
 """The training loop: data, model, steps, validation, checkpoints."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import json
 import math
 import os
@@ -17,6 +17,7 @@ from xlj import evaluator
 from xlj import first_stage
 from xlj import flips as flips_lib
 from xlj import machine
+from xlj import make_head
 from xlj import mesh as mesh_lib
 from xlj import model as model_lib
 from xlj import preparation
@@ -139,7 +140,8 @@ def _start(
     )
     state = start(state, *first_stage.load(config))
   if config.head.init == "centroid" or config.head.type == "oltr":
-    state = _at_centroids(model, state, config, data)
+    logging.info("Starting at the centroids of the labels' examples")
+    state = _centring(model, config, data, model.start_at_centroids)(state)
   return state, frozenset()
 
 
@@ -152,31 +154,41 @@ def _idf(
   return weighting.idf
 
 
-def _at_centroids(
+def _centring(
   model: model_lib.Model,
-  state: model_lib.State,
   config: ml_collections.ConfigDict,
   data: preparation.Data,
-) -> model_lib.State:
-  """The state with each label row at the mean direction of its examples."""
-  logging.info("Starting at the centroids of the labels' examples")
+  use: Callable[[jax.Array, model_lib.State], model_lib.State],
+) -> Callable[[model_lib.State], model_lib.State]:
+  """What uses the sums of the embeddings of each label's examples.
+
+  Args:
+    model: The model.
+    config: Its config.
+    data: Of training.
+    use: A state from the sums and the state.
+
+  Returns:
+    A function of the state, which is donated: a pass over the examples.
+  """
   add = jax.jit(model.add_to_centroids, donate_argnums=0)
-  rows = model.zero_rows()
-  for batch in pipeline.eval_batches(
-    data.split,
-    data.weighting,
-    batch_size=config.eval.batch_size,
-    rows=data.rows,
-    process=evaluator.this_process(),
-  ):
-    inputs = sharding.put_batch(evaluator.to_inputs(batch, data.order))
-    rows = add(rows, state.model, inputs)
-  start = jax.jit(
-    model.start_at_centroids,
-    out_shardings=model.shardings(),
-    donate_argnums=(0, 1),
-  )
-  return start(rows, state)
+  # The sums may be wider than anything that could take their place.
+  finish = jax.jit(use, out_shardings=model.shardings(), donate_argnums=1)
+
+  def run(state):
+    rows = model.zero_rows()
+    for batch in pipeline.eval_batches(
+      data.split,
+      data.weighting,
+      batch_size=config.eval.batch_size,
+      rows=data.rows,
+      process=evaluator.this_process(),
+    ):
+      inputs = sharding.put_batch(evaluator.to_inputs(batch, data.order))
+      rows = add(rows, state.model, inputs)
+    return finish(rows, state)
+
+  return run
 
 
 def _loop(
@@ -224,6 +236,8 @@ def _steps(
   batch_size, first = config.train.batch_size, jax.process_index() == 0
   validator = _validator(model, config, data)
   step_fn = jax.jit(model.train_step, donate_argnums=0)
+  recentred = _centring(model, config, data, model.recentred)
+  recentre_every = make_head.recentre_every(config)
   batches = _batches(start, config, data)
   bar = progress.Progress(
     stop, initial_step=start, examples_per_step=batch_size, enabled=first
@@ -248,6 +262,9 @@ def _steps(
         losses[step] = metrics["loss"]
         if "flipped_ids" in metrics:
           _flip(flips, step, metrics, data.batches(config)[step - 1])
+      if recentre_every and step % recentre_every == 0:
+        watch.note(f"recomputing centroids after step {step}")
+        state = recentred(state)
       bar.update(step, metrics)
       last = step == stop or told.after(step)
       save = last or step % config.checkpoint.every == 0
