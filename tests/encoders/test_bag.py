@@ -142,6 +142,8 @@ def test_hidden_dropout_acts_before_the_layer():
 def test_scaled_embeddings_have_the_length_of_the_scale():
   sparse, _ = make_features()
   encoder = make_encoder(activation="", scale=12.0)
+  # A step makes strong types of weak ones: it would be compiled twice.
+  assert not encoder.log_scale[...].weak_type
   length = np.linalg.norm(encoder(sparse), axis=1)
   assert length[0] == 0
   np.testing.assert_allclose(length[1:], 12.0, rtol=1e-4)

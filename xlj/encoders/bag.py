@@ -58,8 +58,9 @@ class BagEncoder(nnx.Module):
     self.table = nnx.Param(
       std * jax.random.normal(rngs.params(), (num_features, dim))
     )
-    # The logarithm, so that Adam changes the scale by a share of itself.
-    self.log_scale = nnx.Param(jnp.log(scale)) if scale else None
+    # The logarithm, so that Adam changes the scale by a share of itself; of a
+    # strong type, or steps would be compiled again when it becomes one.
+    self.log_scale = nnx.Param(jnp.log(jnp.float32(scale))) if scale else None
     widths = (dim, *hidden)
     self.bias = nnx.Param(jnp.zeros((dim,))) if activation else None
     self.input_scale = input_scale
