@@ -12,10 +12,11 @@ with its examples.
 Columns, in percent: means over labels of their accuracy, for labels with many
 training examples (at least 100), few (at most 20), and in between (medium);
 then for each confidence that a method can reject by: the F-measure as the
-authors corrected it, as they published it, and the AUROC. The threshold is the
-one of the best corrected F-measure on every other test example, for all methods
-alike, and the figures are those of the rest. Prints mean and standard deviation
-over seeds, of the data and of the run; the last line is JSON.
+authors corrected it, as they published it, and the AUROC. They are of unknown
+examples and as many of each label, as in the paper; the threshold is the one of
+the best corrected F-measure on one half of them, for all methods alike, and the
+figures are those of the other. Prints mean and standard deviation over seeds,
+of the data and of the run; the last line is JSON.
 
 Methods whose name ends in "_2" start from the encoder of `plain` ("oltr_2"
 also from its label rows) at a third of its rate, the others from scratch.
@@ -38,6 +39,7 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj import open_set
+from xlj import openmax
 from xlj import predictor
 from xlj import train
 from xlj.data import csr as csr_lib
@@ -157,21 +159,23 @@ def score(workdir: pathlib.Path, world: World) -> dict[str, float]:
   found, truth = ids[:, 0], world.truth
   scores = open_set.by_shots(found, truth, world.counts)
   del scores["accuracy"]
-  kinds = ("probability",)
+  ways = {"probability": (found, run.confidence(world.features))}
   if run.config.head.type == "oltr":
-    kinds = predictor.CONFIDENCES
-  for kind in kinds:
-    sure = run.confidence(world.features, kind)
+    for kind in ("cosine", "reachability"):
+      ways[kind] = found, run.confidence(world.features, kind)
+  else:
+    ways["openmax"] = openmax.fit(run).predict(world.features)
+  for way, (found, sure) in ways.items():
     for name, value in rejecting(found, sure, truth).items():
-      scores[f"{kind} {name}"] = value
+      scores[f"{way} {name}"] = value
   return scores
 
 
 def rejecting(
   found: np.ndarray, sure: np.ndarray, truth: np.ndarray
 ) -> dict[str, float]:
-  """Figures of rejection, on every other example."""
-  order = np.random.default_rng(0).permutation(len(truth))
+  """Figures of rejection, of one half of a balanced choice of examples."""
+  order = np.random.default_rng(0).permutation(balanced(truth))
   choose, rest = order[::2], order[1::2]
   threshold = open_set.best_threshold(
     found[choose], sure[choose], truth[choose]
@@ -182,6 +186,18 @@ def rejecting(
     for measure in open_set.MEASURES
   }
   return {**scores, "auroc": open_set.auroc(sure[rest], truth[rest])}
+
+
+def balanced(truth: np.ndarray) -> np.ndarray:
+  """Examples to test with: as many of each label, and all that are unknown."""
+  order = np.argsort(truth, kind="stable")
+  _, first, counts = np.unique(
+    truth[order], return_index=True, return_counts=True
+  )
+  rank = np.arange(len(truth)) - np.repeat(first, counts)
+  is_known = truth[order] != open_set.OPEN
+  most = counts[truth[order][first] != open_set.OPEN].min()
+  return order[~is_known | (rank < most)]
 
 
 def parse() -> argparse.Namespace:

@@ -22,6 +22,11 @@ ALLOWED = {
   "pairs": set(),
   "metrics": {"pairs"},
   "open_set": set(),
+  "weibull": set(),
+  "openmax": {
+    "evaluator", "model", "predictor", "sharding", "splits", "weibull", "data",
+    "heads", "ops",
+  },
   "progress": set(),
   "page": set(),
   "figures": set(),

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -84,34 +83,6 @@ def use_mesh(monkeypatch):
     )
 
   return use
-
-
-@pytest.mark.filterwarnings("error:Some donated buffers")
-def test_the_memory_is_recomputed_each_epoch(tmp_path, use_mesh):
-  data_dir = runs.make_data(tmp_path / "data")
-  use_mesh((1, 1))
-  fields = {"head__type": "oltr", "head__wide": False, "data__validation": 0.0}
-  fields |= {"oltr__recentre_every": 0.5, "train__epochs": 1.0}
-  fields |= {"data__max_labels": 1, "range__intra": 0.1}  # of the first labels
-  config = runs.make_config(data_dir, **fields)
-  train.train(config, tmp_path / "run")
-  assert all(
-    row["range"] > 0 for row in runs.records(tmp_path / "run", "train")
-  )
-
-  run = predictor.load(tmp_path / "run", which="last")
-  split = store.open_split(data_dir)
-  embed = jax.jit(run.model.embed)
-  x = []
-  for count, inputs in run.batches(split.features):
-    with jax.set_mesh(run.mesh):
-      x.append(np.asarray(embed(run.state, inputs))[:count])
-  hot = split.labels.to_scipy().astype(bool).astype(np.float64)
-  counts = hot.sum(0)
-  means = hot.T @ np.concatenate(x) / np.maximum(counts, 1)[:, None]
-  rows = run.model.layout.row_of_label(run.order.to_head(np.arange(len(means))))
-  memory = np.asarray(run.state["head"]["memory"])[rows]
-  np.testing.assert_allclose(memory[counts > 0], means[counts > 0], atol=1e-5)
 
 
 @pytest.mark.slow
