@@ -19,7 +19,9 @@ figures are those of the other. Prints mean and standard deviation over seeds,
 of the data and of the run; the last line is JSON.
 
 Methods whose name ends in "_2" start from the encoder of `plain` ("oltr_2"
-also from its label rows) at a third of its rate, the others from scratch.
+also from its label rows) at a third of its rate, the others from scratch. All
+but the plain ones draw labels first (`class_aware`). Rejection by OpenMax is of
+the methods without a memory.
 
 Legend: N examples, L labels.
 """
@@ -50,7 +52,10 @@ CLASS_AWARE = {"tail.sampler": "class_aware"}
 METHODS: dict[str, dict[str, Any]] = {
   "plain": {},
   "class_aware": CLASS_AWARE,
-  "focal": {"head.loss": "focal"},
+  "focal": CLASS_AWARE | {"head.loss": "focal", "head.prior_bias": True},
+  "range": CLASS_AWARE
+  | {"range.intra": 1e-4, "range.inter": 1e-2, "data.max_labels": 1},
+  "plain_2": {},
   "class_aware_2": CLASS_AWARE,
   "oltr_2": CLASS_AWARE | {"head.type": "oltr"},
 }
