@@ -2,27 +2,36 @@
 
 python launch/train.py --config=configs/xmc.py:bibtex \
   --config.data.dir=DIR --workdir=runs/bibtex
+
+Without --config it continues as the run's own config says.
 """
+
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
+from xlj import config as config_lib
 from xlj import launching
 from xlj import train
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file; override a field by --config.FIELD=VALUE."
+  "config",
+  None,
+  "Config file; override a field by --config.FIELD=VALUE. Default: that of the"
+  " run.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
 )
 
-flags.mark_flag_as_required("config")
-
 
 def main() -> int:
   """Trains."""
-  complete = train.train(_CONFIG.value, _WORKDIR.value)
+  config = _CONFIG.value
+  if config is None:
+    config = config_lib.load(Path(_WORKDIR.value) / config_lib.FILE)
+  complete = train.train(config, _WORKDIR.value)
   return 0 if complete else launching.STOPPED
 
 

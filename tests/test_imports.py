@@ -52,7 +52,8 @@ ALLOWED = {
     "data",
   },
   "predictor": {
-    "checkpoint", "config", "label_order", "mesh", "model", "sharding", "data",
+    "checkpoint", "config", "label_order", "mesh", "model", "sharding",
+    "splits", "data",
   },
   "first_stage": {"checkpoint", "config", "model"},
   "stopping": set(),
@@ -70,6 +71,11 @@ ALLOWED = {
   },
   "predict": {"config", "predictor", "splits", "data"},
   "average": {"ops"},
+  "labels": {
+    "checkpoint", "config", "evaluator", "flips", "label_order", "machine",
+    "mesh", "model", "preparation", "report", "sharding", "splits", "data",
+    "heads", "ops",
+  },
   "soups": {
     "average", "checkpoint", "config", "evaluate", "evaluator", "flips", "mesh",
     "model", "predictor", "splits", "data",

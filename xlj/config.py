@@ -122,6 +122,8 @@ def base() -> ml_collections.ConfigDict:
         "num_rows": auto(int),
         "num_features": auto(int),
         "num_labels": auto(int),
+        # Label ids, where some have no row (see xlj.labels); 0: all have one.
+        "num_ids": 0,
         "dense": auto(bool),
         "fingerprint": auto(str),
         "feature_norm": auto(float),  # root of the mean squared row norm

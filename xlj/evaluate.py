@@ -1,6 +1,7 @@
 """Scores a trained run on a split: table, JSON, report."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import json
 from pathlib import Path
 import time
@@ -55,7 +56,7 @@ def evaluate(
     split,
     data_dir=data_dir,
     num_features=run.num_features,
-    num_labels=run.num_labels,
+    num_labels=run.num_ids,
   )
   logging.info(
     "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step
@@ -72,7 +73,8 @@ def evaluate(
   by_name = {"xlj": ranking.compute()}
   directory = data_dir or run.config.data.dir
   if counts is not None:
-    by_name |= _baselines(data, directory, split, counts, about)
+    known = dataclasses.replace(data, labels=run.order.known(data.labels))
+    by_name |= _baselines(known, directory, split, counts, about)
   values = by_name["xlj"] | loss
   if jax.process_index() == 0:
     deciles = [] if counts is None else ranking.deciles()
@@ -124,7 +126,7 @@ def _about(
   """What the metrics know of the labels; nothing of each of too many."""
   config = run.config
   about: dict[str, Any] = {
-    "num_labels": run.num_labels,
+    "num_labels": run.num_ids,
     "ks": tuple(ks) or tuple(config.eval.ks),
   }
   if counts is None:

@@ -64,7 +64,7 @@ class Evaluator:
       weighting: Feature weighting fitted on the training split.
       order: The head's numbers of the labels.
       batch_size: Examples scored at a time, over all devices.
-      num_labels: L of the model.
+      num_labels: L of the model, or how many label ids, if there are more.
       ks: Cut-offs of the metrics.
       rows: Rows of the split to score; by default all.
       propensities: `[L]` for PSP; None leaves it out.
@@ -101,7 +101,8 @@ class Evaluator:
     """
     ranking = self._ranking()
     for ranked in self.rank(state, min(ranking.width, ranking.num_labels)):
-      ranking.update(ranked.ids, self._split.labels.take(ranked.rows))
+      labels = self._order.known(self._split.labels.take(ranked.rows))
+      ranking.update(ranked.ids, labels)
     return self._of_all_processes(ranking)
 
   def loss(self, state: dict[str, Any]) -> dict[str, float]:

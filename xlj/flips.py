@@ -48,6 +48,21 @@ class Flips:
         while self._width < len(known):
           self._width = max(_LEAST, 2 * self._width)
 
+  def renumbered(self, table: np.ndarray) -> Flips:
+    """The log for labels with other numbers.
+
+    Args:
+      table: int `[L]`, their numbers; -1 for those that there are no more.
+
+    Returns:
+      A new log.
+    """
+    out = Flips()
+    for step, row, label in self._log:
+      if table[label] >= 0:
+        out.add(step, np.asarray([row]), np.asarray([table[label]]))
+    return out
+
   def apply(self, label_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The labels of a batch with those that are flipped.
 

@@ -4,6 +4,9 @@ The head may favour some numbers. A dense head computes what only pays for
 frequent labels for the first ones; every device has its share of any range of
 labels (see `xlj.ops.layout`). Heads with groups take the labels i, i + C, i +
 2 C ... for group i of C.
+
+Where labels have been deleted or merged (see `xlj.labels`) the data set has
+more ids than the head has labels: some have none, some share one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 
 import numpy as np
 
+from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import lines
 
@@ -25,8 +29,8 @@ class LabelOrder:
   Attributes:
     data_ids: int32 `[num_labels]`, the data set's id of the head's labels;
       None where both number them alike, so that nothing is kept by label.
-    head_ids: int32 `[num_labels]`, the head's number of the data set's ids;
-      None likewise.
+    head_ids: int32 `[num_ids]`, the head's number of the data set's ids, -1
+      for those without a row; None likewise.
   """
 
   data_ids: np.ndarray | None = None
@@ -89,48 +93,61 @@ class LabelOrder:
 
   @classmethod
   def from_file(
-    cls, path: str | os.PathLike[str], num_labels: int
+    cls,
+    path: str | os.PathLike[str],
+    num_ids: int,
+    num_labels: int | None = None,
   ) -> LabelOrder:
     """The order that a file gives.
 
     Args:
-      path: Text, plain or gzip, with one label id of the data set per line,
-        in the order of the head's labels.
-      num_labels: How many there are.
+      path: Text, plain or gzip, with a line for each of the head's labels: the
+        data set's id of it, and any others that mean the same label.
+      num_ids: How many ids the data set has.
+      num_labels: How many labels the head has, where some ids have no row; None
+        if all ids have to be there.
 
     Returns:
       The order.
 
     Raises:
-      DataError: If a line is not an id, or an id repeats or is missing; it
+      DataError: If a line is not of ids, or an id repeats or is missing; it
         names the file and the line.
       OSError: If the file cannot be read.
     """
-    data_ids = np.empty(num_labels, np.int32)
-    line_of = np.zeros(num_labels, np.int64)  # where an id was read; 0: not yet
-    number = 0
+    head_ids = np.full(num_ids, -1, np.int32)
+    line_of = np.zeros(num_ids, np.int64)  # where an id was read; 0: not yet
+    data_ids: list[int] = []
     for block in lines.blocks(path):
       for number, text in enumerate(
         block.text.split(b"\n")[:-1], block.first_line
       ):
-        label = _label_of(text, path, number, num_labels)
-        if line_of[label]:
-          raise errors.DataError(
-            path,
-            f"label {label} again",
-            f"each label once; line {line_of[label]} has it",
-            line=number,
-          )
-        line_of[label] = number
-        data_ids[number - 1] = label
-    if number < num_labels:
+        labels = _labels_of(
+          text, path, number, num_ids, several=num_labels is not None
+        )
+
+        for label in labels:
+          if line_of[label]:
+            raise errors.DataError(
+              path,
+              f"label {label} again",
+              f"each label once; line {line_of[label]} has it",
+              line=number,
+            )
+          line_of[label] = number
+          head_ids[label] = len(data_ids)
+        data_ids.append(labels[0])
+    wanted = num_ids if num_labels is None else num_labels
+    if len(data_ids) != wanted:
+      missing = np.flatnonzero(head_ids < 0)
+      which = f", and not {missing[0]}" if num_labels is None else ""
       raise errors.DataError(
         path,
-        f"{number} labels, and not {int(np.argmin(line_of))}",
-        f"all {num_labels}",
-        line=max(number, 1),
+        f"{len(data_ids)} labels{which}",
+        f"all {wanted}",
+        line=max(len(data_ids), 1),
       )
-    return cls.of(data_ids)
+    return cls(np.asarray(data_ids, np.int32), head_ids)
 
   @classmethod
   def of(cls, data_ids: np.ndarray) -> LabelOrder:
@@ -140,19 +157,41 @@ class LabelOrder:
     head_ids[data_ids] = np.arange(len(data_ids), dtype=np.int32)
     return cls(data_ids, head_ids)
 
+  def to_file(self, path: str | os.PathLike[str]) -> None:
+    """Writes what `from_file` reads; not for an order that keeps nothing."""
+    assert self.data_ids is not None and self.head_ids is not None
+    same: dict[int, list[int]] = {}  # labels with several ids alone
+    first = np.full_like(self.head_ids, -1)
+    first[self.data_ids] = self.data_ids
+    for label in np.flatnonzero((self.head_ids >= 0) & (first < 0)).tolist():
+      same.setdefault(int(self.head_ids[label]), []).append(label)
+    with open(path, "w") as file:
+      for number, label in enumerate(self.data_ids.tolist()):
+        ids = [label, *same.get(number, ())]
+        file.write(" ".join(map(str, ids)) + "\n")
+
   def fingerprint(self) -> str:
     """A text that two orders share only if they are the same."""
     if self.data_ids is None:
       return "identity"
-    return hashlib.sha256(self.data_ids.tobytes()).hexdigest()
+    assert self.head_ids is not None
+    both = self.data_ids.tobytes() + self.head_ids.tobytes()
+    return hashlib.sha256(both).hexdigest()
 
   def to_head(self, ids: np.ndarray) -> np.ndarray:
     """The head's numbers of data ids `[...]`; -1 stays."""
     return _looked_up(self.head_ids, ids)
 
   def by_data_id(self, values: np.ndarray) -> np.ndarray:
-    """Values `[num_labels, ...]` of the head's labels, in the data's order."""
-    return values if self.head_ids is None else values[self.head_ids]
+    """Values `[num_labels, ...]` of the head's labels as `[num_ids, ...]`.
+
+    They are 0 for ids without a row; of ids that share one, the first has them.
+    """
+    if self.data_ids is None or self.head_ids is None:
+      return values
+    found = np.zeros((len(self.head_ids), *values.shape[1:]), values.dtype)
+    found[self.data_ids] = values
+    return found
 
   def by_head_id(self, values: np.ndarray) -> np.ndarray:
     """Values `[num_labels, ...]` of the data's labels, in the head's order."""
@@ -162,21 +201,47 @@ class LabelOrder:
     """The data ids of the head's numbers `[...]`; -1 stays."""
     return _looked_up(self.data_ids, ids)
 
+  def known(self, labels: csr_lib.Csr) -> csr_lib.Csr:
+    """Labels `[N, num_ids]` as the head knows them, by the data's ids.
+
+    Args:
+      labels: A matrix without values.
+
+    Returns:
+      The same without ids that have no row; of ids that share one, the first.
+    """
+    if self.data_ids is None or self.head_ids is None:
+      return labels
+    if len(self.data_ids) == len(self.head_ids):
+      return labels
+    ids = self.to_data(self.to_head(labels.indices))
+    rows = np.split(ids, labels.indptr[1:-1])
+    return csr_lib.Csr.from_rows(
+      [np.unique(row[row >= 0]).tolist() for row in rows], labels.num_columns
+    )
+
 
 def _looked_up(table: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
   return ids if table is None else np.where(ids < 0, -1, table[ids])
 
 
-def _label_of(
-  text: bytes, path: str | os.PathLike[str], line: int, num_labels: int
-) -> int:
-  """The label id that a line consists of."""
-  label = int(text) if text.strip().isdigit() else -1
-  if not 0 <= label < num_labels:
+def _labels_of(
+  text: bytes,
+  path: str | os.PathLike[str],
+  line: int,
+  num_ids: int,
+  *,
+  several: bool,
+) -> list[int]:
+  """The label ids that a line consists of, at least one."""
+  words = text.split()
+  labels = [int(word) if word.isdigit() else -1 for word in words] or [-1]
+  one = several or len(labels) == 1
+  if not one or not all(0 <= label < num_ids for label in labels):
     raise errors.DataError(
       path,
       repr(text.decode("utf-8", "replace")),
-      f"a label id in [0, {num_labels - 1}] and nothing else",
+      f"a label id in [0, {num_ids - 1}] and nothing else",
       line=line,
     )
-  return label
+  return labels

@@ -96,8 +96,8 @@ def _names(
   run: predictor.Predictor, labels: str | None
 ) -> Sequence[str] | None:
   if labels is not None:
-    return names_lib.read_names(labels, run.num_labels)
-  return splits.label_names(run.config)
+    return names_lib.read_names(labels, run.num_ids)
+  return splits.label_names(run.config, run.workdir)
 
 
 Line = Callable[[np.ndarray, np.ndarray, Sequence[str] | None], str]

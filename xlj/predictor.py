@@ -63,7 +63,11 @@ class Predictor:
       self.step, self.state = self._restore(which)
     self.weighting = self._weighting()
     self.order = label_order.LabelOrder.identity()
-    if "label_ids" in self.state["buffers"]:
+    if self.config.data.num_ids:
+      self.order = label_order.LabelOrder.from_file(
+        workdir / self.config.head.order, self.num_ids, self.num_labels
+      )
+    elif "label_ids" in self.state["buffers"]:
       self.order = label_order.LabelOrder.of(self._by_label("label_ids"))
     self._topk = jax.jit(self.model.topk, static_argnums=2)
 
@@ -73,12 +77,17 @@ class Predictor:
     return self.config.data.num_labels
 
   @property
+  def num_ids(self) -> int:
+    """Number of label ids, those of deleted and merged labels included."""
+    return self.config.data.num_ids or self.num_labels
+
+  @property
   def num_features(self) -> int:
     """Number of features F."""
     return self.config.data.num_features
 
   def label_counts(self) -> np.ndarray | None:
-    """Training examples of each label, int64 `[L]`; None if not counted."""
+    """Training examples by label id, int64 `[num_ids]`; None if not counted."""
     if "label_counts" not in self.state["buffers"]:
       return None
     counts = self._by_label("label_counts").astype(np.int64)

@@ -1,6 +1,7 @@
 """The training split, and what is decided from it before training starts."""
 
 import dataclasses
+from pathlib import Path
 
 from absl import logging
 import ml_collections
@@ -59,23 +60,33 @@ class Data:
 
 
 def prepare(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, workdir: Path | None = None
 ) -> tuple[ml_collections.ConfigDict, Data]:
   """Opens the training split and resolves the config against it.
 
   Args:
     config: A config that says in `data` where the data is.
+    workdir: Of the run; where it has lost or won labels (see `xlj.labels`),
+      `head.order` names a file in it.
 
   Returns:
     The resolved config and the data.
   """
   split = splits.open_split(config)
-  config = config_lib.resolve(config, facts(split))
+  num_labels = config.data.num_labels if config.data.num_ids else None
+  about = facts(split)
+  if num_labels is not None:
+    about = dataclasses.replace(about, num_labels=num_labels)
+  config = config_lib.resolve(config, about)
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
   )
   by_label = config.head.order != "none"
   stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
+  if stats.label_counts is not None:
+    missing = split.num_labels - len(stats.label_counts)
+    counts = np.pad(stats.label_counts, (0, missing))
+    stats = dataclasses.replace(stats, label_counts=counts)
   weighting = None
   if config.data.dense:
     config.data.weighting, config.data.l2 = "none", False
@@ -85,11 +96,16 @@ def prepare(
     )
     config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
   _scale(config, split, weighting)
-  order = _order(config, split, rows, stats, weighting)
+  if workdir is not None and config.data.num_ids:
+    order = label_order.LabelOrder.from_file(
+      workdir / config.head.order, config.data.num_ids, num_labels
+    )
+  else:
+    order = _order(config, split, rows, stats, weighting)
   sampler = None
   if config.tail.sampler != "instance":
     sampler = sampler_lib.ByLabel(
-      split.labels.take(rows),
+      order.known(split.labels.take(rows)),
       config.tail.sampler,
       config.seed + config.train.shuffle,
     )

@@ -340,7 +340,7 @@ def _scorer(
       split,
       data_dir=data_dir,
       num_features=run.num_features,
-      num_labels=run.num_labels,
+      num_labels=run.num_ids,
     )
   else:
     data, rows = _held_out(workdir, config, data_dir)

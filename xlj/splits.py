@@ -1,13 +1,17 @@
 """The splits that a config asks for: files, text, or generated rows."""
 
+import dataclasses
 from pathlib import Path
 
 import ml_collections
 
 from xlj import config as config_lib
 from xlj.data import generated
+from xlj.data import names as names_lib
 from xlj.data import store
 from xlj.data import tokens
+
+NAMES_FILE = "labels.txt"  # of a run with names of its own
 
 
 def open_split(
@@ -25,7 +29,8 @@ def open_split(
     split: "train", "test" or "validation".
     data_dir: Replaces `data.dir`.
     num_features: The number of features of the model; None for any.
-    num_labels: Likewise of labels.
+    num_labels: Likewise of label ids. Data with fewer of them are widened
+      where a run has been given more since (see `xlj.labels`).
 
   Returns:
     The split.
@@ -45,22 +50,26 @@ def open_split(
         f" ({data.context})"
       )
     return store.open_generated(_spec(data), split)
-  return store.open_split(
+  found = store.open_split(
     directory,
     split,
     cache_dir=data.cache_dir or None,
     num_features=num_features,
-    num_labels=num_labels,
+    num_labels=None if data.num_ids else num_labels,
     context=data.context,
     verify=data.verify,
   )
+  return _widened(found, data.num_ids) if data.num_ids else found
 
 
-def label_names(config: ml_collections.ConfigDict) -> list[str] | None:
-  """The names of the labels of a config's data.
+def label_names(
+  config: ml_collections.ConfigDict, workdir: Path | None = None
+) -> list[str] | None:
+  """The names of the labels of a run, or of a config's data.
 
   Args:
     config: A resolved config.
+    workdir: Of a run, which may have names of its own (see `xlj.labels`).
 
   Returns:
     The names, by label id; None if there are none.
@@ -69,11 +78,26 @@ def label_names(config: ml_collections.ConfigDict) -> list[str] | None:
     DataError: If there are names, but not one for each label.
   """
   data = config.data
+  num_ids = data.num_ids or data.num_labels
+  if workdir is not None and (path := workdir / NAMES_FILE).exists():
+    return names_lib.read_names(path, num_ids)
   if data.generator.rows:
     return None
   if data.context:
     return tokens.words(data.dir)
-  return store.label_names(data.dir, data.num_labels)
+  return store.label_names(data.dir, num_ids)
+
+
+def _widened(split: store.Split, num_ids: int) -> store.Split:
+  """The split with label ids up to `num_ids`."""
+  if split.num_labels > num_ids:
+    raise store.DataError(
+      split.name,
+      f"{split.num_labels} label ids",
+      f"at most {num_ids}, those of the run; append the new ones to it first",
+    )
+  labels = dataclasses.replace(split.labels, num_columns=num_ids)
+  return dataclasses.replace(split, labels=labels)
 
 
 def _spec(data: ml_collections.ConfigDict) -> generated.Spec:

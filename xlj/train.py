@@ -65,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   """
   workdir = Path(workdir).absolute()
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
-  config, data = preparation.prepare(config)
+  config, data = preparation.prepare(config, workdir)
   config_lib.check_divides(config, mesh.size)
   exchange.check_same(
     "the config, resolved with the data,",
@@ -321,7 +321,7 @@ def _write_suspects(
   ids = data.order.to_data(ids)
   found = suspects.find(data.split.labels, data.rows, ids, values)
   path = workdir / suspects.FILE
-  names = splits.label_names(config)
+  names = splits.label_names(config, workdir)
   suspects.write(path, found, data.split.labels, ids, values, names)
   logging.info(
     "%d of %d examples probably have a wrong label: see %s",
@@ -368,7 +368,7 @@ def _validator(
     data.weighting,
     data.order,
     batch_size=config.eval.batch_size,
-    num_labels=config.data.num_labels,
+    num_labels=config.data.num_ids or config.data.num_labels,
     ks=config.eval.ks,
     rows=data.valid_rows,
     propensities=None

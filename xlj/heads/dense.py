@@ -166,6 +166,11 @@ class DenseHead:
     """Number of columns of the wide path including padding."""
     return self._first_rows(self.wide_labels)
 
+  @property
+  def kahan_rows(self) -> int:
+    """Number of rows with compensation, where there is any."""
+    return self._first_rows(self.kahan_labels)
+
   def _first_rows(self, num_labels: int) -> int:
     """Rows of the first labels, padding included; 0 for all of them."""
     return layout_lib.Layout(
@@ -256,9 +261,7 @@ class DenseHead:
 
   def _init_row_state(self, params: Params) -> row_optimizer.RowState:
     """Optimizer state of the rows."""
-    return self.optimizer.init(
-      _without_wide(params), self._first_rows(self.kahan_labels)
-    )
+    return self.optimizer.init(_without_wide(params), self.kahan_rows)
 
   def specs(self) -> dict[str, P]:
     """`PartitionSpec` of each parameter."""

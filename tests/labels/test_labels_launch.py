@@ -1,0 +1,151 @@
+"""Edits of labels by the launcher, on eight devices: what a user would do."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import runs as test_runs
+from xlj import evaluate
+from xlj import predictor
+from xlj import train
+from xlj.data import csr
+from xlj.data import errors
+from xlj.data import store
+from xlj.data import writers
+from xlj.labels import append
+from xlj.labels import edit
+from xlj.labels import files
+from xlj.labels import runs
+
+L, NEW = 700, 5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  root = tmp_path_factory.mktemp("labels")
+  data = test_runs.make_data(root / "data")
+  config = test_runs.make_config(data, train__epochs=1.0, data__validation=0.0)
+  train.train(config, root / "run")
+  return root
+
+
+def csr_rows(split, count):
+  return split.features.take(np.arange(count))
+
+
+def counts_of(workdir):
+  counts = predictor.load(workdir, which="last").label_counts()
+  assert counts is not None
+  return counts
+
+
+def scores(workdir, rows, width):
+  run = predictor.load(workdir, which="last")
+  values, ids = run.topk(rows, run.num_labels)
+  full = np.full((len(values), width), -np.inf, np.float32)
+  np.put_along_axis(full, ids, values, 1)
+  return full
+
+
+@pytest.mark.slow  # five launchers
+def test_append_delete_merge_rename_and_train_on(trained, tmp_path):
+  data, run = trained / "data", trained / "run"
+  rows = csr_rows(store.open_split(data, "test"), 16)
+  before = scores(run, rows, L + NEW)
+
+  def edited(source, name, *flags):
+    out = tmp_path / name
+    job = test_runs.launch(
+      "labels", f"--workdir={source}", f"--output={out}", *flags, devices=8
+    )
+    code, _, err = test_runs.finish(job)
+    assert code == 0, err
+    return out
+
+  # New labels have the ids that follow; others' scores stay.
+  split = store.open_split(data)
+  labels = csr.Csr.from_rows([[L + i % NEW] for i in range(40)], L + NEW)
+  new = tmp_path / "new.txt"
+  writers.write_one_file(new, csr_rows(split, 40), labels)
+  more = edited(run, "more", f"--append={new}", "--method=teen")
+  with_new = scores(more, rows, L + NEW)
+  np.testing.assert_allclose(with_new[:, :L], before[:, :L], atol=1e-6)
+  assert np.isfinite(with_new[:, L:]).all()
+  found = counts_of(more)
+  np.testing.assert_array_equal(found[L:], [8] * NEW)
+
+  gone = [3, 10, 699, L + 1]
+  ids = tmp_path / "ids.txt"
+  ids.write_text("".join(f"{label}\n" for label in gone))
+  less = edited(more, "less", f"--delete={ids}")
+  after = scores(less, rows, L + NEW)
+  assert np.isneginf(after[:, gone]).all()
+  kept = np.setdiff1d(np.arange(L + NEW), gone)
+  np.testing.assert_allclose(after[:, kept], with_new[:, kept], atol=1e-6)
+  counts = counts_of(less)
+  np.testing.assert_array_equal(counts[gone], 0)
+  np.testing.assert_array_equal(counts[kept], found[kept])
+
+  merge, rename = tmp_path / "merge.tsv", tmp_path / "rename.tsv"
+  merge.write_text("5\t6\n7\t6\n")
+  rename.write_text("6\tthe one\n")
+  one = edited(less, "one", f"--merge={merge}")
+  last = edited(one, "last", f"--rename={rename}", "--steps=2")
+  listed = list(edit.listed(runs.load(last)))
+  assert (listed[6].name, listed[6].count) == ("the one", counts[5:8].sum())
+  assert [listed[i].state for i in (5, 6, 3)] == [
+    "merged into 6",
+    "",
+    "deleted",
+  ]
+  step = runs.load(last).step
+  job = test_runs.launch("train", f"--workdir={last}", devices=8)
+  code, _, err = test_runs.finish(job)
+  assert code == 0, err
+  assert runs.load(last).step == step + 2
+  assert np.isneginf(scores(last, rows, L + NEW)[:, [5, 7, *gone]]).all()
+  assert evaluate.evaluate(last)["P@1"] >= 0
+
+
+def test_deleted_labels_are_gone_and_others_as_before(trained, tmp_path):
+  rows = csr_rows(store.open_split(trained / "data", "test"), 16)
+  before = scores(trained / "run", rows, L)
+  gone = np.arange(0, L, 7)
+  run = edit.delete(runs.load(trained / "run"), gone)
+  # A deleted label comes back by new examples, under its id.
+  split = store.open_split(trained / "data")
+  labels = csr.Csr.from_rows([[14], [14], [L]], L + 1)
+  new = dataclasses.replace(split, features=csr_rows(split, 3), labels=labels)
+  run = append.append(run, new, method="naive_bayes")
+  runs.save(run, tmp_path / "out")
+  after = scores(tmp_path / "out", rows, L + 1)
+  back = [14, L]
+  assert np.isfinite(after[:, back]).all()
+  assert np.isneginf(after[:, np.setdiff1d(gone, back)]).all()
+  kept = np.setdiff1d(np.arange(L), gone)
+  np.testing.assert_allclose(after[:, kept], before[:, kept], atol=1e-6)
+  np.testing.assert_array_equal(counts_of(tmp_path / "out")[back], [2, 1])
+
+
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    ("3\n700\n", ":2: found label 700: there are ids 0 to 699"),
+    ("3\n\n3\n", ":3: found label 3 again"),
+    ("3\nno such name\n", ":2: found 'no such name', no label's name"),
+    ("\n", "found no line with text"),
+    ("3\t4\n", ":1: found '3\\\\t4', expected one label"),
+  ],
+)
+def test_bad_lines_are_named(trained, tmp_path, text, wanted):
+  path = tmp_path / "ids.txt"
+  path.write_text(text)
+  with pytest.raises(errors.DataError, match=wanted):
+    files.read_ids(path, runs.load(trained / "run"))
+
+
+def test_one_edit_at_a_time(trained, tmp_path):
+  job = test_runs.launch("labels", f"--workdir={trained / 'run'}")
+  code, _, err = test_runs.finish(job)
+  assert code and "--append, --delete" in err
