@@ -83,7 +83,8 @@ def prepare(
   )
   by_label = config.head.order != "none"
   stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
-  if stats.label_counts is not None:
+  if stats.label_counts is not None and config.data.num_ids:
+    # Counted with the ids that the files have; the run may have more.
     missing = split.num_labels - len(stats.label_counts)
     counts = np.pad(stats.label_counts, (0, missing))
     stats = dataclasses.replace(stats, label_counts=counts)

@@ -137,9 +137,7 @@ def _without(
   """
   sources, targets = label_edit.swaps(run.num_labels, gone)
   left = run.num_labels - len(gone)
-  table = np.arange(run.num_labels, dtype=np.int32)
-  table[gone] = -1
-  table[sources] = targets
+  table = runs.renumbering(run.num_labels, left, sources, targets)
   for head, target in instead.items():
     table[head] = table[target]
   data_ids = run.data_ids.copy()

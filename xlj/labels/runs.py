@@ -196,7 +196,10 @@ def restructured(
       config.head[field] = 0  # all
   with jax.set_mesh(run.mesh):
     before, after = model_lib.Model(run.config), model_lib.Model(config)
-    edit = _Edit(before, after, sources, targets)
+    table = renumbering(
+      run.num_labels, config.data.num_labels, sources, targets
+    )
+    edit = _Edit(before, after, sources, targets, table)
     trees = {
       "model": {
         "encoder": run.trees["model"]["encoder"],
@@ -206,7 +209,6 @@ def restructured(
       "training": edit.training(run.trees["training"]),
     }
     trees = jax.block_until_ready(trees)
-  table = _table(run.num_labels, config.data.num_labels, sources, targets)
   return dataclasses.replace(
     run,
     config=config,
@@ -216,10 +218,20 @@ def restructured(
   )
 
 
-def _table(
+def renumbering(
   before: int, after: int, sources: np.ndarray, targets: np.ndarray
 ) -> np.ndarray:
-  """The numbers after, of labels before `[L]`; -1 for those that are gone."""
+  """The head's numbers after, of labels before.
+
+  Args:
+    before: How many labels there were, L.
+    after: How many there are.
+    sources: int `[K]`, labels before that move; -1 for new ones.
+    targets: int `[K]`, their numbers after.
+
+  Returns:
+    int32 `[L]`; -1 for labels that are gone.
+  """
   table = np.arange(before, dtype=np.int32)
   table[np.isin(table, targets) | (table >= after)] = -1
   known = sources >= 0
@@ -236,9 +248,10 @@ class _Edit:
     after: model_lib.Model,
     sources: np.ndarray,
     targets: np.ndarray,
+    table: np.ndarray,
   ):
     self._before, self._after = before.head, after.head
-    self._sources, self._targets = sources, targets
+    self._sources, self._targets, self._table = sources, targets, table
 
   def _moved(
     self, a: jax.Array, *, first: str = "", axis: int = 0, fill: int = 0
@@ -296,13 +309,7 @@ class _Edit:
     training = training | {"head": state}
     if "memory" in training:
       memory = training["memory"]
-      table = _table(
-        self._before.num_labels,
-        self._after.num_labels,
-        self._sources,
-        self._targets,
-      )
-      ids = _renumbered(memory.ids, jnp.asarray(table))
+      ids = _renumbered(memory.ids, jnp.asarray(self._table))
       training["memory"] = memory._replace(ids=ids)
     return training
 
