@@ -202,6 +202,32 @@ def this_process() -> pipeline.Slice:
   return pipeline.Slice(jax.process_index(), jax.process_count())
 
 
+def inputs(
+  split: store.Split,
+  weighting: weighting_lib.Weighting | None,
+  order: label_order.LabelOrder,
+  *,
+  batch_size: int,
+  rows: np.ndarray | None = None,
+) -> Iterator[model_lib.Inputs]:
+  """One pass over the rows of a split, on the devices of the mesh in context.
+
+  Args:
+    split: The data.
+    weighting: Of its features.
+    order: The head's numbers of its labels.
+    batch_size: Examples at a time, over all devices.
+    rows: Rows to read; by default all.
+
+  Yields:
+    A batch; the last one may be filled up with rows of weight 0.
+  """
+  for batch in pipeline.eval_batches(
+    split, weighting, batch_size=batch_size, rows=rows, process=this_process()
+  ):
+    yield sharding.put_batch(to_inputs(batch, order))
+
+
 def to_inputs(
   batch: pipeline.Batch, order: label_order.LabelOrder
 ) -> model_lib.Inputs:

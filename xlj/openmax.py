@@ -31,7 +31,6 @@ from xlj import predictor
 from xlj import sharding
 from xlj import splits
 from xlj import weibull
-from xlj.data import pipeline
 from xlj.data import store
 from xlj.heads import dense
 from xlj.heads import oltr
@@ -126,13 +125,9 @@ def fit(
   split = splits.open_split(config) if split is None else split
 
   def batches():
-    for batch in pipeline.eval_batches(
-      split,
-      run.weighting,
-      batch_size=config.eval.batch_size,
-      process=evaluator.this_process(),
-    ):
-      yield sharding.put_batch(evaluator.to_inputs(batch, run.order))
+    return evaluator.inputs(
+      split, run.weighting, run.order, batch_size=config.eval.batch_size
+    )
 
   with jax.set_mesh(run.mesh):
     sums = jax.jit(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 import scipy.sparse
 
@@ -46,29 +47,43 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
   """
-  return Predictor(workdir, which=which)
+  workdir = Path(workdir).absolute()
+  config = config_lib.load(workdir / config_lib.FILE)
+  mesh = mesh_lib.make_mesh()
+  with jax.set_mesh(mesh):
+    model = model_lib.Model(config)
+    step, state = _restore(config, workdir, model, which)
+    order = label_order_of(config, workdir, model, state["buffers"])
+  return Predictor(workdir, config, mesh, step, state, order)
 
 
 class Predictor:
   """The model of a run with its weighting; see `load`."""
 
-  def __init__(self, workdir: str | Path, *, which: str = "best"):
-    """Restores; see `load`."""
-    workdir = Path(workdir).absolute()
-    self.workdir = workdir
-    self.config = config_lib.load(workdir / config_lib.FILE)
-    self.mesh = mesh_lib.make_mesh()
-    with jax.set_mesh(self.mesh):
-      self.model = model_lib.Model(self.config)
-      self.step, self.state = self._restore(which)
+  def __init__(
+    self,
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    mesh: jax.sharding.Mesh,
+    step: int,
+    state: dict[str, Any],
+    order: label_order.LabelOrder,
+  ):
+    """Makes one of what a run consists of.
+
+    Args:
+      workdir: Where it comes from.
+      config: Its config.
+      mesh: That of its arrays.
+      step: Steps taken.
+      state: The `model` part of its state.
+      order: Which label has which row.
+    """
+    self.workdir, self.config, self.mesh = workdir, config, mesh
+    self.step, self.state, self.order = step, state, order
+    with jax.set_mesh(mesh):
+      self.model = model_lib.Model(config)
     self.weighting = self._weighting()
-    self.order = label_order.LabelOrder.identity()
-    if self.config.data.num_ids:
-      self.order = label_order.LabelOrder.from_file(
-        workdir / self.config.head.order, self.num_ids, self.num_labels
-      )
-    elif "label_ids" in self.state["buffers"]:
-      self.order = label_order.LabelOrder.of(self._by_label("label_ids"))
     self._topk = jax.jit(self.model.topk, static_argnums=2)
 
   @property
@@ -90,8 +105,9 @@ class Predictor:
     """Training examples by label id, int64 `[num_ids]`; None if not counted."""
     if "label_counts" not in self.state["buffers"]:
       return None
-    counts = self._by_label("label_counts").astype(np.int64)
-    return self.order.by_data_id(counts)
+    with jax.set_mesh(self.mesh):
+      counts = by_label(self.model, self.state["buffers"]["label_counts"])
+    return self.order.by_data_id(counts.astype(np.int64))
 
   def topk(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.
@@ -122,6 +138,28 @@ class Predictor:
     if not scores:
       return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
     return np.concatenate(scores), np.concatenate(ids)
+
+  def embed(self, features: Features) -> np.ndarray:
+    """What the encoder makes of examples, the vectors that meet label rows.
+
+    Args:
+      features: n examples, as for `topk`.
+
+    Returns:
+      float32 `[n, D]`.
+
+    Raises:
+      ValueError: The model has no encoder, or other features.
+    """
+    if not self.config.encoder.dim:
+      raise ValueError("the model has no encoder: encoder.dim is 0")
+    run = jax.jit(self.model.embed)
+    found = [np.zeros((0, self.config.encoder.dim), np.float32)]
+    for count, inputs in self.batches(features):
+      with jax.set_mesh(self.mesh):
+        x = sharding.whole(run(self.state, inputs))
+      found.append(x[:count].astype(np.float32))
+    return np.concatenate(found)
 
   def confidence(
     self, features: Features, by: str = "probability"
@@ -221,38 +259,72 @@ class Predictor:
       return rows.to_scipy().toarray()
     return rows
 
-  def _restore(self, which: str) -> tuple[int, Any]:
-    """Step and state of a checkpoint."""
-    if which not in ("best", "last"):
-      raise config_lib.ConfigError(
-        f"which checkpoint: {which!r}; use 'best' or 'last'"
-      )
-    with checkpointer.Checkpointer(
-      self.config.checkpoint.dir or self.workdir / checkpointer.DIRECTORY,
-      best_metric=self.config.eval.metric,
-      read_only=True,
-    ) as keeper:
-      found = keeper.restore_model(
-        self.model.abstract().model, best=which == "best"
-      )
-    if found is None:
-      raise config_lib.ConfigError(
-        f"{self.workdir} holds no finished checkpoint; train it first"
-      )
-    return found
-
-  def _by_label(self, name: str) -> np.ndarray:
-    """A buffer by the head's labels instead of by row."""
-    layout = self.model.layout
-    rows = layout.row_of_label(np.arange(self.num_labels))
-    return sharding.whole(self.state["buffers"][name])[rows]
-
   def _weighting(self) -> weighting_lib.Weighting | None:
     if self.config.data.dense:
       return None
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
+
+
+def by_label(model: model_lib.Model, a: jax.Array) -> np.ndarray:
+  """A buffer `[R, ...]` by row as `[L, ...]` by the head's labels."""
+  rows = model.layout.row_of_label(np.arange(model.layout.num_labels))
+  return sharding.whole(a)[rows]
+
+
+def label_order_of(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  model: model_lib.Model,
+  buffers: dict[str, jax.Array],
+) -> label_order.LabelOrder:
+  """Which label of a run has which row.
+
+  Args:
+    config: The run's config.
+    workdir: Its directory.
+    model: Its model.
+    buffers: Those of its state, on the mesh in context.
+
+  Returns:
+    The order.
+
+  Raises:
+    DataError: The file that says so is not as it was written.
+  """
+  if config.data.num_ids:
+    return label_order.LabelOrder.from_file(
+      workdir / config.head.order, config.data.num_ids, config.data.num_labels
+    )
+  if "label_ids" in buffers:
+    ids = by_label(model, buffers["label_ids"])
+    return label_order.LabelOrder.of(ids)
+  return label_order.LabelOrder.identity()
+
+
+def _restore(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  model: model_lib.Model,
+  which: str,
+) -> tuple[int, dict[str, Any]]:
+  """Step and state of a checkpoint, on the mesh in context."""
+  if which not in ("best", "last"):
+    raise config_lib.ConfigError(
+      f"which checkpoint: {which!r}; use 'best' or 'last'"
+    )
+  with checkpointer.Checkpointer(
+    config.checkpoint.dir or workdir / checkpointer.DIRECTORY,
+    best_metric=config.eval.metric,
+    read_only=True,
+  ) as keeper:
+    found = keeper.restore_model(model.abstract().model, best=which == "best")
+  if found is None:
+    raise config_lib.ConfigError(
+      f"{workdir} holds no finished checkpoint; train it first"
+    )
+  return found
 
 
 def _from_dicts(

@@ -177,14 +177,13 @@ def _centring(
 
   def run(state):
     rows = model.zero_rows()
-    for batch in pipeline.eval_batches(
+    for inputs in evaluator.inputs(
       data.split,
       data.weighting,
+      data.order,
       batch_size=config.eval.batch_size,
       rows=data.rows,
-      process=evaluator.this_process(),
     ):
-      inputs = sharding.put_batch(evaluator.to_inputs(batch, data.order))
       rows = add(rows, state.model, inputs)
     return finish(rows, state)
 
