@@ -72,9 +72,9 @@ ALLOWED = {
   "predict": {"config", "predictor", "splits", "data"},
   "average": {"ops"},
   "labels": {
-    "checkpoint", "config", "evaluator", "flips", "label_order", "machine",
-    "mesh", "model", "preparation", "report", "sharding", "splits", "data",
-    "heads", "ops",
+    "checkpoint", "config", "flips", "label_order", "machine", "mesh",
+    "model", "predictor", "preparation", "report", "sharding", "splits",
+    "data", "heads", "ops",
   },
   "soups": {
     "average", "checkpoint", "config", "evaluate", "evaluator", "flips", "mesh",

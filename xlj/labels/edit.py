@@ -11,6 +11,7 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj import label_order
+from xlj.labels import arrays
 from xlj.labels import runs
 from xlj.ops import label_edit
 
@@ -87,8 +88,8 @@ def merge(run: runs.Run, into: Mapping[int, int]) -> runs.Run:
   members = np.concatenate([np.asarray(group) for group in groups.values()])
   sizes = np.asarray([len(group) for group in groups.values()])
   counts = run.counts()[members]
-  values, counts = _merged(runs.values(run, members), counts, sizes)
-  run = runs.with_values(run, np.asarray(list(groups)), values, counts)
+  values, counts = _merged(arrays.values(run, members), counts, sizes)
+  run = arrays.with_values(run, np.asarray(list(groups)), values, counts)
   return _without(run, heads, dict(zip(heads.tolist(), targets.tolist())))
 
 
@@ -137,14 +138,14 @@ def _without(
   """
   sources, targets = label_edit.swaps(run.num_labels, gone)
   left = run.num_labels - len(gone)
-  table = runs.renumbering(run.num_labels, left, sources, targets)
+  table = arrays.renumbering(run.num_labels, left, sources, targets)
   for head, target in instead.items():
     table[head] = table[target]
   data_ids = run.data_ids.copy()
   data_ids[targets] = data_ids[sources]
   head_ids = np.where(run.head_ids < 0, -1, table[run.head_ids])
   order = label_order.LabelOrder(data_ids[:left], head_ids.astype(np.int32))
-  return runs.restructured(run, order, sources, targets)
+  return arrays.restructured(run, order, sources, targets)
 
 
 def rename(run: runs.Run, names: Mapping[int, str]) -> runs.Run:

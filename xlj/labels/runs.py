@@ -1,6 +1,6 @@
-"""A run whose labels are edited: read, restructured, written as another run.
+"""A run whose labels are edited: read, and written as another run.
 
-Legend: L labels before, M after, K labels that move or are new.
+Legend: L labels, K of them.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from typing import Any
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -22,15 +21,11 @@ from xlj import label_order
 from xlj import machine
 from xlj import mesh as mesh_lib
 from xlj import model as model_lib
+from xlj import predictor
 from xlj import preparation
 from xlj import report
-from xlj import sharding
 from xlj import splits
 from xlj.checkpoint import checkpointer
-from xlj.heads import dense
-from xlj.ops import label_edit
-from xlj.ops import layout as layout_lib
-from xlj.ops import row_optimizer
 
 ORDER_FILE = "label_order.txt"
 
@@ -89,10 +84,22 @@ class Run:
 
   def counts(self) -> np.ndarray:
     """Training examples of the head's labels, int64 `[L]`."""
-    layout = self.model().layout
-    rows = layout.row_of_label(np.arange(self.num_labels))
-    by_row = sharding.whole(self.trees["model"]["buffers"]["label_counts"])
-    return by_row[rows].astype(np.int64)
+    with jax.set_mesh(self.mesh):
+      by_row = self.trees["model"]["buffers"]["label_counts"]
+      return predictor.by_label(self.model(), by_row).astype(np.int64)
+
+  def as_predictor(self) -> predictor.Predictor:
+    """What predicts as the run is, by its logits alone."""
+    config = ml_collections.ConfigDict(self.config.to_dict())
+    config.predict.propensity_power = 0.0
+    return predictor.Predictor(
+      self.workdir,
+      config,
+      self.mesh,
+      self.step,
+      self.trees["model"],
+      self.order,
+    )
 
 
 def load(workdir: str | Path) -> Run:
@@ -127,15 +134,8 @@ def load(workdir: str | Path) -> Run:
       f"{workdir} holds no finished checkpoint; train it first"
     )
   step, tree, training, facts = found
-  num_labels, num_ids = config.data.num_labels, config.data.num_ids
-  if num_ids:
-    order = label_order.LabelOrder.from_file(
-      workdir / config.head.order, num_ids, num_labels
-    )
-  else:
-    rows = model.layout.row_of_label(np.arange(num_labels))
-    ids = sharding.whole(tree["buffers"]["label_ids"])[rows]
-    order = label_order.LabelOrder.of(ids)
+  with jax.set_mesh(mesh):
+    order = predictor.label_order_of(config, workdir, model, tree["buffers"])
   return Run(
     workdir,
     config,
@@ -167,173 +167,6 @@ def _check(config: ml_collections.ConfigDict, workdir: Path) -> None:
         f"{workdir}: {why}; labels can be edited where each is a row of a dense"
         " head (head.type='dense', head.prototypes=1) over data in files"
       )
-
-
-def restructured(
-  run: Run,
-  order: label_order.LabelOrder,
-  sources: np.ndarray,
-  targets: np.ndarray,
-) -> Run:
-  """A run with other labels: rows moved, cut off, or new and 0.
-
-  Args:
-    run: The run.
-    order: Of the labels after.
-    sources: int `[K]`, the head's numbers before; -1 for new labels.
-    targets: int `[K]`, the head's numbers after.
-
-  Returns:
-    The run. The optimizer goes on with what it knows of each row.
-  """
-  assert order.data_ids is not None and order.head_ids is not None
-  config = ml_collections.ConfigDict(run.config.to_dict())
-  config.data.num_labels = len(order.data_ids)
-  config.data.num_ids = len(order.head_ids)
-  config.head.order = ORDER_FILE
-  for field in ("wide_labels", "kahan_labels"):
-    if field in config.head and config.head[field] >= config.data.num_labels:
-      config.head[field] = 0  # all
-  with jax.set_mesh(run.mesh):
-    before, after = model_lib.Model(run.config), model_lib.Model(config)
-    table = renumbering(
-      run.num_labels, config.data.num_labels, sources, targets
-    )
-    edit = _Edit(before, after, sources, targets, table)
-    trees = {
-      "model": {
-        "encoder": run.trees["model"]["encoder"],
-        "head": edit.params(run.trees["model"]["head"]),
-        "buffers": edit.buffers(run.trees["model"]["buffers"], order),
-      },
-      "training": edit.training(run.trees["training"]),
-    }
-    trees = jax.block_until_ready(trees)
-  return dataclasses.replace(
-    run,
-    config=config,
-    trees=trees,
-    order=order,
-    flips=run.flips.renumbered(table),
-  )
-
-
-def renumbering(
-  before: int, after: int, sources: np.ndarray, targets: np.ndarray
-) -> np.ndarray:
-  """The head's numbers after, of labels before.
-
-  Args:
-    before: How many labels there were, L.
-    after: How many there are.
-    sources: int `[K]`, labels before that move; -1 for new ones.
-    targets: int `[K]`, their numbers after.
-
-  Returns:
-    int32 `[L]`; -1 for labels that are gone.
-  """
-  table = np.arange(before, dtype=np.int32)
-  table[np.isin(table, targets) | (table >= after)] = -1
-  known = sources >= 0
-  table[sources[known]] = targets[known]
-  return table
-
-
-class _Edit:
-  """What becomes of the arrays of a model with a dense head."""
-
-  def __init__(
-    self,
-    before: model_lib.Model,
-    after: model_lib.Model,
-    sources: np.ndarray,
-    targets: np.ndarray,
-    table: np.ndarray,
-  ):
-    self._before, self._after = before.head, after.head
-    self._sources, self._targets, self._table = sources, targets, table
-
-  def _moved(
-    self, a: jax.Array, *, first: str = "", axis: int = 0, fill: int = 0
-  ) -> jax.Array:
-    """An array by label row.
-
-    Args:
-      a: The array.
-      first: Whether it may be of the first rows alone: "wide" or "kahan".
-      axis: That of rows.
-      fill: For new labels.
-    """
-    before, after = (
-      _layout(head, first) for head in (self._before, self._after)
-    )
-    return label_edit.moved(
-      a, before, after, self._sources, self._targets, axis=axis, fill=fill
-    )
-
-  def params(self, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Parameters of the head."""
-    return {
-      name: self._moved(a, first="wide", axis=1)
-      if name == "wide"
-      else self._moved(a)
-      for name, a in params.items()
-    }
-
-  def buffers(
-    self, buffers: dict[str, jax.Array], order: label_order.LabelOrder
-  ) -> dict[str, jax.Array]:
-    """Buffers of the model."""
-    counts = self._moved(buffers["label_counts"])
-    ids = self._moved(buffers["label_ids"], fill=-1)
-    new = self._targets
-    assert order.data_ids is not None
-    layout = self._after.layout
-    ids = label_edit.written(ids, layout, new, order.data_ids[new])
-    return buffers | {"label_counts": counts, "label_ids": ids}
-
-  def training(self, training: dict[str, Any]) -> dict[str, Any]:
-    """The other arrays."""
-    state, specs = training["head"], self._before.optimizer_specs()
-    tx = jax.tree.map(
-      lambda a, spec: self._moved(a) if spec == sharding.LABELS else a,
-      state.tx,
-      specs.tx,
-    )
-    kahan, master = state.kahan, state.master
-    if kahan is not None:
-      kahan = self._moved(kahan, first="kahan")
-    if master is not None:
-      master = self._moved(master)
-    state = row_optimizer.RowState(tx, kahan, master)
-    training = training | {"head": state}
-    if "memory" in training:
-      memory = training["memory"]
-      ids = _renumbered(memory.ids, jnp.asarray(self._table))
-      training["memory"] = memory._replace(ids=ids)
-    return training
-
-
-def _layout(head: dense.DenseHead, first: str) -> layout_lib.Layout:
-  """That of what a head keeps of all rows, or of the first ones."""
-  if first == "wide" and head.wide_labels:
-    return layout_lib.Layout(head.wide_columns, head.blocks)
-  if first == "kahan" and head.kahan_labels:
-    return layout_lib.Layout(head.kahan_rows, head.blocks)
-  return head.layout
-
-
-@jax.jit
-def _renumbered(ids: jax.Array, table: jax.Array) -> jax.Array:
-  """Remembered labels `[R, M]` by their new numbers; -1 where there is none."""
-
-  @jax.shard_map(
-    in_specs=(sharding.BATCH, sharding.REPLICATED), out_specs=sharding.BATCH
-  )
-  def run(ids, table):
-    return jnp.where(ids < 0, -1, table[ids])
-
-  return run(ids, table)
 
 
 def save(
@@ -407,97 +240,6 @@ def _write_files(
   partial.write_text(config_lib.to_json(config))
   os.replace(partial, output / config_lib.FILE)
   logging.info("Wrote %s with %d labels", output, run.num_labels)
-
-
-def values(run: Run, labels: np.ndarray) -> dict[str, np.ndarray]:
-  """What the head has learned of labels.
-
-  Args:
-    run: The run.
-    labels: int `[K]`, the head's numbers.
-
-  Returns:
-    float32 `rows [K, D]`, `bias [K]` and `wide [K, F]`, as far as there are
-    any.
-  """
-  head, params = run.model().head, run.trees["model"]["head"]
-  with jax.set_mesh(run.mesh):
-    found = {name: _read(head, name, a, labels) for name, a in params.items()}
-    if head.dim:
-      rows = head.optimizer.format.decode(found)
-      found["rows"] = rows.astype(jnp.float32)
-  found.pop("exponents", None)
-  return {name: np.array(a) for name, a in found.items()}
-
-
-def with_values(
-  run: Run,
-  labels: np.ndarray,
-  values: dict[str, np.ndarray],
-  counts: np.ndarray,
-) -> Run:
-  """A run with other weights of some labels.
-
-  Args:
-    run: The run.
-    labels: int `[K]`, the head's numbers.
-    values: Those of them; see `values`. Rows are rounded to nearest.
-    counts: int `[K]`, training examples.
-
-  Returns:
-    The run. The optimizer's state of these labels stays, but for what rounding
-    took off their rows.
-  """
-  head = run.model().head
-  model, training = dict(run.trees["model"]), dict(run.trees["training"])
-  params, buffers = dict(model["head"]), dict(model["buffers"])
-  with jax.set_mesh(run.mesh):
-    stored: dict[str, Any] = dict(values)
-    if head.dim:
-      rows = stored.pop("rows")
-      stored |= head.optimizer.format.encode(jnp.asarray(rows), None)
-      state = training["head"]
-      if state.master is not None:
-        master = _write(head, "", state.master, labels, rows)
-        state = state._replace(master=master)
-      if state.kahan is not None:
-        kahan = _write(head, "kahan", state.kahan, labels, np.zeros_like(rows))
-        state = state._replace(kahan=kahan)
-      training["head"] = state
-    for name, new in stored.items():
-      params[name] = _write(head, name, params[name], labels, new)
-    buffers["label_counts"] = _write(
-      head, "", buffers["label_counts"], labels, counts
-    )
-  model |= {"head": params, "buffers": buffers}
-  return dataclasses.replace(run, trees={"model": model, "training": training})
-
-
-def _read(
-  head: dense.DenseHead, name: str, a: jax.Array, labels: np.ndarray
-) -> jax.Array:
-  """Rows of labels `[K, ...]`; 0 of those that the array has nothing of."""
-  layout = _layout(head, name)
-  known = labels < layout.num_labels
-  found = label_edit.read(
-    a, layout, np.where(known, labels, 0), axis=int(name == "wide")
-  )
-  return jnp.where(known.reshape(-1, *[1] * (found.ndim - 1)), found, 0)
-
-
-def _write(
-  head: dense.DenseHead,
-  name: str,
-  a: jax.Array,
-  labels: np.ndarray,
-  values: np.ndarray | jax.Array,
-) -> jax.Array:
-  """A copy of an array with other rows of labels, where it has any."""
-  layout = _layout(head, name)
-  known = labels < layout.num_labels
-  return label_edit.written(
-    a.copy(), layout, labels[known], values[known], axis=int(name == "wide")
-  )
 
 
 def heads_of(run: Run, ids: Sequence[int] | np.ndarray) -> np.ndarray:

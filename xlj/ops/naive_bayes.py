@@ -12,6 +12,7 @@ Legend: K labels, N examples, D width.
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 
 
 class Linear(NamedTuple):
@@ -40,12 +41,27 @@ class Moments(NamedTuple):
   squares: np.ndarray
 
 
-def moments(x: np.ndarray, owner: np.ndarray, num_labels: int) -> Moments:
-  """The moments of examples `[N, D]`, each of a label `[N]` of K."""
-  sums = np.zeros((num_labels, x.shape[1]))
-  np.add.at(sums, owner, x)
+def moments(
+  x: np.ndarray | scipy.sparse.csr_array, owner: np.ndarray, num_labels: int
+) -> Moments:
+  """The moments of examples.
+
+  Args:
+    x: `[N, D]`.
+    owner: int `[N]`, the label of each.
+    num_labels: K.
+
+  Returns:
+    Float64 sums.
+  """
+  ones = np.ones(len(owner)), (owner, np.arange(len(owner)))
+  member = scipy.sparse.csr_array(ones, shape=(num_labels, len(owner)))
+  sums = member @ x
+  if scipy.sparse.issparse(sums):
+    sums = sums.toarray()
   counts = np.bincount(owner, minlength=num_labels)
-  return Moments(counts, sums, np.square(x, dtype=np.float64).sum(0))
+  squares = (x * x).sum(0, dtype=np.float64)
+  return Moments(counts, sums, np.asarray(squares).ravel())
 
 
 def weights(

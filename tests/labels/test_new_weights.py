@@ -1,0 +1,110 @@
+"""Weights of appended labels, against what their documentation says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.special
+
+from tests import runs as test_runs
+from xlj import config as config_lib
+from xlj import predictor
+from xlj import train
+from xlj.data import csr
+from xlj.data import store
+from xlj.labels import append
+from xlj.labels import arrays
+from xlj.labels import edit
+from xlj.labels import runs
+
+L, NEW = 700, 5
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+  """A run of features against labels with binary cross-entropy."""
+  root = tmp_path_factory.mktemp("linear")
+  config = test_runs.make_config(
+    test_runs.make_data(root / "data"),
+    family="linear",
+    encoder__dim=0,
+    encoder__embedding_dropout=0.0,
+    head__loss="bce",
+    train__epochs=1.0,
+    data__validation=0.0,
+    predict__propensity_power=0.0,
+  )
+  train.train(config, root / "run")
+  return root
+
+
+def examples(split, count):
+  """The first rows, as examples of the new labels in turn."""
+  labels = csr.Csr.from_rows([[L + i % NEW] for i in range(count)], L + NEW)
+  features = split.features.take(np.arange(count))
+  return dataclasses.replace(split, features=features, labels=labels)
+
+
+def test_linear_labels_are_expected_as_often_as_they_have_examples(
+  linear, tmp_path
+):
+  before, split = runs.load(linear / "run"), store.open_split(linear / "data")
+  new = examples(split, 20)
+  run = append.append(before, new)
+  heads = runs.heads_of(run, np.arange(L, L + NEW))
+  weighting = run.as_predictor().weighting
+  assert weighting is not None
+  x = weighting(split.features).to_scipy().toarray()
+  means = np.stack([x[i:20:NEW].mean(0) for i in range(NEW)])
+  direction = means - x.mean(0)
+  direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+  # As long as those of labels with 2 to 8 examples; new ones have 4.
+  known = np.flatnonzero((before.counts() >= 2) & (before.counts() <= 8))
+  norms = np.linalg.norm(arrays.values(before, known)["wide"], axis=1)
+  got = arrays.values(run, heads)
+  np.testing.assert_allclose(
+    got["wide"], direction * norms.mean(), rtol=1e-4, atol=1e-6
+  )
+  z = x @ got["wide"].T + got["bias"]
+  total = scipy.special.expit(z).sum(0)
+  total += [scipy.special.expit(z[i:20:NEW, i]).sum() for i in range(NEW)]
+  np.testing.assert_allclose(total, 4, rtol=1e-4)
+  # And so they are predicted.
+  runs.save(run, tmp_path / "out")
+  scores, ids = predictor.load(tmp_path / "out").topk(split.features, L + NEW)
+  place = np.argsort(ids, 1)[:, L:]
+  np.testing.assert_allclose(np.take_along_axis(scores, place, 1), z, atol=1e-4)
+
+
+def test_features_of_a_label_are_no_example(linear):
+  run = runs.load(linear / "run")
+  split = store.open_split(linear / "data")
+  found = append.append(run, examples(split, NEW), method="features")
+  assert not found.counts()[runs.heads_of(found, np.arange(L, L + NEW))].any()
+
+
+def test_what_cannot_be_appended_to_is_named(linear):
+  run, split = runs.load(linear / "run"), store.open_split(linear / "data")
+  with pytest.raises(config_lib.ConfigError, match="no encoder"):
+    append.append(run, examples(split, NEW), method="teen")
+  run.config.head.wide_labels = 80
+  with pytest.raises(config_lib.ConfigError, match="head.wide_labels"):
+    append.append(run, examples(split, NEW))
+
+
+def test_merged_labels_are_means_by_their_examples(linear):
+  run = runs.load(linear / "run")
+  counts = run.order.by_data_id(run.counts())
+  members = np.argsort(-counts)[:3]
+  before = arrays.values(run, runs.heads_of(run, members))
+  share = counts[members] / counts[members].sum()
+  kept, *gone = members.tolist()
+  found = edit.merge(run, dict.fromkeys(gone, kept))
+  after = arrays.values(found, runs.heads_of(found, [kept]))
+  wide = (share[:, None] * before["wide"]).sum(0)
+  np.testing.assert_allclose(after["wide"][0], wide, atol=1e-6)
+  bias = (share * (before["bias"] - np.log(share))).sum()
+  np.testing.assert_allclose(after["bias"][0], bias, rtol=1e-5)
+  listed = list(edit.listed(edit.rename(found, {kept: "the one"})))
+  assert listed[kept][1:] == ("the one", counts[members].sum(), "")
+  assert listed[gone[0]].state == f"merged into {kept}"
