@@ -155,13 +155,15 @@ def deletion(
     np.put_along_axis(by_label, labels, scores, 1)
     full.append(by_label)
   kept = np.setdiff1d(np.arange(size), gone)
+  change = np.abs(full[0] - full[1])[:, kept]
   counts = after.label_counts()
   assert counts is not None
   return {
     "predicted": int(np.isin(ids, gone).sum()),
     "of": int(ids.size),
-    "difference": float(np.abs(full[0] - full[1])[:, kept].max()),
-    "largest_score": float(np.abs(full[0][:, kept]).max()),
+    "difference": float(change.max()),
+    # Of float32 at each score.
+    "ulps": float((change / np.spacing(np.abs(full[0][:, kept]))).max()),
     "counted": int(counts[gone].sum()),
   }
 
@@ -206,9 +208,9 @@ def compare(
   found["before"] = score(directory / "before", truth) | {"seconds": seconds}
   show(seed, "before", found["before"])
   new = store.open_split(directory / "new")
-  # Where rows are normalised, the lengths that naive Bayes finds are lost.
-  cosine = config_lib.load(directory / "before" / config_lib.FILE).head.cosine
-  for method in METHODS[: 2 if cosine else 3]:
+  config = config_lib.load(directory / "before" / config_lib.FILE)
+  # Without an encoder there is nothing that the others could start from.
+  for method in METHODS if config.encoder.dim else METHODS[:1]:
     begun = time.perf_counter()
     run = append.append(runs.load(directory / "before"), new, method=method)
     runs.save(run, directory / method)
