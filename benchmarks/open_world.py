@@ -217,6 +217,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--dim", type=int, default=64, help="of embeddings")
   parser.add_argument("--epochs", type=float, default=6.0)
   parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--first_seed", type=int, default=0)
   return parser.parse_args()
 
 
@@ -227,7 +228,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as temporary:
     root = pathlib.Path(temporary)
     jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
       directory = root / str(seed)
       directory.mkdir()
       if options.data_dir:
