@@ -110,6 +110,5 @@ def _places(
   """Where `[N]` the examples are on this device, and whether `[N, 1]`."""
   rows = lax.all_gather(rows, sharding.AXES, tiled=True)
   size = memory.ids.shape[0]
-  place = rows - lax.axis_index(sharding.AXES) * size
-  here = (place >= 0) & (place < size)
-  return jnp.clip(place, 0, size - 1), here[:, None]
+  place = sharding.own_index(rows, size)
+  return jnp.minimum(place, size - 1), (place < size)[:, None]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 P = jax.P
@@ -48,6 +49,23 @@ def by_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
   """
   run: Any = jax.sharding.auto_axes(function, out_sharding=BATCH)
   return run
+
+
+def own_index(rows: jax.Array, num_rows: int) -> jax.Array:
+  """Where rows `[...]` of all devices lie among those of this one.
+
+  To be used inside a `shard_map` over the mesh.
+
+  Args:
+    rows: Integers; negative for none.
+    num_rows: How many this device has.
+
+  Returns:
+    Integers `[...]`; `num_rows`, behind the end, for those elsewhere.
+  """
+  place = rows - jax.lax.axis_index(AXES) * num_rows
+  inside = (rows >= 0) & (place >= 0) & (place < num_rows)
+  return jnp.where(inside, place, num_rows)
 
 
 def put_batch(batch: Any) -> Any:

@@ -162,7 +162,7 @@ class SphericalHead:
     def without_padding(rows):
       missing = jnp.arange(layout.num_labels, layout.num_rows)
       padding = layout.row_of_label(missing)
-      return rows.at[_index(padding, rows)].set(0, mode="drop")
+      return rows.at[sharding.own_index(padding, len(rows))].set(0, mode="drop")
 
     rows = without_padding(rows)
     sums = label_statistics.label_statistics(rows, row_axes=sharding.AXES)
@@ -357,7 +357,7 @@ class SphericalHead:
   ) -> tuple[_Read, jax.Array, jax.Array, spherical_loss.Sums]:
     """What is read of V, losses `[N]`, and gradients by logits and sums."""
     small, more = spherical.embedded(factors, batch.x)
-    index = _index(batch.rows, rows)
+    index = sharding.own_index(batch.rows, len(rows))
     own = label_gather.take(rows, index)
     products = jnp.einsum(
       "npd,nd->np", own, small, precision=lax.Precision.HIGHEST
@@ -379,13 +379,6 @@ def _parts(params: Params) -> tuple[jax.Array, spherical.Factors]:
 def _first_row(rows: jax.Array) -> jax.Array:
   """The first row of this device, of `[l, D]` each."""
   return lax.axis_index(sharding.AXES) * rows.shape[0]
-
-
-def _index(wanted: jax.Array, rows: jax.Array) -> jax.Array:
-  """Where rows are among those of this device; l if they are not."""
-  place = wanted - _first_row(rows)
-  is_own = (wanted >= 0) & (place >= 0) & (place < rows.shape[0])
-  return jnp.where(is_own, place, rows.shape[0])
 
 
 def _shares(batch: _Batch) -> jax.Array:

@@ -146,7 +146,7 @@ def _read(a, rows, axis, fill):
 
   def local(a, rows):
     a = jnp.moveaxis(a, axis, 0)
-    index = _index(rows, a.shape[0])
+    index = sharding.own_index(rows, a.shape[0])
     own = a.at[index].get(mode="fill", fill_value=0)
     found = lax.psum(own, sharding.AXES)
     missing = (rows < 0).reshape(-1, *[1] * (a.ndim - 1))
@@ -161,17 +161,10 @@ def _write(a, rows, values, axis):
 
   def local(a, rows, values):
     a = jnp.moveaxis(a, axis, 0)
-    a = a.at[_index(rows, a.shape[0])].set(values, mode="drop")
+    a = a.at[sharding.own_index(rows, a.shape[0])].set(values, mode="drop")
     return jnp.moveaxis(a, 0, axis)
 
   return _over(local, axis, 2, True)(a, rows, values)
-
-
-def _index(rows: jax.Array, num_rows: int) -> jax.Array:
-  """Where rows are on this device; `num_rows` if they are not."""
-  place = rows - lax.axis_index(sharding.AXES) * num_rows
-  inside = (rows >= 0) & (place >= 0) & (place < num_rows)
-  return jnp.where(inside, place, num_rows)
 
 
 def swaps(
