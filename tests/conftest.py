@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
@@ -17,6 +19,28 @@ if _OWN:
   os.environ[_CACHE] = tempfile.mkdtemp(prefix="xlj_tests_")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  """A small data set, which tests only read."""
+  from tests import runs  # jax reads the variables above
+
+  return runs.make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def use_mesh(monkeypatch):
+  """Lets runs build their mesh in a shape over the first devices only."""
+  from tests import meshes
+  from xlj import mesh as mesh_lib
+
+  def use(shape):
+    monkeypatch.setattr(
+      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
+    )
+
+  return use
 
 
 def pytest_unconfigure():

@@ -1,5 +1,6 @@
 """Small real runs for tests: generated data, configs, launchers."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import jax
 import pytest
 
 from xlj import config as config_lib
+from xlj import families
 from xlj import train
 from xlj.data import synthetic
 
@@ -21,6 +23,17 @@ SPEC = synthetic.Spec(
   num_features=500,
   num_groups=4,
   topics_per_group=4,
+)
+# Of data that is never read: configs are decided by it.
+FACTS = families.DataFacts(
+  num_rows=20_000,
+  num_features=5_000,
+  num_labels=30_000,
+  labels_per_row=1.0,
+  features_per_row=20.0,
+  dense=False,
+  kind="counts",
+  fingerprint="x",
 )
 
 
@@ -53,6 +66,23 @@ def make_config(data_dir, **overrides):
   return config
 
 
+def resolved(facts=FACTS, **fields):
+  """The base config with fields of dotted names with __, decided by facts."""
+  config = config_lib.base()
+  named = {name.replace("__", "."): value for name, value in fields.items()}
+  config.update_from_flattened_dict(named)
+  return config_lib.resolve(config, facts)
+
+
+def config_file(name):
+  """The module of a file of configs."""
+  path = ROOT / "configs" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def records(workdir, kind):
   """Lines of metrics.jsonl of a kind, without the clock."""
   lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
@@ -62,6 +92,11 @@ def records(workdir, kind):
     for row in rows
     if row["kind"] == kind
   ]
+
+
+def losses(workdir):
+  """The loss of each step."""
+  return [row["loss"] for row in records(workdir, "train")]
 
 
 def launch(name, *args, devices=1, **kwargs):

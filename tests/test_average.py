@@ -111,11 +111,6 @@ def make_config(data_dir, **more):
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
   """A complete run with checkpoints of steps 5, 10, 15, 20."""
   workdir = tmp_path_factory.mktemp("trained") / "run"

@@ -162,11 +162,6 @@ def test_the_processes_of_a_manifest_find_each_other(name):
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def alone(data_dir, tmp_path_factory):
   """The losses of an undisturbed run of one process."""
   workdir = tmp_path_factory.mktemp("alone") / "run"
@@ -178,11 +173,7 @@ def alone(data_dir, tmp_path_factory):
     )
   )
   assert status == 0, err
-  return losses(workdir)
-
-
-def losses(workdir):
-  return [row["loss"] for row in runs.records(workdir, "train")]
+  return runs.losses(workdir)
 
 
 def environment(**more):
@@ -303,7 +294,7 @@ def test_slurm_queues_a_stopped_and_a_killed_run_again(
   assert "error: process 1 (" in log  # who was lost, as process 0 said
   assert log.count("complete,") == 1
   assert said.count("Continuing from the checkpoint of step") == 2
-  np.testing.assert_allclose(losses(workdir), alone, rtol=1e-5)
+  np.testing.assert_allclose(runs.losses(workdir), alone, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -353,4 +344,4 @@ def test_open_mpi_trains_as_one_process_does(data_dir, alone, tmp_path):
   )
   assert not done.returncode, done.stderr
   assert "All 2 processes are here" in done.stderr
-  np.testing.assert_allclose(losses(workdir), alone, rtol=1e-5)
+  np.testing.assert_allclose(runs.losses(workdir), alone, rtol=1e-5)

@@ -1,6 +1,7 @@
 """Rules, checks and comparison of configs."""
 
-import importlib.util
+import dataclasses
+import functools
 import json
 
 import ml_collections
@@ -10,20 +11,14 @@ from tests import runs
 from xlj import config as config_lib
 from xlj import families
 
-FACTS = families.DataFacts(
+FACTS = dataclasses.replace(
+  runs.FACTS,
   num_rows=10_000,
-  num_features=5_000,
   num_labels=3_000,
   labels_per_row=2.0,
   features_per_row=40.0,
-  dense=False,
-  kind="counts",
-  fingerprint="abc",
 )
-
-
-def facts(**changes):
-  return families.DataFacts(**{**vars(FACTS), **changes})
+facts = functools.partial(dataclasses.replace, FACTS)
 
 
 def open_fields(config):
@@ -141,21 +136,13 @@ def test_parse_arg():
       parse(bad, ("a",), objective="p")
 
 
-def get_xmc_config(arg):
-  path = runs.ROOT / "configs" / "xmc.py"
-  spec = importlib.util.spec_from_file_location("xmc", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module, module.get_config(arg)
-
-
 def test_every_set_of_configs_xmc_resolves():
-  module, _ = get_xmc_config("")
+  module = runs.config_file("xmc")
   for name in module._SETS:
     for arg in (name, f"{name},objective=psp"):
       config_lib.resolve(module.get_config(arg), FACTS)
   with pytest.raises(config_lib.ConfigError, match="objective=x; use"):
-    get_xmc_config("objective=x")
+    module.get_config("objective=x")
 
 
 def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):

@@ -1,6 +1,6 @@
 """Every type of head through a whole run: trained, continued, restored."""
 
-import importlib.util
+import dataclasses
 import json
 
 import jax
@@ -8,44 +8,14 @@ import numpy as np
 import pytest
 
 from tests import cases
-from tests import meshes
 from tests import runs
 from xlj import config as config_lib
-from xlj import families
 from xlj import make_head
-from xlj import mesh as mesh_lib
 from xlj import predictor
 from xlj import train
 from xlj.data import store
 
 HEADS = ["mhc", "mhs", "mhp"]
-FACTS = families.DataFacts(
-  num_rows=20_000,
-  num_features=5_000,
-  num_labels=30_000,
-  labels_per_row=1.0,
-  features_per_row=20.0,
-  dense=False,
-  kind="counts",
-  fingerprint="x",
-)
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def use_mesh(monkeypatch):
-  """Lets everything build its mesh over the first devices only."""
-
-  def use(shape):
-    monkeypatch.setattr(
-      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
-    )
-
-  return use
 
 
 def make_config(data_dir, head, **overrides):
@@ -53,10 +23,6 @@ def make_config(data_dir, head, **overrides):
   if head == "mhp":
     fields |= {"data__max_labels": 1, "predict__propensity_power": 0.0}
   return runs.make_config(data_dir, **fields)
-
-
-def losses(workdir):
-  return [row["loss"] for row in runs.records(workdir, "train")]
 
 
 @pytest.mark.parametrize("head", cases.some(HEADS, ["mhc"]))
@@ -67,11 +33,11 @@ def test_a_run_continues_elsewhere_and_predicts(
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   use_mesh((2, 4))
   train.train(config, whole)
-  assert np.mean(losses(whole)[-9:]) < np.mean(losses(whole)[:9])
+  assert np.mean(runs.losses(whole)[-9:]) < np.mean(runs.losses(whole)[:9])
   runs.stop_after(9, config, parts)
   use_mesh((1, 1))
   train.train(config, parts)
-  np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-4)
+  np.testing.assert_allclose(runs.losses(parts), runs.losses(whole), rtol=1e-4)
 
   split = store.open_split(data_dir, "test")
   features = split.features.slice_rows(0, 8)
@@ -107,19 +73,14 @@ def test_orders_of_labels(order, data_dir, tmp_path, use_mesh):
 
 
 def test_open_fields_are_decided_by_type():
-  config = config_lib.base()
-  config.head.type = "mhc"
-  config = config_lib.resolve(config, FACTS)
+  config = runs.resolved(head__type="mhc")
   assert config.family == "embedding" and config.head.order == "clusters"
   (groups,) = config.head.groups
   assert groups % 64 == 0 and config.head.candidates / groups <= 0.1
   head = make_head.make_head(config)
   assert [level.num_labels for level in head.levels] == [groups, 30_000]
 
-  config = config_lib.base()
-  config.head.type = "mhp"
-  config.predict.propensity_power = 0.0
-  config = config_lib.resolve(config, FACTS)
+  config = runs.resolved(head__type="mhp", predict__propensity_power=0.0)
   assert np.prod(config.head.lengths) >= 30_000
   assert make_head.make_head(config).num_labels == 30_000
 
@@ -148,27 +109,15 @@ def test_open_fields_are_decided_by_type():
   ],
 )
 def test_what_does_not_fit_is_refused_by_name(fields, message):
-  config = config_lib.base()
-  config.update_from_flattened_dict(fields)
   with pytest.raises(config_lib.ConfigError, match=message):
-    config_lib.resolve(config, FACTS)
+    runs.resolved(**fields)
 
 
 def test_products_are_for_single_labels():
-  config = config_lib.base()
-  config.head.type = "mhp"
-  config.predict.propensity_power = 0.0
-  facts = families.DataFacts(**{**vars(FACTS), "labels_per_row": 1.5})
+  facts = dataclasses.replace(runs.FACTS, labels_per_row=1.5)
+  fields = {"head__type": "mhp", "predict__propensity_power": 0.0}
   with pytest.raises(config_lib.ConfigError, match="set data.max_labels=1"):
-    config_lib.resolve(config, facts)
-
-
-def load_config(name, arg=""):
-  path = runs.ROOT / "configs" / f"{name}.py"
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)
+    runs.resolved(facts, **fields)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +125,13 @@ def load_config(name, arg=""):
 )
 @pytest.mark.parametrize("head", HEADS)
 def test_every_set_takes_every_head(name, head):
-  config = load_config("xmc", f"{name},head={head}")
-  make_head.make_head(config_lib.resolve(config, FACTS))
+  config = runs.config_file("xmc").get_config(f"{name},head={head}")
+  make_head.make_head(config_lib.resolve(config, runs.FACTS))
 
 
 def test_a_billion_labels_train_and_predict(tmp_path, use_mesh):
   use_mesh((2, 4))
-  config = load_config("billion_mhp", "rows=20000")
+  config = runs.config_file("billion_mhp").get_config("rows=20000")
   config.train.num_steps = 3
   config.data.generator.test_rows = 100
   train.train(config, tmp_path / "run")

@@ -7,29 +7,12 @@ from tests import cases
 from tests import runs
 from xlj import config as config_lib
 from xlj import flips as flips_lib
-from xlj import mesh as mesh_lib
 from xlj import suspects
 from xlj import train
 from xlj.data import corrupt
 from xlj.data import csr as csr_lib
 from xlj.data import store
 from xlj.data import writers
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def use_mesh(monkeypatch):
-  make_mesh = mesh_lib.make_mesh
-
-  def use(shape):
-    monkeypatch.setattr(mesh_lib, "make_mesh", lambda _: make_mesh(shape))
-
-  return use
-
 
 METHODS = {
   "wan": {"missing__method": "wan", "head__loss": "bce"},
@@ -58,10 +41,6 @@ METHODS = {
 }
 
 
-def losses(workdir):
-  return [row["loss"] for row in runs.records(workdir, "train")]
-
-
 STATEFUL = ("ll_cp", "role", "elr", "ps_kd", "class_aware")
 LEARN = [method for method in METHODS if method not in STATEFUL]
 
@@ -71,7 +50,7 @@ def test_a_run_learns(method, data_dir, tmp_path, use_mesh):
   use_mesh((2, 4))
   options = METHODS[method] | {"train__epochs": 1.5}
   train.train(runs.make_config(data_dir, **options), tmp_path)
-  found = losses(tmp_path)
+  found = runs.losses(tmp_path)
   assert np.isfinite(found).all() and np.mean(found[-3:]) < found[0]
 
 
@@ -90,7 +69,10 @@ def test_an_interrupted_run_goes_on_elsewhere_as_it_was(
   runs.stop_after(20, config, tmp_path / "parts")
   use_mesh((8, 1))
   train.train(config, tmp_path / "parts")
-  whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+  whole, parts = (
+    runs.losses(tmp_path / "whole"),
+    runs.losses(tmp_path / "parts"),
+  )
   assert np.isfinite(whole).all() and len(whole) == len(parts)
   np.testing.assert_allclose(parts, whole, rtol=2e-4)
   if method == "ll_cp":
@@ -254,16 +236,11 @@ def test_a_cascade_takes_large_losses_by_a_threshold(
     missing__threshold=1.0,
   )
   train.train(config, tmp_path)
-  assert np.isfinite(losses(tmp_path)).all()
-
-
-def get_config(argument):
-  names = {}
-  exec((runs.ROOT / "configs" / "xmc.py").read_text(), names)
-  return names["get_config"](argument)
+  assert np.isfinite(runs.losses(tmp_path)).all()
 
 
 def test_remedies_are_named_after_the_set():
+  get_config = runs.config_file("xmc").get_config
   config = get_config("bibtex,missing=ll_r")
   assert config.missing.method == "ll_r" and config.head.loss == "bce"
   assert config.encoder.dim == 1024

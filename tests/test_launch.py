@@ -23,11 +23,6 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
 def train_arguments(data_dir, workdir, *more):
   return XMC, f"--config.data.dir={data_dir}", f"--workdir={workdir}", *more
 

@@ -5,36 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests import meshes
 from tests import runs
 from xlj import config as config_lib
-from xlj import families
 from xlj import make_head
-from xlj import mesh as mesh_lib
 from xlj import open_set
 from xlj import predictor
 from xlj import train
 from xlj.data import store
 
-FACTS = families.DataFacts(
-  num_rows=20_000,
-  num_features=5_000,
-  num_labels=30_000,
-  labels_per_row=1.0,
-  features_per_row=20.0,
-  dense=False,
-  kind="counts",
-  fingerprint="x",
-)
 
-
-def resolved(**fields):
-  config = config_lib.base()
-  config.head.type = "oltr"
-  for name, value in fields.items():
-    section, field = name.split("__")
-    config[section][field] = value
-  return config_lib.resolve(config, FACTS)
+def resolved(facts=runs.FACTS, **fields):
+  return runs.resolved(facts, head__type="oltr", **fields)
 
 
 def test_open_fields_are_decided():
@@ -42,12 +23,9 @@ def test_open_fields_are_decided():
   assert head.labels.cosine and not head.labels.use_bias
   assert 18 < head.scale < 20  # it grows with log L
   assert make_head.make_head(resolved(oltr__scale=16.0)).scale == 16
-  few = dataclasses.replace(FACTS, num_labels=100, num_rows=5_000)
-  for facts in (few, FACTS):
-    config = config_lib.base()
-    config.head.type = "oltr"
-    config.train.start_from = "stage"
-    make_head.make_head(config_lib.resolve(config, facts))
+  few = dataclasses.replace(runs.FACTS, num_labels=100, num_rows=5_000)
+  for facts in (few, runs.FACTS):
+    make_head.make_head(resolved(facts, train__start_from="stage"))
 
 
 @pytest.mark.parametrize(
@@ -75,19 +53,8 @@ def test_what_does_not_fit_is_refused_by_name(fields, message):
     resolved(**fields)
 
 
-@pytest.fixture
-def use_mesh(monkeypatch):
-  def use(shape):
-    monkeypatch.setattr(
-      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
-    )
-
-  return use
-
-
 @pytest.mark.slow
-def test_two_stages(tmp_path, use_mesh):
-  data_dir = runs.make_data(tmp_path / "data")
+def test_two_stages(data_dir, tmp_path, use_mesh):
   first, second = tmp_path / "first", tmp_path / "second"
   use_mesh((1, 1))
   fields = {"head__wide": False, "head__order": "frequency"}
@@ -103,9 +70,7 @@ def test_two_stages(tmp_path, use_mesh):
   runs.stop_after(5, config, second)
   use_mesh((1, 1))
   train.train(config, second)
-  losses = [
-    [row["loss"] for row in runs.records(d, "train")] for d in (whole, second)
-  ]
+  losses = [runs.losses(workdir) for workdir in (whole, second)]
   np.testing.assert_allclose(*losses, rtol=1e-3)
   assert np.mean(losses[0][-5:]) < np.mean(losses[0][:5])
 

@@ -17,11 +17,6 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
 def arguments(data_dir, workdir, *more):
   return test_launch.train_arguments(data_dir, workdir, *ARGUMENTS, *more)
 

@@ -9,31 +9,9 @@ from tests import meshes
 from tests import runs
 from xlj import config as config_lib
 from xlj import evaluator
-from xlj import mesh as mesh_lib
 from xlj import preparation
 from xlj import train
 from xlj.data import order
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def use_mesh(monkeypatch):
-  """Lets `train` build its mesh over the first devices only."""
-
-  def use(shape):
-    monkeypatch.setattr(
-      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
-    )
-
-  return use
-
-
-def losses(workdir):
-  return [row["loss"] for row in runs.records(workdir, "train")]
 
 
 def test_losses_are_equal_on_all_meshes(data_dir, tmp_path, use_mesh):
@@ -42,7 +20,7 @@ def test_losses_are_equal_on_all_meshes(data_dir, tmp_path, use_mesh):
     use_mesh(shape)
     workdir = tmp_path / f"{shape[0]}x{shape[1]}"
     train.train(runs.make_config(data_dir), workdir)
-    found[shape] = losses(workdir)
+    found[shape] = runs.losses(workdir)
   assert len(found[1, 1]) > 20
   assert found[1, 1][-1] < 0.9 * found[1, 1][0]
   for shape in meshes.SHAPES:
@@ -57,7 +35,7 @@ def test_a_run_continues_on_another_mesh(data_dir, tmp_path, use_mesh):
   runs.stop_after(steps=12, config=config, workdir=parts)
   use_mesh((8, 1))
   train.train(config, parts)
-  np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-5)
+  np.testing.assert_allclose(runs.losses(parts), runs.losses(whole), rtol=1e-5)
   use_mesh((1, 1))
   train.train(config, parts)  # complete: restores, runs no step, reports
 
@@ -69,7 +47,7 @@ def test_an_interrupted_run_repeats_bit_for_bit(data_dir, tmp_path, use_mesh):
   train.train(config, whole)
   runs.stop_after(steps=10, config=config, workdir=parts)
   train.train(config, parts)
-  assert losses(parts) == losses(whole)
+  assert runs.losses(parts) == runs.losses(whole)
   assert runs.records(parts, "eval") == runs.records(whole, "eval")
 
 
@@ -144,7 +122,9 @@ def test_batches_that_are_not_finite_are_skipped_under_a_budget(
   poison([row])
   config.train.skip_nonfinite = 2  # the row comes twice in two epochs
   train.train(config, tmp_path / "skipping")
-  clean, skipping = losses(tmp_path / "clean"), losses(tmp_path / "skipping")
+  clean, skipping = (
+    runs.losses(tmp_path / name) for name in ("clean", "skipping")
+  )
   assert len(skipping) == len(clean) - 2 and np.isfinite(skipping).all()
   np.testing.assert_allclose(skipping[: step - 1], clean[: step - 1], rtol=1e-5)
   found = (tmp_path / "skipping" / train.NOT_FINITE_FILE).read_text()

@@ -19,11 +19,6 @@ STEPS = 60
 KILLS = 20
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return runs.make_data(tmp_path_factory.mktemp("data"))
-
-
 def start(data_dir, workdir, count, *options):
   arguments = test_launch.train_arguments(
     data_dir,
@@ -49,12 +44,8 @@ def undisturbed(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole") / "run"
     status, _, err = runs.finish(start(data_dir, workdir, count))
     assert status == 0, err
-    found[count] = losses(workdir)
+    found[count] = runs.losses(workdir)
   return found
-
-
-def losses(workdir):
-  return [row["loss"] for row in runs.records(workdir, "train")]
 
 
 def children(process):
@@ -104,7 +95,7 @@ def test_twenty_kills_in_a_row(data_dir, undisturbed, tmp_path):
     if what is not None:
       assert "restart 1 of 1" in err, err
       killed += 1
-    assert losses(workdir) == undisturbed[count], err
+    assert runs.losses(workdir) == undisturbed[count], err
   assert killed > KILLS / 2
 
 
@@ -130,7 +121,7 @@ def test_saved_at_four_processes_and_continued_elsewhere(
   )
   assert status == 0, err
   assert "Continuing from the checkpoint of step" in err
-  np.testing.assert_allclose(losses(workdir), undisturbed[4], rtol=1e-5)
+  np.testing.assert_allclose(runs.losses(workdir), undisturbed[4], rtol=1e-5)
 
 
 def test_continued_by_fewer_processes(data_dir, undisturbed, tmp_path):
@@ -141,4 +132,4 @@ def test_continued_by_fewer_processes(data_dir, undisturbed, tmp_path):
   status, _, err = runs.finish(job)
   assert status == 0, err
   assert "restart 1 of 1, as 2 processes: process 2 was killed" in err
-  np.testing.assert_allclose(losses(workdir), undisturbed[4], rtol=1e-5)
+  np.testing.assert_allclose(runs.losses(workdir), undisturbed[4], rtol=1e-5)

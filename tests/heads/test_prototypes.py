@@ -200,7 +200,7 @@ def test_a_run_with_several_rows_trains_and_predicts(tmp_path, fields):
   assert train.train(config, tmp_path / "run")
   run = predictor.load(tmp_path / "run")
   assert run.config.head.prototype_labels == 70
-  losses = [row["loss"] for row in runs.records(tmp_path / "run", "train")]
+  losses = runs.losses(tmp_path / "run")
   assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
   assert run.model.head.rows.num_labels == 700 + 2 * 70
   scores, ids = run.topk([{3: 2.0, 40: 1.0}, {7: 1.0}], k=700)

@@ -11,9 +11,7 @@ import pytest
 from tests import meshes
 from tests import runs
 from xlj import config as config_lib
-from xlj import families
 from xlj import make_head
-from xlj import mesh as mesh_lib
 from xlj import predictor
 from xlj import sharding
 from xlj import soups
@@ -285,25 +283,9 @@ def test_what_it_cannot_read_is_refused():
     head.evaluate_loss({}, x, None, targets, {"margin": np.zeros(NUM_LABELS)})
 
 
-FACTS = families.DataFacts(
-  num_rows=20_000,
-  num_features=5_000,
-  num_labels=30_000,
-  labels_per_row=1.0,
-  features_per_row=20.0,
-  dense=False,
-  kind="counts",
-  fingerprint="x",
-)
-
-
 def resolved(**fields):
-  config = config_lib.base()
-  config.head.type = "spherical"
-  config.head.use_bias = False
-  named = {name.replace("__", "."): value for name, value in fields.items()}
-  config.update_from_flattened_dict(named)
-  return config_lib.resolve(config, FACTS)
+  own = {"head__type": "spherical", "head__use_bias": False}
+  return runs.resolved(**(own | fields))
 
 
 def test_open_fields_of_a_config_are_decided():
@@ -337,16 +319,7 @@ def test_configs_that_do_not_go_are_refused_by_name(fields, message):
 
 
 @pytest.mark.slow
-def test_a_run_continues_on_other_devices(tmp_path, monkeypatch):
-  def use(shape):
-    monkeypatch.setattr(
-      mesh_lib, "make_mesh", lambda _=None: meshes.make(shape)
-    )
-
-  def losses(workdir):
-    return [row["loss"] for row in runs.records(workdir, "train")]
-
-  data_dir = runs.make_data(tmp_path / "data")
+def test_a_run_continues_on_other_devices(data_dir, tmp_path, use_mesh):
   config = runs.make_config(
     data_dir,
     head__type="spherical",
@@ -360,18 +333,19 @@ def test_a_run_continues_on_other_devices(tmp_path, monkeypatch):
     checkpoint__every=8,
   )
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  use((2, 4))
+  use_mesh((2, 4))
   train.train(config, whole)
-  assert np.mean(losses(whole)[-9:]) < np.mean(losses(whole)[:9])
+  losses = runs.losses(whole)
+  assert np.mean(losses[-9:]) < np.mean(losses[:9])
   runs.stop_after(9, config, parts)
-  use((1, 1))
+  use_mesh((1, 1))
   train.train(config, parts)
-  np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-4)
+  np.testing.assert_allclose(runs.losses(parts), losses, rtol=1e-4)
   split = store.open_split(data_dir, "test")
   features = split.features.slice_rows(0, 8)
   found = []
   for workdir, shape in ((whole, (1, 1)), (parts, (2, 4))):
-    use(shape)
+    use_mesh(shape)
     found.append(predictor.load(workdir, which="last").topk(features, 5)[0])
   np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
   with pytest.raises(config_lib.ConfigError, match="a product of two"):
