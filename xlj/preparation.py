@@ -148,12 +148,15 @@ def _scale(
   split: store.Split,
   weighting: weighting_lib.Weighting | None,
 ) -> None:
-  """Fills in the size of the features that the encoder will see.
+  """Fills in the size of the features that the encoder will see, if it is open.
 
-  Adam moves every weight by about the learning rate, however small the
+  A run that goes on with other data (see `xlj.labels`) keeps what it began
+  with. Adam moves every weight by about the learning rate, however small the
   features are; features of norm 1 would move an embedding too slowly. They are
   scaled up to the norm that as many ones would have.
   """
+  if None not in (config.data.feature_norm, config.data.features_per_row):
+    return
   features, count = split.features, _SAMPLE_ROWS
   if not isinstance(features, csr_lib.Csr):
     count = min(count, max(1, _SAMPLE_ENTRIES // split.num_features))

@@ -1,6 +1,7 @@
 """The training loop: data, model, steps, validation, checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
+import dataclasses
 import json
 import math
 import os
@@ -154,6 +155,20 @@ def _idf(
   return weighting.idf
 
 
+def _weighted_as_learned(
+  data: preparation.Data, state: model_lib.State
+) -> preparation.Data:
+  """Data whose features weigh what they did when the run began.
+
+  After an edit of labels (see `xlj.labels`) a run may go on with other data.
+  """
+  if data.weighting is None or data.weighting.idf is None:
+    return data
+  idf = sharding.whole(state.model["buffers"]["idf"])
+  weighting = dataclasses.replace(data.weighting, idf=idf)
+  return dataclasses.replace(data, weighting=weighting)
+
+
 def _centring(
   model: model_lib.Model,
   config: ml_collections.ConfigDict,
@@ -203,6 +218,7 @@ def _loop(
     Whether all steps are done; False if told to stop.
   """
   state, skip = _start(model, keeper, config, data)
+  data = _weighted_as_learned(data, state)
   while True:
     try:
       return _steps(model, keeper, state, skip, config, data, workdir)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tests import runs as test_runs
+from xlj import config as config_lib
 from xlj import evaluate
 from xlj import predictor
 from xlj import train
 from xlj.data import csr
 from xlj.data import errors
+from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import writers
 from xlj.labels import append
@@ -126,6 +128,38 @@ def test_deleted_labels_are_gone_and_others_as_before(trained, tmp_path):
   kept = np.setdiff1d(np.arange(L), gone)
   np.testing.assert_allclose(after[:, kept], before[:, kept], atol=1e-6)
   np.testing.assert_array_equal(counts_of(tmp_path / "out")[back], [2, 1])
+
+
+def test_other_data_are_weighted_as_the_first_were(
+  trained, tmp_path, monkeypatch
+):
+  split = store.open_split(trained / "data")
+  (tmp_path / "data").mkdir()
+  few = np.arange(0, split.num_rows, 3)
+  writers.write_one_file(
+    tmp_path / "data" / "train.txt",
+    split.features.take(few),
+    split.labels.take(few),
+  )
+  before = runs.load(trained / "run")
+  runs.save(before, tmp_path / "out", train_dir=tmp_path / "data", steps=2)
+  used = []
+
+  def train_batches(data, weighting, **kwargs):
+    used.append((data.num_rows, weighting.idf))
+    return pipeline_batches(data, weighting, **kwargs)
+
+  pipeline_batches = pipeline.train_batches
+  monkeypatch.setattr(pipeline, "train_batches", train_batches)
+  train.train(
+    config_lib.load(tmp_path / "out" / "config.json"), tmp_path / "out"
+  )
+  ((num_rows, idf),) = used
+  assert num_rows == len(few)
+  weighting = before.as_predictor().weighting
+  assert weighting is not None
+  np.testing.assert_array_equal(idf, weighting.idf)
+  assert runs.load(tmp_path / "out").step == before.step + 2
 
 
 @pytest.mark.parametrize(
