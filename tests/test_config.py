@@ -9,6 +9,7 @@ import pytest
 
 from tests import runs
 from xlj import config as config_lib
+from xlj import config_check
 from xlj import families
 
 FACTS = dataclasses.replace(
@@ -28,7 +29,7 @@ def open_fields(config):
     "data.features_per_row",
     "encoder.input_scale",
   }
-  flat = dict(config_lib._flatten(config))
+  flat = dict(config_check.flatten(config))
   return {name for name, value in flat.items() if value is None} - filled_later
 
 

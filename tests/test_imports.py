@@ -14,7 +14,8 @@ ALLOWED = {
   "splits": {"config", "data"},
   "sharding": set(),
   "families": {"ops"},
-  "config": {"families"},
+  "config_check": set(),
+  "config": {"config_check", "families"},
   "optim": set(),
   "label_order": {"data"},
   "distributed": set(),
@@ -59,13 +60,13 @@ ALLOWED = {
   "stopping": set(),
   "preparation": {"config", "families", "label_order", "splits", "data"},
   "train": {
-    "checkpoint", "config", "distributed", "evaluator", "machine", "make_head",
-    "mesh",
-    "model", "preparation", "progress", "report", "sharding", "splits",
+    "checkpoint", "config", "config_check", "distributed", "evaluator",
+    "machine", "make_head", "mesh", "model", "preparation", "progress",
+    "report", "sharding", "splits",
     "stopping", "flips", "suspects", "data", "first_stage",
   },
   "planning": {"config", "encoders", "families", "model", "sharding", "ops"},
-  "plan": {"config", "model", "planning"},
+  "plan": {"config", "config_check", "model", "planning"},
   "evaluate": {
     "evaluator", "metrics", "predictor", "report", "splits", "data",
   },
@@ -77,8 +78,8 @@ ALLOWED = {
     "data", "heads", "ops",
   },
   "soups": {
-    "average", "checkpoint", "config", "evaluate", "evaluator", "flips", "mesh",
-    "model", "predictor", "splits", "data",
+    "average", "checkpoint", "config", "config_check", "evaluate",
+    "evaluator", "flips", "mesh", "model", "predictor", "splits", "data",
   },
 }  # fmt: skip
 # The label layer can be used alone.

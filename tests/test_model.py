@@ -6,6 +6,7 @@ import pytest
 
 from tests import meshes
 from xlj import config as config_lib
+from xlj import config_check
 from xlj import families
 from xlj import make_head
 from xlj import model as model_lib
@@ -56,4 +57,4 @@ def test_linear_weights_are_updated_in_place(shape, wide_labels):
 
 
 def test_the_losses_of_a_config_are_those_of_the_model():
-  assert tuple(make_head.LOSSES) == config_lib.LOSSES
+  assert tuple(make_head.LOSSES) == config_check.LOSSES

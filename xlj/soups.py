@@ -25,6 +25,7 @@ import numpy as np
 
 from xlj import average
 from xlj import config as config_lib
+from xlj import config_check
 from xlj import evaluate
 from xlj import evaluator
 from xlj import flips
@@ -332,7 +333,7 @@ def _scorer(
   run = predictor.load(workdir, which="last")
   config = run.config
   config.eval.metric = metric
-  config_lib.check(config)
+  config_check.check(config)
   rows = None
   if split:
     data = splits.open_split(

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
+from xlj import config_check
 from xlj import evaluator
 from xlj import first_stage
 from xlj import flips as flips_lib
@@ -67,7 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   workdir = Path(workdir).absolute()
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
   config, data = preparation.prepare(config, workdir)
-  config_lib.check_divides(config, mesh.size)
+  config_check.check_divides(config, mesh.size)
   exchange.check_same(
     "the config, resolved with the data,",
     config_lib.to_json(config),

@@ -11,6 +11,7 @@ import pytest
 from tests import meshes
 from tests import runs
 from xlj import config as config_lib
+from xlj import config_check
 from xlj import make_head
 from xlj import predictor
 from xlj import sharding
@@ -294,7 +295,7 @@ def test_open_fields_of_a_config_are_decided():
   head = make_head.make_head(config)
   assert isinstance(head.loss, spherical_loss.ZLoss)
   assert head.loss.threshold == spherical_loss.threshold_of(30_000)
-  for loss in config_lib.SPHERICAL_LOSSES:
+  for loss in config_check.SPHERICAL_LOSSES:
     for kind in ("spherical", "dense"):
       config = resolved(head__loss=loss, head__type=kind)
       make_head.make_head(config)
