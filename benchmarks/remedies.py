@@ -56,8 +56,7 @@ REMEDIES: dict[str, dict[str, dict[str, Any]]] = {
   "tail": {
     "plain": BCE,
     "propensity": BCE | {"tail.weights": "propensity"},
-    "class_balanced": BCE
-    | {"tail.weights": "class_balanced", "tail.beta": 0.9},
+    "class_balanced": BCE | {"tail.weights": "class_balanced"},
     "focal": {"head.loss": "focal"},
     "asymmetric": {"head.loss": "asymmetric"},
     "class_aware": BCE | {"tail.sampler": "class_aware"},

@@ -218,7 +218,8 @@ def base() -> ml_collections.ConfigDict:
         "sampler": "instance",
         # Of positives: "none", "propensity" or "class_balanced"
         "weights": "none",
-        "beta": 0.999,  # of "class_balanced"
+        # Of "class_balanced": more than 1 / (1 - beta) examples weigh no less.
+        "beta": 0.9,
         "adjustment": 0.0,  # of logits, by so many times the log prior
       },
       # A term on the embeddings of a batch; see xlj.ops.range_loss.
