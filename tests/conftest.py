@@ -43,6 +43,24 @@ def use_mesh(monkeypatch):
   return use
 
 
+@pytest.fixture
+def optimized():
+  """Compiles as users do, for what LLVM could change: single bits."""
+  import jax
+
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+def pytest_configure(config):
+  # A quarter of the time is LLVM's, for programs that run once. The slow tests
+  # have all that users have; so has whoever sets the variable to 0.
+  if config.option.markexpr == "not slow":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 def pytest_unconfigure():
   if _OWN:
     shutil.rmtree(os.environ[_CACHE], ignore_errors=True)

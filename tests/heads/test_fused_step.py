@@ -250,6 +250,7 @@ def test_what_is_rounded_does_not_depend_on_the_mesh(storage, shape):
   assert same > 0.99, same
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("storage", STORAGE)
 def test_narrow_rows_learn_what_float32_rows_learn(storage):
   tx = LARGE_STEPS
@@ -261,6 +262,7 @@ def test_narrow_rows_learn_what_float32_rows_learn(storage):
   assert abs(losses[-1] - expected[-1]) < 0.05 * expected[0]
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
   "storage",
   cases.some(["bfloat16", "kahan", "master", "float8"], ["kahan", "float8"]),
@@ -291,6 +293,7 @@ def test_updates_far_below_the_grid_are_not_lost(storage):
   assert abs(share(storage) - 1) < 0.3
 
 
+@pytest.mark.usefixtures("optimized")
 def test_compensation_of_the_most_frequent_labels_alone():
   storage = STORAGE["kahan"]
   tx = optax.sgd(0.3)

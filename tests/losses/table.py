@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from tests import meshes
+from xlj import sharding
+from xlj.heads import dense
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
@@ -19,6 +25,7 @@ from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
 from xlj.ops import reference as ref
+from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
 
@@ -162,3 +169,59 @@ def make_label_values(case, num_labels, seed=1):
   }
   named = {name: values[name].astype(np.float32) for name in case.label_values}
   return named or None
+
+
+# --- steps of a head ----------------------------------------------------------
+
+# The change of a parameter is its gradient.
+_GRADIENTS = row_optimizer.RowOptimizer(optax.sgd(1.0))
+
+
+def make_head(loss, num_labels, dim, **options):
+  """A dense head of 8 blocks, whose steps subtract gradients."""
+  return dense.DenseHead(num_labels, dim, loss, _GRADIENTS, blocks=8, **options)
+
+
+def init(head):
+  """First parameters, by row, as numpy."""
+  return dict(_init(dataclasses.replace(head, loss=CASES["softmax"].loss)))
+
+
+@functools.cache
+def _init(head):
+  return jax.tree.map(np.asarray, jax.jit(head.init)(jax.random.key(0)))
+
+
+def take_step(
+  head, params, x, targets, shape, *, step=0, values=None, run=None
+):
+  """A step on a mesh: metrics, gradients of x and of parameters, by row.
+
+  Args:
+    head: One of `make_head`.
+    params: Parameters, by row.
+    x: Examples.
+    targets: Of the whole batch.
+    shape: Of the mesh.
+    step: Number of the step.
+    values: Values per label, by row.
+    run: The compiled step of the head, if it is used again.
+
+  Returns:
+    (metrics, gradient of x, gradients of parameters), as numpy.
+  """
+  with meshes.mesh(shape) as mesh:
+    labels = jax.NamedSharding(mesh, sharding.LABELS)
+    placed, values = jax.device_put((params, values), labels)
+    x, targets = sharding.put_batch((x, targets))
+    new, _, dx, metrics = (run or jax.jit(head.step))(
+      placed,
+      head.init_optimizer(placed),
+      jnp.int32(step),
+      x,
+      None,
+      targets,
+      values,
+    )
+    changes = {name: params[name] - np.asarray(new[name]) for name in params}
+    return *jax.tree.map(np.asarray, (metrics, dx)), changes

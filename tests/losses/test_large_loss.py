@@ -3,16 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from tests import meshes
 from tests.losses import table
-from xlj import sharding
-from xlj.heads import dense
 from xlj.losses import large_loss
 from xlj.ops import batch_topk
-from xlj.ops import row_optimizer
 
 N, D, P = 16, 6, 4
 NUM_LABELS = 203
@@ -42,13 +37,10 @@ def reference(z, hot, weights, count, scheme, limit=None):
 
 
 def make_head(schedule, scheme, **options):
-  return dense.DenseHead(
-    num_labels=NUM_LABELS,
-    dim=D,
-    loss=large_loss.LargeLoss(schedule, NUM_LABELS, scheme),
-    # The change of a parameter is its gradient.
-    optimizer=row_optimizer.RowOptimizer(optax.sgd(1.0)),
-    blocks=8,
+  return table.make_head(
+    large_loss.LargeLoss(schedule, NUM_LABELS, scheme),
+    NUM_LABELS,
+    D,
     init_scale=0.6,
     init_bias=-0.3,
     **options,
@@ -64,7 +56,7 @@ def check_step(
   hot = table.dense_targets(targets, NUM_LABELS)
   rng = np.random.default_rng(4)
   x = rng.normal(size=(N, D)).astype(np.float32)
-  params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  params = table.init(head)
   row = head.layout.row_of_label(np.arange(NUM_LABELS))
   if whole:  # whole numbers: many ties
     x = np.round(x)
@@ -76,22 +68,12 @@ def check_step(
   )
   share = targets.weights / targets.weights.sum()
   slopes *= share[:, None]
-  with meshes.mesh(shape) as mesh:
-    placed = jax.device_put(params, jax.NamedSharding(mesh, sharding.LABELS))
-    inputs = sharding.put_batch((x, targets))
-    new, _, dx, metrics = (run or jax.jit(head.step))(
-      placed,
-      head.init_optimizer(placed),
-      jnp.int32(step),
-      inputs[0],
-      None,
-      inputs[1],
-    )
-    found = jax.tree.map(np.asarray, metrics)
+  found, dx, changes = table.take_step(
+    head, params, x, targets, shape, step=step, run=run
+  )
   np.testing.assert_allclose(found["loss"], values @ share, rtol=1e-5)
   np.testing.assert_allclose(dx, slopes @ params["rows"][row], atol=2e-5)
-  drows = (params["rows"] - np.asarray(new["rows"]))[row]
-  np.testing.assert_allclose(drows, slopes.T @ x, atol=2e-5)
+  np.testing.assert_allclose(changes["rows"][row], slopes.T @ x, atol=2e-5)
   if scheme == "correct_forever":
     ids, examples = found["flipped_ids"], found["flipped_examples"]
     assert ((ids < 0) == (examples < 0)).all()

@@ -3,16 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from scipy import special
 
 from tests import meshes
 from tests.losses import table
 from xlj import example_memory
 from xlj import sharding
-from xlj.heads import dense
 from xlj.losses import remembered
-from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk
 
@@ -21,17 +19,8 @@ NUM_LABELS = 203
 ALL = NUM_LABELS  # remembered: the matrix of the paper
 
 
-def make_head(loss, **options):
-  return dense.DenseHead(
-    num_labels=NUM_LABELS,
-    dim=D,
-    loss=loss,
-    # The change of a parameter is its gradient.
-    optimizer=row_optimizer.RowOptimizer(optax.sgd(1.0)),
-    blocks=8,
-    init_scale=0.8,
-    **options,
-  )
+def make_head(loss):
+  return table.make_head(loss, NUM_LABELS, D, init_scale=0.8)
 
 
 def largest(dense_values, m):
@@ -115,33 +104,25 @@ def test_a_step_equals_the_dense_matrix(name, m, shape):
   before = largest(0.9 * rng.dirichlet(np.full(NUM_LABELS, 0.05), N), m)
   before[3] = 0  # not seen before
   before = before.astype(np.float32).astype(float)
-  params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  params = table.init(head)
   row = head.layout.row_of_label(np.arange(NUM_LABELS))
   with jax.enable_x64(True):
     z = x.astype(float) @ params["rows"][row].T.astype(float)
-    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(z)))
-    target, losses = reference(loss, probabilities, before)
-    values = np.asarray(losses(jnp.asarray(z), y))
-    slopes = np.asarray(jax.grad(lambda z: losses(z, y).sum())(jnp.asarray(z)))
+    target, losses = reference(loss, special.softmax(z, 1), before)
+
+    @jax.jit
+    def values_and_slopes(z):
+      values, vjp = jax.vjp(lambda z: losses(z, y), z)
+      return values, vjp(jnp.ones_like(values))[0]
+
+    values, slopes = map(np.asarray, values_and_slopes(z))
   share = targets.weights / targets.weights.sum()
   slopes = slopes * share[:, None]
   targets = targets._replace(memory=sparse(before, m))
-  with meshes.mesh(shape) as mesh:
-    placed = jax.device_put(params, jax.NamedSharding(mesh, sharding.LABELS))
-    inputs = sharding.put_batch((x, targets))
-    new, _, dx, metrics = jax.jit(head.step)(
-      placed,
-      head.init_optimizer(placed),
-      jnp.int32(2),
-      inputs[0],
-      None,
-      inputs[1],
-    )
-    found = jax.tree.map(np.asarray, metrics)
+  found, dx, changes = table.take_step(head, params, x, targets, shape, step=2)
   np.testing.assert_allclose(found["loss"], values @ share, rtol=1e-5)
   np.testing.assert_allclose(dx, slopes @ params["rows"][row], atol=1e-5)
-  drows = (params["rows"] - np.asarray(new["rows"]))[row]
-  np.testing.assert_allclose(drows, slopes.T @ x, atol=1e-5)
+  np.testing.assert_allclose(changes["rows"][row], slopes.T @ x, atol=1e-5)
   kept = to_dense(found["memory_ids"], found["memory_values"])
   np.testing.assert_allclose(kept, target, atol=1e-6)
 
@@ -154,7 +135,7 @@ def test_without_a_memory_it_is_a_softmax(name):
   x = np.random.default_rng(4).normal(size=(N, D)).astype(np.float32)
   with meshes.mesh((2, 4)) as mesh:
     params = jax.device_put(
-      head.init(jax.random.key(0)), jax.NamedSharding(mesh, sharding.LABELS)
+      table.init(head), jax.NamedSharding(mesh, sharding.LABELS)
     )
     inputs = sharding.put_batch((x, targets))
     found, expected = (
@@ -170,11 +151,16 @@ def test_a_sure_target_stays_finite():
   memory = targets_lib.Memory(
     jnp.asarray([[0, -1]], jnp.int32), jnp.asarray([[1.0, 0.0]])
   )
-  positives = targets_lib.positives_in_chunk(
+  positives = jax.jit(targets_lib.positives_in_chunk, static_argnums=(1, 2))(
     jnp.asarray([[1]]), 0, 3, memory=memory
   )
-  stats = loss.accumulate(loss.init(1), z, positives)
-  value, grad = loss.value_and_grad(stats, z, positives)
+
+  @jax.jit
+  def run(z, positives):
+    stats = loss.accumulate(loss.init(1), z, positives)
+    return loss.value_and_grad(stats, z, positives)
+
+  value, grad = run(z, positives)
   assert np.isfinite(value).all() and np.isfinite(grad).all()
 
 

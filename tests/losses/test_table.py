@@ -5,18 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from tests import meshes
 from tests.losses import table
-from xlj import sharding
-from xlj.heads import dense
 from xlj.losses import decoupled_softmax
 from xlj.losses import soft_targets
 from xlj.losses import weighted_bce
 from xlj.ops import reference
-from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4
@@ -82,10 +77,7 @@ def test_chunks_equal_the_reference(name, bounds, dtype):
     z64 = jnp.asarray(z.astype(dtype), "float64")
     values = table.make_label_values(case, NUM_LABELS)
     values64 = jax.tree.map(lambda v: jnp.asarray(v, "float64"), values)
-    expected = case.reference(z64, hot, values64)
-    expected_grad = jax.grad(lambda z: case.reference(z, hot, values64).sum())(
-      z64
-    )
+    expected, expected_grad = reference_of(case, z64, hot, values64)
   with jax.enable_x64(dtype == "float64"):
     targets, values = jax.tree.map(jnp.asarray, (targets, values))
     value, grad, padding = in_chunks(
@@ -116,19 +108,6 @@ def test_large_logits_give_finite_results(name):
   np.testing.assert_array_equal(padding, 0)
 
 
-def make_head(case):
-  return dense.DenseHead(
-    num_labels=NUM_LABELS,
-    dim=D,
-    loss=case.loss,
-    # The change of a parameter is its gradient.
-    optimizer=row_optimizer.RowOptimizer(optax.sgd(1.0)),
-    blocks=8,
-    init_scale=0.6,
-    init_bias=-0.3,
-  )
-
-
 # What a loss needs of a mesh is merged statistics and values per label.
 @pytest.mark.parametrize(
   "name,shape",
@@ -139,12 +118,14 @@ def make_head(case):
 )
 def test_the_head_equals_the_reference(name, shape):
   case = table.CASES[name]
-  head = make_head(case)
+  head = table.make_head(
+    case.loss, NUM_LABELS, D, init_scale=0.6, init_bias=-0.3
+  )
   x = np.random.default_rng(4).normal(size=(N, D)).astype(np.float32)
   targets = table.make_targets(case, N, NUM_LABELS, P)
   hot = table.dense_targets(targets, NUM_LABELS)
   values = table.make_label_values(case, NUM_LABELS)
-  params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  params = table.init(head)
   row = head.layout.row_of_label(np.arange(NUM_LABELS))
 
   def loss_fn(x, rows, bias):
@@ -156,20 +137,14 @@ def test_the_head_equals_the_reference(name, shape):
     x, *by_label
   )
   by_row = jax.tree.map(lambda v: head.layout.by_row(jnp.asarray(v), 0), values)
-  with meshes.mesh(shape) as mesh:
-    labels = jax.NamedSharding(mesh, sharding.LABELS)
-    placed = jax.device_put((params, by_row), labels)
-    inputs = sharding.put_batch((x, targets))
-    opt = head.init_optimizer(placed[0])
-    new, _, dx, metrics = jax.jit(head.step)(
-      placed[0], opt, jnp.int32(0), inputs[0], None, inputs[1], placed[1]
-    )
+  metrics, dx, changes = table.take_step(
+    head, params, x, targets, shape, values=by_row
+  )
   np.testing.assert_allclose(metrics["loss"], expected, rtol=3e-6)
   np.testing.assert_allclose(dx, grads[0], atol=2e-6)
-  rows = params["rows"] - np.asarray(new["rows"])
-  bias = params["bias"] - np.asarray(new["bias"])
+  rows = changes["rows"]
   np.testing.assert_allclose(rows[row], grads[1], atol=2e-6)
-  np.testing.assert_allclose(bias[row], grads[2], atol=2e-6)
+  np.testing.assert_allclose(changes["bias"][row], grads[2], atol=2e-6)
   padding = np.setdiff1d(np.arange(head.num_rows), row)
   np.testing.assert_array_equal(rows[padding], 0)
 

@@ -13,6 +13,7 @@ E4M3 = ml_dtypes.float8_e4m3fn
 MAX_BFLOAT16 = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
 LOWER_HALVES = (0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x5A5A)
 N = 2**18
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 def bfloat16(values, bits):

@@ -14,6 +14,7 @@ from xlj.ops import row_format
 
 L, D = 48, 40
 NARROW = ("bfloat16", "float8")
+pytestmark = pytest.mark.usefixtures("optimized")
 BITS_A_WEIGHT = {"float32": 32, "bfloat16": 16, "float8": 8}
 
 
