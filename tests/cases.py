@@ -1,7 +1,9 @@
-"""Which combinations of parameters a test has."""
+"""Which combinations of parameters a test has, and what it compares."""
 
 import itertools
 
+import jax
+import numpy as np
 import pytest
 
 
@@ -40,3 +42,29 @@ def first(count, values):
     pytest.param(*v, marks=[] if i < count else [pytest.mark.slow])
     for i, v in enumerate(values)
   ]
+
+
+def some_labels(rng, count, most, num_labels):
+  """Up to `most` labels of each example, one with none, and weights.
+
+  Returns:
+    Ids `[count, most]` int32, padded by -1; weights `[count]` float32, of
+    which one is 0.
+  """
+  ids = np.stack([rng.permutation(num_labels)[:most] for _ in range(count)])
+  keep = np.arange(most) < rng.integers(0, most + 1, count)[:, None]
+  ids = np.where(keep, ids, -1).astype(np.int32)
+  ids[2] = -1
+  ids[3, 0] = num_labels - 1
+  weights = rng.uniform(0.5, 1.5, count).astype(np.float32)
+  weights[5] = 0
+  return ids, weights
+
+
+def assert_close(got, expected, atol, rtol):
+  """Compares trees."""
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
+    got,
+    expected,
+  )

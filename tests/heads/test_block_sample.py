@@ -1,6 +1,7 @@
 """Steps that visit some blocks of labels: equal, unbiased, and nothing else."""
 
 import dataclasses
+import functools
 import itertools
 
 from hypothesis import given
@@ -68,17 +69,6 @@ def make_batch(seed, labels=NUM_LABELS, width=2):
   return x, targets_lib.Targets(ids.astype(np.int32), weights)
 
 
-def start(head):
-  params = jax.jit(head.init)(jax.random.key(0))
-  state = jax.jit(
-    head.init_optimizer,
-    out_shardings=sharding.named(
-      jax.sharding.get_mesh(), head.optimizer_specs()
-    ),
-  )(params)
-  return params, state
-
-
 def label_values(head):
   if not isinstance(head.loss, logit_adjustment.LogitAdjustment):
     return None
@@ -87,12 +77,17 @@ def label_values(head):
   return {"log_prior": jax.device_put(values, split)}
 
 
+@functools.cache
+def step_of(head):
+  return jax.jit(head.step)
+
+
 def train(head, shape, num_steps=3, batches=make_batch):
   """Parameters and state as numpy, losses, gradients of the embeddings."""
   losses, gradients = [], []
   with meshes.mesh(shape):
-    params, state = start(head)
-    step = jax.jit(head.step)
+    params, state = meshes.start(head)
+    step = step_of(head)
     values = label_values(head)
     for i in range(num_steps):
       x, targets = sharding.put_batch(batches(i))
@@ -226,7 +221,7 @@ def test_a_step_is_a_corrected_softmax_over_visited_labels(
   batch = x, targets = make_batch(0)
   choice = visited(head, 0, batch)
   with meshes.mesh(shape):
-    params, _ = start(head)
+    params = meshes.first_params(head)
     rows = np.asarray(head.rows(params))
     bias = np.asarray(params["bias"])
   labels = head.layout.label_of_row(np.arange(head.num_rows))
@@ -242,7 +237,7 @@ def test_a_step_is_a_corrected_softmax_over_visited_labels(
     losses = reference.softmax_loss(z, hot)
     return reference.weighted_mean(losses, targets.weights)
 
-  value, (dx, drows) = jax.value_and_grad(loss_fn, (0, 1))(x, rows)
+  value, (dx, drows) = jax.jit(jax.value_and_grad(loss_fn, (0, 1)))(x, rows)
   (new, _), losses, gradients = train(head, shape, 1)
   atol = 2e-2 if storage else 1e-6
   np.testing.assert_allclose(losses[0], value, rtol=1e-5)
@@ -284,7 +279,7 @@ def test_blocks_of_positives_are_visited_even_if_they_are_more():
   choice = visited(head, 0, batch)
   np.testing.assert_array_equal(np.flatnonzero(choice.visited), ids[:, 0])
   with meshes.mesh((2, 4)):
-    before = np.asarray(head.rows(start(head)[0]))
+    before = np.asarray(head.rows(meshes.first_params(head)))
   (new, _), _, _ = train(head, (2, 4), 1, lambda _: batch)
   moved = (head.rows(new) != before).reshape(BLOCKS, -1).any(1)
   np.testing.assert_array_equal(moved, choice.visited)
@@ -323,6 +318,7 @@ def test_steps_sum_to_all_labels_on_average():
   scores = jnp.arange(blocks, dtype=jnp.float32)
   positive = jnp.arange(blocks) < 3
 
+  @jax.jit
   @jax.vmap
   def one(step):
     choice = block_sample.choose(
@@ -348,7 +344,7 @@ def test_hard_blocks_are_those_of_greatest_scores(shape):
   positive[targets.ids[targets.ids >= 0] % BLOCKS] = True
   head = dataclasses.replace(head, sample_blocks=int(positive.sum()) + 4)
   with meshes.mesh(shape):
-    params, _ = start(head)
+    params = meshes.first_params(head)
     rows = np.asarray(head.rows(params))
   (new, state), _, _ = train(head, shape, 1)
   size = head.layout.rows_per_block
@@ -374,15 +370,16 @@ def test_prediction_and_evaluation_are_over_all_labels():
   head, full = make_head(sample_blocks=4), make_head()
   x, targets = make_batch(0)
   with meshes.mesh((2, 4)):
-    params, _ = start(head)
+    params = meshes.first_params(head)
     x, targets = sharding.put_batch((x, targets))
-    for a, b in zip(
-      head.topk(params, x, None, 9), full.topk(params, x, None, 9)
-    ):
-      np.testing.assert_array_equal(a, b)
-    assert head.evaluate_loss(params, x, None, targets) == full.evaluate_loss(
-      params, x, None, targets
+    found, expected = (
+      (
+        jax.jit(h.topk, static_argnums=3)(params, x, None, 9),
+        jax.jit(h.evaluate_loss)(params, x, None, targets),
+      )
+      for h in (head, full)
     )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 # --- memory ------------------------------------------------------------------

@@ -56,25 +56,20 @@ def make_batch(seed=0, num_labels=NUM_LABELS):
   """Examples with up to P positives, one with none, one of weight 0."""
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(N, D)).astype(np.float32)
-  ids = np.stack([rng.permutation(num_labels)[:P] for _ in range(N)])
-  keep = np.arange(P) < rng.integers(0, P + 1, N)[:, None]
-  ids = np.where(keep, ids, -1).astype(np.int32)
-  ids[2] = -1
-  ids[3, 0] = num_labels - 1
-  weights = rng.uniform(0.5, 1.5, N).astype(np.float32)
-  weights[5] = 0
-  return x, targets_lib.Targets(ids, weights)
+  return x, targets_lib.Targets(*cases.some_labels(rng, N, P, num_labels))
 
 
 def start(head):
   """Parameters, not all of whose biases are 0, and optimizer state."""
-  mesh = jax.sharding.get_mesh()
-  make = jax.jit(head.init, out_shardings=sharding.named(mesh, head.specs()))
-  params = make(jax.random.key(0))
-  for name, part in params.items():
-    params[name] = part | {"bias": part["bias"] + 0.5 * int(name)}
-  specs = sharding.named(mesh, head.optimizer_specs())
-  return params, jax.jit(head.init_optimizer, out_shardings=specs)(params)
+  params, state = meshes.start(head)
+  return with_biases(params), state
+
+
+def with_biases(params):
+  return {
+    name: part | {"bias": part["bias"] + 0.5 * int(name)}
+    for name, part in params.items()
+  }
 
 
 def numpy_tree(tree):
@@ -131,10 +126,9 @@ def test_all_groups_equal_the_dense_head(shape, loss, dtype):
     np.testing.assert_allclose(scores, best, rtol=1e-4, atol=1e-5)
 
 
-def reference_loss(params, x, targets, head, chosen):
+def reference_loss(params, x, targets, groups, head, chosen):
   """Both levels with all logits, those that are left out at -inf."""
   total = 0.0
-  groups = np.asarray(head._nodes(targets)[0].ids)
   for name, ids, there in (
     ("0", groups, np.ones((N, GROUPS), bool)),
     ("1", targets.ids, chosen[:, np.arange(NUM_LABELS) % GROUPS]),
@@ -193,9 +187,12 @@ def test_a_step_equals_a_masked_dense_one(shape, loss, candidates):
     )
     new, dx = numpy_tree((new, dx))
   chosen = choose(head, before, x, targets, candidates)
-  expected, (grads, dx_expected) = jax.value_and_grad(reference_loss, (0, 1))(
-    before, x, targets, head, chosen
+  groups = np.asarray(head._nodes(targets)[0].ids)
+  reference = jax.value_and_grad(
+    lambda params, x: reference_loss(params, x, targets, groups, head, chosen),
+    (0, 1),
   )
+  expected, (grads, dx_expected) = jax.jit(reference)(before, x)
   np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
   np.testing.assert_allclose(dx, dx_expected, rtol=1e-4, atol=1e-6)
   jax.tree.map(
@@ -267,7 +264,7 @@ def test_topk_equals_brute_force(data):
   head = make_head(sizes=sizes, candidates=1, beam=beam)
   x, _ = make_batch(data.draw(st.integers(0, 99)), labels)
   with meshes.mesh(shape):
-    params, _ = start(head)
+    params = with_biases(meshes.first_params(head))
     scores, ids = jax.jit(head.topk, static_argnums=3)(
       params, sharding.put_batch(x), None, 7
     )
@@ -287,7 +284,7 @@ def test_excluded_labels_and_offsets():
   head = make_head(candidates=GROUPS)
   x, _ = make_batch()
   with meshes.mesh((2, 4)):
-    params, _ = start(head)
+    params = with_biases(meshes.first_params(head))
     topk = jax.jit(head.topk, static_argnums=3)
     batch = sharding.put_batch(x)
     scores, ids = numpy_tree(topk(params, batch, None, 6))
@@ -348,7 +345,7 @@ def test_rows_start_at_centroids():
   head = make_head(candidates=2)
   x, targets = make_batch(5)
   with meshes.mesh((2, 4)):
-    params, _ = start(head)
+    params = with_biases(meshes.first_params(head))
     batch = sharding.put_batch((x, targets.ids))
     sums = jax.jit(
       lambda: jnp.zeros((head.num_rows, D)),

@@ -1,5 +1,7 @@
 """The sharded dense head equals a textbook model on every mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,14 +63,8 @@ def make_batch(seed):
     np.where(used, values, 0).astype(np.float32),
     lengths,
   )
-  ids = np.stack([rng.permutation(NUM_LABELS)[:P] for _ in range(N)])
-  keep = np.arange(P) < rng.integers(0, P + 1, N)[:, None]
-  ids = np.where(keep, ids, -1).astype(np.int32)
-  ids[2] = -1
-  ids[3, 0] = NUM_LABELS - 1
-  weights = rng.uniform(0.5, 1.5, N).astype(np.float32)
-  weights[5] = 0
-  return x, features, targets_lib.Targets(ids, weights)
+  targets = targets_lib.Targets(*cases.some_labels(rng, N, P, NUM_LABELS))
+  return x, features, targets
 
 
 def reference_step(head, reference_loss, params, opt, step, batch):
@@ -99,6 +95,10 @@ def reference_step(head, reference_loss, params, opt, step, batch):
   if wide is not None:
     new["wide"] = params["wide"] - head.wide_learning_rate(step) * wide
   return new, opt, dx, loss
+
+
+def first_params(head):
+  return jax.tree.map(np.asarray, jax.jit(head.init)(jax.random.key(0)))
 
 
 def in_label_order(head, params):
@@ -138,20 +138,24 @@ def inputs(head, batch):
 )
 def test_steps_equal_the_textbook(loss, parts, shape):
   head = make_head(loss, parts)
-  params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  params = first_params(head)
   opt = jax.tree.map(np.asarray, head.init_optimizer(params))
   expected = in_label_order(head, params)
   expected_opt = head.init_optimizer(expected).tx
+  reference = functools.partial(reference_step, head, LOSSES[loss][1])
+  reference, own_step = jax.jit(reference), jax.jit(head.step)
   with meshes.mesh(shape) as mesh:
     params, opt = place(mesh, head, params, opt)
     for step in range(3):
       batch = make_batch(step)
-      expected, expected_opt, expected_dx, expected_loss = reference_step(
-        head, LOSSES[loss][1], expected, expected_opt, step, batch
+      expected, expected_opt, expected_dx, expected_loss = reference(
+        expected, expected_opt, step, batch
       )
-      params, opt, dx, metrics = jax.jit(head.step)(
-        params, opt, jnp.int32(step), *inputs(head, batch)
-      )
+      args = inputs(head, batch)
+      if step == 1:
+        evaluated = jax.jit(head.evaluate_loss)(params, *args)
+        np.testing.assert_allclose(evaluated, expected_loss, rtol=2e-6)
+      params, opt, dx, metrics = own_step(params, opt, jnp.int32(step), *args)
       np.testing.assert_allclose(metrics["loss"], expected_loss, rtol=2e-6)
       if head.dim:
         np.testing.assert_allclose(dx, expected_dx, atol=1e-5)
@@ -159,25 +163,12 @@ def test_steps_equal_the_textbook(loss, parts, shape):
       np.testing.assert_allclose(value, expected[name], atol=3e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
-def test_evaluate_loss_equals_the_loss_of_a_step(shape):
-  head = make_head("softmax", "both")
-  params = head.init(jax.random.key(1))
-  opt = head.init_optimizer(params)
-  with meshes.mesh(shape) as mesh:
-    params, opt = place(mesh, head, params, opt)
-    args = inputs(head, make_batch(0))
-    value = jax.jit(head.evaluate_loss)(params, *args)
-    metrics = jax.jit(head.step)(params, opt, jnp.int32(0), *args)[3]
-  np.testing.assert_allclose(value, metrics["loss"], rtol=1e-6)
-
-
 @pytest.mark.parametrize(
   "k,shape", cases.covering([1, 7, NUM_LABELS], meshes.SHAPES)
 )
 def test_topk_equals_sorting_all_labels(shape, k):
   head = make_head("softmax", "both")
-  params = jax.tree.map(np.asarray, head.init(jax.random.key(2)))
+  params = first_params(head)
   rng = np.random.default_rng(0)
   params["wide"] = rng.normal(size=params["wide"].shape).astype(np.float32)
   by_label = in_label_order(head, params)

@@ -26,6 +26,7 @@ SETTINGS = {
   "one_matrix": {"tied": True, "own_keys": False, "attend_to": 5},
   "top_keys": {"attend_to": 5, "margin": 1e4},  # its hinge is active
 }
+assert_close = functools.partial(cases.assert_close, atol=2e-5, rtol=2e-4)
 
 
 def make_head(**settings):
@@ -155,14 +156,6 @@ def reference_step(head, params, x, targets):
     rows = head.layout.row_of_label(np.arange(L))
     new["memory"] = params["memory"].at[rows].add(-0.2 * step)
   return new, dx, value, centre(x)
-
-
-def assert_close(got, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
-    got,
-    expected,
-  )
 
 
 FAST = [("three_matrices", (2, 4))]

@@ -45,6 +45,10 @@ def make_batch(seed):
   return x, targets_lib.Targets(ids, weights)
 
 
+def first_params(head):
+  return jax.tree.map(np.asarray, jax.jit(head.init)(jax.random.key(0)))
+
+
 def digits_of(labels):
   return np.stack([labels // 20, labels // 4 % 5, labels % 4], -1)
 
@@ -115,17 +119,22 @@ def textbook_steps(case):
   """First parameters, loss and dx of each of three steps, last parameters."""
   fields, reference = CASES[case]
   head = make_head(**fields)
-  first = params = jax.tree.map(np.asarray, head.init(jax.random.key(0)))
+  first = params = first_params(head)
   opt = head.optimizer.init(params)
   values = []
   for i in range(3):
     x, targets = make_batch(i)
-    loss, (grads, dx) = jax.value_and_grad(reference, (0, 1))(
-      params, x, targets
-    )
-    updates, opt = head.optimizer.update(grads, opt, params)
-    params = optax.apply_updates(params, updates)
-    values.append((loss, dx))
+
+    @jax.jit
+    def step(params, opt, x, targets=targets):
+      loss, (grads, dx) = jax.value_and_grad(reference, (0, 1))(
+        params, x, targets
+      )
+      updates, opt = head.optimizer.update(grads, opt, params)
+      return optax.apply_updates(params, updates), opt, (loss, dx)
+
+    params, opt, value = step(params, opt, x)
+    values.append(value)
   return first, values, params
 
 
@@ -154,10 +163,12 @@ def test_steps_equal_the_textbook(case, shape):
 @pytest.mark.parametrize("case,shape", cases.covering(CASES, meshes.SHAPES[:2]))
 def test_predictions_equal_the_textbook(case, shape):
   head = make_head(**CASES[case][0])
-  params = head.init(jax.random.key(0))
+  params = first_params(head)
   x, targets = make_batch(0)
   exclude = np.pad(targets.ids[:, :1], ((0, 0), (0, 1)), constant_values=-1)
-  expected = np.array(log_probs(params, x))
+  expected = np.array(jax.jit(log_probs)(params, x))
+  labels = first_labels(targets.ids)
+  expected_loss = mean_by_weight(-expected[np.arange(N), labels], targets)
   for n, label in enumerate(exclude[:, 0]):
     if label >= 0:
       expected[n, label] = -np.inf
@@ -168,7 +179,7 @@ def test_predictions_equal_the_textbook(case, shape):
     scores, ids = jax.jit(head.topk, static_argnums=3)(
       params, on_mesh[0], None, 9, on_mesh[2]
     )
-  np.testing.assert_allclose(loss, mean_nll(params, x, targets), rtol=1e-5)
+  np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
   best = np.argsort(-expected, 1)[:, :9]
   np.testing.assert_array_equal(ids, best)
   np.testing.assert_allclose(
@@ -180,7 +191,7 @@ def test_predictions_equal_the_textbook(case, shape):
 def test_all_labels_and_padding():
   head = make_head(components=2)
   with meshes.mesh((2, 4)):
-    params = sharding.replicate(head.init(jax.random.key(0)))
+    params = sharding.replicate(first_params(head))
     x, _ = sharding.put_batch(make_batch(0))
     scores, ids = jax.jit(head.topk, static_argnums=3)(params, x, None, 90)
   np.testing.assert_array_equal(
@@ -195,7 +206,7 @@ def test_labels_beyond_int32_go_by_digits():
   head = make_head(num_labels=10**10, lengths=(2500, 2000, 2000))
   labels = np.array([10**10 - 1, 2**31, 0, 5] * 4)
   with meshes.mesh((2, 4)):
-    params = sharding.replicate(head.init(jax.random.key(0)))
+    params = sharding.replicate(first_params(head))
     opt = sharding.replicate(head.init_optimizer(params))
     x, digits, weights = sharding.put_batch(
       (

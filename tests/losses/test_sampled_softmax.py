@@ -33,6 +33,7 @@ SAMPLES = {
     key, 24, NUM_ROWS, distinct=False, blocks=8
   ),
 }
+assert_close = functools.partial(cases.assert_close, atol=3e-6, rtol=1e-5)
 
 
 def make_inputs(dtype=np.float32):
@@ -57,14 +58,6 @@ def on_mesh(mesh, x, rows, bias, targets, batch="split"):
 def value_and_grads(loss, x, rows, bias, targets):
   run = jax.value_and_grad(loss, (0, 1, 2))
   return jax.jit(run)(x, rows, bias, targets)
-
-
-def assert_close(got, expected, atol=3e-6):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol),
-    got,
-    expected,
-  )
 
 
 def dense_loss(x, rows, bias, targets, weights):
@@ -279,7 +272,7 @@ def test_hard_negatives(shape):
   z = (x @ rows.T + bias)[:, :NUM_LABELS]
   hot = table.dense_targets(targets, NUM_LABELS) > 0
   best = np.argsort(np.where(hot, np.inf, -z), axis=1)[:, :2]
-  sample = SAMPLES["uniform"](jax.random.key(1))
+  sample = jax.jit(SAMPLES["uniform"])(jax.random.key(1))
   sure = positives_of(targets) | {int(i) for i in best.flat}
   weights = weights_of(sample, sure)
   expected = expected_of(*inputs, weights)
@@ -361,7 +354,7 @@ def test_inside_shard_map():
 def test_bfloat16_rows():
   x, rows, bias, targets = make_inputs()
   narrow = [jnp.asarray(a, jnp.bfloat16) for a in (x, rows, bias)]
-  sample = SAMPLES["uniform"](jax.random.key(7))
+  sample = jax.jit(SAMPLES["uniform"])(jax.random.key(7))
   weights = weights_of(sample, positives_of(targets))
   wide = (jnp.asarray(a, jnp.float32) for a in narrow)
   expected = expected_of(*wide, targets, weights)
@@ -380,7 +373,7 @@ def test_bfloat16_rows():
 
 def test_what_does_not_go_together_is_refused():
   x, rows, bias, targets = make_inputs()
-  sample = SAMPLES["uniform"](jax.random.key(7))
+  sample = jax.jit(SAMPLES["uniform"])(jax.random.key(7))
   share = jnp.full(NUM_ROWS, 0.1)
   with pytest.raises(ValueError, match="label_share"):
     sampled_softmax.sampled_loss(
@@ -413,23 +406,14 @@ def test_temporaries_do_not_grow_with_the_labels(devices):
 
   shapes = (n, d), (num_rows, d), (n, p), (n,)
   dtypes = jnp.float32, jnp.float32, jnp.int32, jnp.float32
-  with meshes.mesh((devices, 1)) as mesh:
-    split = jax.NamedSharding(mesh, sharding.BATCH)
-    abstract = [
-      jax.ShapeDtypeStruct(shape, dtype, sharding=split)
-      for shape, dtype in zip(shapes, dtypes)
-    ]
-    compiled = jax.jit(function).lower(*abstract).compile()
+  compiled = meshes.compile_split(function, (devices, 1), *zip(shapes, dtypes))
   candidates = 4 * (n * p + num_samples // devices) * d
   draws = 16 * 4 * num_samples
   chunk = 4 * 1024 * (n + d)
   limit = 3 * candidates + draws + 4 * chunk
   assert compiled.memory_analysis().temp_size_in_bytes <= limit
-  sent = re.findall(
-    r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|reduce-scatter|all-to-all|"
-    r"collective-permute)\(",
-    compiled.as_text(),
-  )
+  sent = meshes.sent(compiled)
   assert sent or devices == 1
-  for shape in sent:  # no rows, and nothing of the size of the sample
-    assert np.prod([int(a) for a in shape.split(",") if a]) <= n * d
+  for of, _ in sent:  # no rows, and nothing of the size of the sample
+    sizes = re.fullmatch(r"\w+\[([\d,]*)\]", of)[1]
+    assert np.prod([int(a) for a in sizes.split(",") if a]) <= n * d

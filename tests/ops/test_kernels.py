@@ -63,9 +63,8 @@ def textbook(loss, layout, x, rows, bias, ids, scale):
     return (scale * losses).sum(), losses
 
   wrt = (0, 1) if bias is None else (0, 1, 2)
-  (_, losses), grads = jax.value_and_grad(total, wrt, has_aux=True)(
-    x, rows, bias
-  )
+  grad = jax.jit(jax.value_and_grad(total, wrt, has_aux=True))
+  (_, losses), grads = grad(x, rows, bias)
   return losses, *grads, *(() if bias is not None else (None,))
 
 

@@ -15,6 +15,7 @@ from xlj.ops import label_attend
 N, D, E = 16, 6, 5
 NUM_LABELS, NUM_ROWS = 43, 48
 SCALE = 1.7
+assert_close = functools.partial(cases.assert_close, atol=5e-6, rtol=1e-5)
 
 
 def make_inputs():
@@ -40,14 +41,6 @@ def expected_of(q, keys, values, factors):
     return jax.nn.softmax(z) @ values[:NUM_LABELS]
 
   return sum_of(attend, factors)(q, keys, values)
-
-
-def assert_close(got, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6),
-    got,
-    expected,
-  )
 
 
 def test_bias_and_top_keys():
@@ -138,12 +131,9 @@ def test_temporaries_are_a_few_chunks(devices):
     )(*args)
 
   shapes = (n, d), (num_rows, d), (num_rows, d)
-  with meshes.mesh((devices, 1)) as mesh:
-    split = jax.NamedSharding(mesh, sharding.BATCH)
-    abstract = [
-      jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes
-    ]
-    compiled = jax.jit(function).lower(*abstract).compile()
+  compiled = meshes.compile_split(
+    function, (devices, 1), *((s, jnp.float32) for s in shapes)
+  )
   one_chunk = 4 * chunk * (n + d)
   assert compiled.memory_analysis().temp_size_in_bytes <= 4 * one_chunk
 
@@ -163,12 +153,9 @@ def test_gradients_of_rows_are_not_formed_for_nothing(devices):
     return jax.grad(total)(q)
 
   shapes = (n, d), (num_rows, d), (num_rows, d)
-  with meshes.mesh((devices, 1)) as mesh:
-    split = jax.NamedSharding(mesh, sharding.BATCH)
-    abstract = [
-      jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes
-    ]
-    compiled = jax.jit(function).lower(*abstract).compile()
+  compiled = meshes.compile_split(
+    function, (devices, 1), *((s, jnp.float32) for s in shapes)
+  )
   one_chunk = 4 * chunk * (n + d)
   memory = compiled.memory_analysis()
   assert memory.output_size_in_bytes + memory.temp_size_in_bytes <= (

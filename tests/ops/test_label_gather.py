@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import label_gather
@@ -18,6 +19,7 @@ BATCHES = {
   "partly": jax.P("data"),
   "replicated": sharding.REPLICATED,
 }
+assert_close = functools.partial(cases.assert_close, atol=1e-6, rtol=2e-6)
 
 
 def make_inputs(dtype=np.float32):
@@ -49,14 +51,6 @@ def objective(out):
   """Some function of it that has gradients everywhere; -inf counts nothing."""
   weight = jnp.linspace(-1, 1, out.size, dtype=out.dtype).reshape(out.shape)
   return (jnp.sin(jnp.where(jnp.isfinite(out), out, 0)) * weight).sum()
-
-
-def assert_close(got, expected, atol=1e-6):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=atol),
-    got,
-    expected,
-  )
 
 
 @pytest.mark.parametrize(

@@ -262,15 +262,12 @@ def test_wrong_k_is_refused():
 def test_temporaries_are_a_few_chunks_and_counts(devices, together):
   n, d, num_rows, chunk = 64, 32, 2**21, 2048
   shapes = (n, d), (num_rows, d), (num_rows,)
-  with meshes.mesh((devices, 1)) as mesh:
-    split = jax.NamedSharding(mesh, sharding.BATCH)
-    abstract = [
-      jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes
-    ]
-    kth = functools.partial(
-      label_threshold.label_kth, k=10**6, batch=together, chunk_size=chunk
-    )
-    compiled = jax.jit(kth).lower(*abstract).compile()
+  kth = functools.partial(
+    label_threshold.label_kth, k=10**6, batch=together, chunk_size=chunk
+  )
+  compiled = meshes.compile_split(
+    kth, (devices, 1), *((s, jnp.float32) for s in shapes)
+  )
   one_chunk = 4 * chunk * (n + d)
   counts = 4 * 2048 * (1 if together else n)
   limit = 4 * (one_chunk + counts)

@@ -93,12 +93,9 @@ def test_without_bias_and_exclusion():
 def test_temporaries_are_a_few_chunks(devices):
   n, d, num_rows, chunk = 64, 32, 2**21, 2048
   shapes = (n, d), (num_rows, d), (num_rows,)
-  with meshes.mesh((devices, 1)) as mesh:
-    split = jax.NamedSharding(mesh, sharding.BATCH)
-    abstract = [
-      jax.ShapeDtypeStruct(s, jnp.float32, sharding=split) for s in shapes
-    ]
-    topk = functools.partial(label_topk.label_topk, k=100, chunk_size=chunk)
-    compiled = jax.jit(topk).lower(*abstract).compile()
+  topk = functools.partial(label_topk.label_topk, k=100, chunk_size=chunk)
+  compiled = meshes.compile_split(
+    topk, (devices, 1), *((s, jnp.float32) for s in shapes)
+  )
   one_chunk = 4 * chunk * (n + d)
   assert compiled.memory_analysis().temp_size_in_bytes <= 4 * one_chunk
