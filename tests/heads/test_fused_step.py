@@ -81,7 +81,7 @@ def train(head, shape, num_steps, same_batch=False):
 )
 def test_a_hundred_steps_equal_those_of_the_differentiable_loss(loss, tx):
   head = make_head(OPTIMIZERS[tx], loss, blocks=1)
-  params = head.init(jax.random.key(0))
+  params = jax.jit(head.init)(jax.random.key(0))
   opt = OPTIMIZERS[tx].init(params)
 
   @jax.jit
@@ -257,7 +257,7 @@ def test_updates_far_below_the_grid_are_not_lost(storage):
   moved = {}
   for name in ("float32", "nearest", storage):
     head = make_head(tx, storage=STORAGE.get(name), use_bias=False)
-    start = np.asarray(head.rows(head.init(jax.random.key(0))))
+    start = np.asarray(head.rows(jax.jit(head.init)(jax.random.key(0))))
     (params, state), _ = train(head, (1, 1), 100, same_batch=True)
     rows = np.asarray(head.rows(params))
     if state.kahan is not None:
@@ -312,7 +312,7 @@ def test_skipped_chunks_are_wrong_by_no_more_than_stated():
   """Of two blocks of labels one is far away from all examples."""
   skip = 1e-3
   head = make_head(num_labels=200, blocks=2, chunk_size=50, use_bias=False)
-  params = head.init(jax.random.key(0))
+  params = jax.jit(head.init)(jax.random.key(0))
   x, targets = make_batch(0)
   x[:, 0], targets.ids[:] = 2, targets.ids // 2 * 2 % 200
   rows = np.array(params["rows"])

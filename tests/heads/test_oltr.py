@@ -61,7 +61,7 @@ def make_batch():
 def make_params(head):
   """Of random memory and keys, by row; padding rows would win."""
   rng = np.random.default_rng(2)
-  params = jax.device_get(head.init(jax.random.key(0)))
+  params = jax.device_get(jax.jit(head.init)(jax.random.key(0)))
 
   def fill(a):
     return (0.7 * rng.normal(size=a.shape)).astype(np.float32)

@@ -82,7 +82,7 @@ def test_a_step_is_that_of_the_loss_on_labels(decoupled):
     return (textbook(label_logits(head, params, x), hot) * scale).sum()
 
   with meshes.mesh((2, 4)):
-    params = head.init(jax.random.key(0))
+    params = meshes.first_params(head)
     params["bias"] += 0.1
     state = head.init_optimizer(params)
     alone = jax.tree.map(np.asarray, params)
@@ -116,7 +116,7 @@ def test_the_best_labels_are_scored_with_all_their_rows():
   exclude[:8, 1:] = -1
   offset = rng.normal(size=L).astype(np.float32)
   with meshes.mesh((2, 4)):
-    params = head.init(jax.random.key(0))
+    params = meshes.first_params(head)
     by_row = head.layout.by_row(jnp.asarray(offset), 0)
     scores, ids = jax.jit(head.topk, static_argnums=3)(
       params,
@@ -153,7 +153,7 @@ def test_a_prior_is_shared_and_rows_start_apart():
   x, targets = make_batch()
   counts = np.arange(L, 0, -1)
   with meshes.mesh((2, 4)):
-    params = head.init(jax.random.key(0))
+    params = meshes.first_params(head)
     prior = head.at_prior(params, jnp.asarray(counts), 100)
     zeros = jax.device_put(
       np.zeros((head.num_rows, D), np.float32),
