@@ -39,9 +39,9 @@ def append(
       "teen", the same, calibrated by known labels (`xlj.ops.teen`); "features":
       each row holds the features of the label itself, and is no example;
       "naive_bayes", means in closed form by the variance inside labels
-      (`xlj.ops.naive_bayes`). Lengths, and the biases of softmaxes, are those
-      of trained labels with about as many examples; the biases of losses label
-      by label are such that a label is expected as often as it has examples.
+      (`xlj.ops.naive_bayes`). Lengths and biases are such that logits have the
+      mean and the spread of those of trained labels with about as many
+      examples.
     names: Of the new labels, by ascending id.
     share: Of known labels in the rows of "teen".
     scale: Of cosines to known labels, for "teen".
@@ -118,6 +118,6 @@ def _named(run: runs.Run, new: np.ndarray, names: list[str] | None) -> runs.Run:
     return run
   found = list(run.names or map(str, range(run.num_ids)))
   found += map(str, range(len(found), run.num_ids))
-  for label, name in zip(new.tolist(), names or map(str, new.tolist())):
+  for label, name in zip(new.tolist(), names or ()):
     found[label] = name
   return dataclasses.replace(run, names=found)

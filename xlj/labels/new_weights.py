@@ -1,13 +1,15 @@
 """Weights of new labels, made from examples in one pass over them.
 
 A label has a row against embeddings, linear weights of features, or both; each
-is made from what it is multiplied with. Directions come from the examples, and
-lengths from trained labels with about as many of them: means have no scale of
-their own, and that of naive Bayes, which counts every number of an embedding as
-evidence of its own, puts new labels far above the old ones.
+is made from what it is multiplied with. Directions come from the examples.
+Lengths and biases do not: means have no scale of their own, and that of naive
+Bayes, which counts every number of an embedding as evidence of its own, puts
+new labels far above the old ones. They are such that the logits of a label over
+the training examples have the mean and the standard deviation that those of
+trained labels with about as many examples have.
 
-Legend: N examples, M of the training split, K new labels, L labels, D width, F
-features, Z either.
+Legend: N examples, M others, K new labels, S trained ones, D width, F features,
+Z either.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,6 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from xlj import predictor as predictor_lib
 from xlj import sharding
@@ -25,13 +26,15 @@ from xlj import splits
 from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import store
+from xlj.labels import arrays
 from xlj.labels import runs
 from xlj.ops import naive_bayes
 from xlj.ops import teen
 
-_BACKGROUND_ROWS = 4096  # of the training split
-_INDEPENDENT = ("bce", "focal", "asymmetric")  # losses label by label
+_OTHERS = 4096  # training examples that logits are compared on
+_KNOWN = 4096  # trained labels that new ones are compared with
 _PIECE = 2**22  # logits at a time
+_NUMBERS = 2**27  # of weights of trained labels
 Matrix = Any  # np.ndarray or a sparse array of scipy
 Parts = Mapping[str, Matrix]
 
@@ -80,24 +83,20 @@ def make(
   used, place = np.unique(rows, return_inverse=True)
   x = {name: a[place] for name, a in _inputs(p, data, used).items()}
   examples = Examples(x, owner, np.bincount(owner, minlength=len(new)))
-  background = _background(run, p)
+  counts, others = examples.counts, _others(run, p, data)
+  known = _known(run, sum(a.shape[1] for a in x.values()))
   values = {}
-  for name, a in x.items():
-    centre = np.zeros(a.shape[1])
-    if background is not None:
-      centre = background[name].mean(0)
-    direction = _direction(examples, name, centre, method)
+  for name in x:
+    direction = _direction(examples, name, others[name].mean(0), method)
     if method == "teen":
       direction = _calibrated(run, direction, share, scale)
-    length = _typical(run, _norms(run, name), examples.counts)
-    values[name] = length[:, None] * _unit(direction)
-  if run.config.head.use_bias:
-    bias = sharding.whole(run.trees["model"]["head"]["bias"])
-    values["bias"] = _typical(run, bias, examples.counts)
-    if background is not None and run.config.head.loss in _INDEPENDENT:
-      values["bias"] = _expected(run, values, examples, background)
-  counts = examples.counts * (method != "features")
-  return {k: a.astype(np.float32) for k, a in values.items()}, counts
+    norm = known.typical(np.linalg.norm(known.values[name], axis=1), counts)
+    values[name] = norm[:, None] * _unit(direction)
+  values |= _scaled(run, values, known, others, counts)
+  return (
+    {name: a.astype(np.float32) for name, a in values.items()},
+    counts * (method != "features"),
+  )
 
 
 def _pairs(data: store.Split, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,20 +125,56 @@ def _inputs(
   return found
 
 
-def _background(
-  run: runs.Run, p: predictor_lib.Predictor
-) -> dict[str, Matrix] | None:
-  """The same of some training examples; None if they are not there."""
+def _others(
+  run: runs.Run, p: predictor_lib.Predictor, data: store.Split
+) -> dict[str, Matrix]:
+  """The same of some training examples; of `data` if those are not there."""
   try:
     data = splits.open_split(run.config)
   except (errors.DataError, OSError) as error:
     logging.warning(
-      "New rows are not centred, as the training data cannot be read: %s", error
+      "New labels are fitted to their examples alone, as the training data"
+      " cannot be read: %s",
+      error,
     )
-    return None
-  count = min(data.num_rows, _BACKGROUND_ROWS)
+  count = min(data.num_rows, _OTHERS)
   rows = np.linspace(0, data.num_rows - 1, count).astype(np.int64)
   return _inputs(p, data, np.unique(rows))
+
+
+class _Known(NamedTuple):
+  """Some trained labels, from rare to frequent.
+
+  Attributes:
+    values: Their weights and biases; see `xlj.labels.arrays.values`.
+    counts: int `[S]`, training examples.
+  """
+
+  values: dict[str, np.ndarray]
+  counts: np.ndarray
+
+  def typical(self, a: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means of `a [S]` over those with about as many examples as `[K]`."""
+    found = np.empty(len(counts))
+    for number in np.unique(counts):
+      first = np.searchsorted(self.counts, number / 2)
+      last = np.searchsorted(self.counts, 2 * number, side="right")
+      if first == last:  # None has about as many: the one next to it.
+        first = min(first, len(a) - 1)
+        last = first + 1
+      found[counts == number] = a[first:last].mean()
+    return found
+
+
+def _known(run: runs.Run, width: int) -> _Known:
+  """Of a run whose labels have so many numbers."""
+  counts = run.counts()
+  order = np.argsort(counts, kind="stable")
+  number = min(run.num_labels, _KNOWN, max(64, _NUMBERS // width))
+  # The middles of equal parts.
+  places = (np.arange(number) + 0.5) / number * run.num_labels
+  chosen = order[places.astype(np.int64)]
+  return _Known(arrays.values(run, chosen), counts[chosen])
 
 
 def _direction(
@@ -153,120 +188,73 @@ def _direction(
   return found.sums / counts[:, None] - centre
 
 
-def _norms(run: runs.Run, name: str) -> np.ndarray:
-  """Lengths of the weights of all labels, `[R]` by row."""
-  head, params = run.model().head, run.trees["model"]["head"]
-  with jax.set_mesh(run.mesh):
-    if name == "wide":
-      find = jax.jit(lambda p: jnp.linalg.norm(p["wide"], axis=0))
-    else:
-      find = jax.jit(lambda p: jnp.linalg.norm(head.rows(p), axis=1))
-    return sharding.whole(find(params))
-
-
 def _unit(a: np.ndarray) -> np.ndarray:
   """Rows `[K, Z]` of length 1; those of length 0 stay."""
   return a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
 
 
-def _typical(
-  run: runs.Run, by_row: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-  """Means over trained labels with about as many examples, `[K]`.
+def _scaled(
+  run: runs.Run,
+  values: Mapping[str, np.ndarray],
+  known: _Known,
+  others: Parts,
+  counts: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """Weights and biases with logits like those of trained labels.
 
   Args:
     run: The run.
-    by_row: `[R]`, of all labels.
-    counts: int `[K]`, examples of new ones.
+    values: `[K, Z]` by name, of typical lengths.
+    known: Trained labels.
+    others: `[M, Z]` by name, examples.
+    counts: int `[K]`, examples of each label.
+
+  Returns:
+    The weights, longer or shorter, unless the head takes their direction alone,
+    and `bias [K]` if it has any.
   """
-  layout, known = run.model().layout, run.counts()
-  order = np.argsort(known, kind="stable")
-  ranked = known[order]
-  values = by_row[layout.row_of_label(order)]
-  found = np.empty(len(counts))
-  for number in np.unique(counts):
-    first = np.searchsorted(ranked, number / 2)
-    last = np.searchsorted(ranked, 2 * number, side="right")
-    if first == last:  # None has about as many: the one next to it.
-      first = min(first, len(ranked) - 1)
-      last = first + 1
-    found[counts == number] = values[first:last].mean()
+  cosine = run.config.head.cosine
+  mean, deviation = (
+    known.typical(a, counts)
+    for a in _moments_of_logits(others, known.values, cosine)
+  )
+  mean += known.typical(known.values.get("bias", 0 * known.counts), counts)
+  own_mean, own_deviation = _moments_of_logits(others, values, cosine)
+  factor = np.ones(len(counts))
+  if not cosine:
+    some = own_deviation > 0
+    factor[some] = deviation[some] / own_deviation[some]
+  found = {name: factor[:, None] * a for name, a in values.items()}
+  if run.config.head.use_bias:
+    found["bias"] = mean - factor * own_mean
   return found
 
 
-def _expected(
-  run: runs.Run,
-  values: Mapping[str, np.ndarray],
-  examples: Examples,
-  background: Parts,
-) -> np.ndarray:
-  """Biases with which each label is expected as often as it has examples.
+def _moments_of_logits(
+  x: Parts, values: Mapping[str, np.ndarray], cosine: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of logits without bias, over examples.
 
   Args:
-    run: The run, whose loss is one of probabilities of single labels.
-    values: Weights of new labels.
-    examples: Theirs.
-    background: Others, a sample of the run's.
+    x: `[M, Z]` by name, the examples.
+    values: `[S, Z]` by name, the weights.
+    cosine: Whether rows count by their direction alone.
 
   Returns:
-    `[K]`: the sum of the label's probabilities over its own examples and all of
-    the run's is the number of its own.
+    `[S]` each.
   """
-  count = len(examples.counts)
-  weights = {name: values[name] for name in examples.x}
-  if run.config.head.cosine:
+  weights = {name: values[name] for name in x}
+  if cosine:
     weights["rows"] = _unit(weights["rows"])
-  bias = np.zeros(count)
-  size = max(1, _PIECE // max(a.shape[0] for a in background.values()))
-  for start in range(0, count, size):
-    part = slice(start, start + size)
-    mine = np.flatnonzero(examples.owner // size == start // size)
-    owner = examples.owner[mine] - start
-    own_x = {name: a[mine] for name, a in examples.x.items()}
-    z = _logits(background, weights, part)
-    own = _logits(own_x, weights, part)[np.arange(len(mine)), owner]
-    each = run.config.data.num_rows / len(z)
-    bias[part] = _balanced(z, own, owner, examples.counts[part], each)
-  return bias
-
-
-def _logits(
-  x: Parts, weights: Mapping[str, np.ndarray], part: slice
-) -> np.ndarray:
-  """`[N, k]` for a part of the labels, without bias."""
-  return np.sum([x[name] @ a[part].T for name, a in weights.items()], axis=0)
-
-
-def _balanced(
-  z: np.ndarray,
-  own: np.ndarray,
-  owner: np.ndarray,
-  counts: np.ndarray,
-  each: float,
-) -> np.ndarray:
-  """`b` with `each sum(sigmoid(z + b)) + sum(sigmoid(own + b)) = counts`.
-
-  Args:
-    z: `[M, K]` logits.
-    own: `[N]` logits of examples for the label that they have.
-    owner: int `[N]`, that label.
-    counts: `[K]`, how many those are.
-    each: How many examples one of the M stands for.
-
-  Returns:
-    `[K]`, by bisection.
-  """
-  low = np.full(len(counts), -np.abs(z).max() - 50.0)
-  high = -low
-  for _ in range(50):
-    middle = (low + high) / 2
-    total = each * scipy.special.expit(z + middle).sum(0)
-    total += np.bincount(
-      owner, scipy.special.expit(own + middle[owner]), len(counts)
+  means, deviations = [], []
+  size = max(1, _PIECE // max(a.shape[0] for a in x.values()))
+  for start in range(0, len(next(iter(weights.values()))), size):
+    z = np.sum(
+      [x[n] @ a[start : start + size].T for n, a in weights.items()], 0
     )
-    low = np.where(total < counts, middle, low)
-    high = np.where(total < counts, high, middle)
-  return (low + high) / 2
+    means.append(z.mean(0))
+    deviations.append(z.std(0))
+  return np.concatenate(means), np.concatenate(deviations)
 
 
 def _calibrated(
