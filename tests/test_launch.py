@@ -70,14 +70,12 @@ def test_predict_writes_tsv_and_jsonl_and_reads_a_pipe(
   outputs = {}
   for name in ("rows.jsonl", "rows.tsv"):
     path = tmp_path / name
-    status, _, err = runs.finish(
-      runs.launch(
-        "predict",
-        f"--workdir={trained}",
-        f"--input={source}",
-        f"--output={path}",
-        "--k=3",
-      )
+    status, _, err = runs.launch_to_end(
+      "predict",
+      f"--workdir={trained}",
+      f"--input={source}",
+      f"--output={path}",
+      "--k=3",
     )
     assert status == 0, err
     outputs[name] = path.read_text().splitlines()
@@ -166,42 +164,38 @@ REFUSALS = {
 def test_train_refuses_with_one_clear_last_line(case, data_dir, tmp_path):
   more, message = REFUSALS[case]
   arguments = train_arguments(data_dir, tmp_path / "run", *more)
-  status, _, err = runs.finish(runs.launch("train", *arguments))
+  status, _, err = runs.launch_to_end("train", *arguments)
   last = err.strip().splitlines()[-1]
-  assert status != 0
+  assert status == 2
   assert last.startswith("error: ") and message in last, err
 
 
 def test_a_workdir_of_another_config_is_refused(trained, data_dir):
   more = (*SMALL, "--config.train.batch_size=32")
-  status, _, err = runs.finish(
-    runs.launch("train", *train_arguments(data_dir, trained, *more))
+  status, _, err = runs.launch_to_end(
+    "train", *train_arguments(data_dir, trained, *more)
   )
-  assert status != 0
+  assert status == 2
   assert "train.batch_size: 64 there, 32 now" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
 def test_a_directory_without_a_run_is_refused(name, tmp_path):
   more = ["--input=x", "--output=y"] if name == "predict" else []
-  status, _, err = runs.finish(
-    runs.launch(name, f"--workdir={tmp_path}", *more)
-  )
-  assert status != 0
+  status, _, err = runs.launch_to_end(name, f"--workdir={tmp_path}", *more)
+  assert status == 2
   assert "is this the working directory of a run?" in err.splitlines()[-1]
 
 
 def test_predict_refuses_a_bad_input_and_leaves_no_output(trained, tmp_path):
   source, output = tmp_path / "bad.txt", tmp_path / "out.tsv"
   source.write_text("2 500 700\n1 3:1\n1 3:x\n")
-  status, _, err = runs.finish(
-    runs.launch(
-      "predict",
-      f"--workdir={trained}",
-      f"--input={source}",
-      f"--output={output}",
-    )
+  status, _, err = runs.launch_to_end(
+    "predict",
+    f"--workdir={trained}",
+    f"--input={source}",
+    f"--output={output}",
   )
-  assert status != 0
+  assert status == 2
   assert f"{source}:3" in err.splitlines()[-1]
   assert not output.exists()

@@ -274,7 +274,7 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_the_launcher_refuses_with_one_clear_last_line(case):
   arguments, message = REFUSALS[case]
-  status, _, err = runs.finish(runs.launch("plan", *arguments))
+  status, _, err = runs.launch_to_end("plan", *arguments)
   last = err.strip().splitlines()[-1]
   assert status == 2
   assert last.startswith("error: ") and message in last, err

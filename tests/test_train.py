@@ -14,41 +14,56 @@ from xlj import train
 from xlj.data import order
 
 
-def test_losses_are_equal_on_all_meshes(data_dir, tmp_path, use_mesh):
-  found = {}
-  for shape in meshes.SHAPES:
+@pytest.fixture(scope="module")
+def config(data_dir):
+  return runs.make_config(data_dir, checkpoint__every=5)
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+  """Those of whole runs, by mesh."""
+  return {}, tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def whole(config, workdirs, use_mesh):
+  """Gives the directory of a whole run on a mesh, which stays in use."""
+  found, directory = workdirs
+
+  def run(shape):
     use_mesh(shape)
-    workdir = tmp_path / f"{shape[0]}x{shape[1]}"
-    train.train(runs.make_config(data_dir), workdir)
-    found[shape] = runs.losses(workdir)
+    if shape not in found:
+      found[shape] = directory / f"{shape[0]}x{shape[1]}"
+      train.train(config, found[shape])
+    return found[shape]
+
+  return run
+
+
+def test_losses_are_equal_on_all_meshes(whole):
+  found = {shape: runs.losses(whole(shape)) for shape in meshes.SHAPES}
   assert len(found[1, 1]) > 20
   assert found[1, 1][-1] < 0.9 * found[1, 1][0]
   for shape in meshes.SHAPES:
     np.testing.assert_allclose(found[shape], found[1, 1], rtol=1e-5)
 
 
-def test_a_run_continues_on_another_mesh(data_dir, tmp_path, use_mesh):
-  whole, parts = tmp_path / "whole", tmp_path / "parts"
-  config = runs.make_config(data_dir, checkpoint__every=5)
-  use_mesh((2, 4))
-  train.train(config, whole)
+def test_a_run_continues_on_another_mesh(config, whole, tmp_path, use_mesh):
+  parts, expected = tmp_path / "parts", runs.losses(whole((2, 4)))
   runs.stop_after(steps=12, config=config, workdir=parts)
   use_mesh((8, 1))
   train.train(config, parts)
-  np.testing.assert_allclose(runs.losses(parts), runs.losses(whole), rtol=1e-5)
+  np.testing.assert_allclose(runs.losses(parts), expected, rtol=1e-5)
   use_mesh((1, 1))
   train.train(config, parts)  # complete: restores, runs no step, reports
 
 
-def test_an_interrupted_run_repeats_bit_for_bit(data_dir, tmp_path, use_mesh):
-  use_mesh((1, 1))
-  config = runs.make_config(data_dir, checkpoint__every=7)
-  whole, parts = tmp_path / "whole", tmp_path / "parts"
-  train.train(config, whole)
-  runs.stop_after(steps=10, config=config, workdir=parts)
+def test_an_interrupted_run_repeats_bit_for_bit(config, whole, tmp_path):
+  parts, expected = tmp_path / "parts", whole((1, 1))
+  runs.stop_after(steps=9, config=config, workdir=parts)
   train.train(config, parts)
-  assert runs.losses(parts) == runs.losses(whole)
-  assert runs.records(parts, "eval") == runs.records(whole, "eval")
+  assert runs.losses(parts) == runs.losses(expected)
+  assert runs.records(parts, "eval") == runs.records(expected, "eval")
 
 
 @pytest.mark.parametrize("field", ["train", "eval"])
@@ -112,19 +127,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(
 
 
 def test_batches_that_are_not_finite_are_skipped_under_a_budget(
-  data_dir, tmp_path, use_mesh, poison
+  data_dir, whole, tmp_path, poison
 ):
-  use_mesh((8, 1))
+  clean = runs.losses(whole((8, 1)))
   row = 137
   step = first_step_with(row, data_dir)
   config = runs.make_config(data_dir, checkpoint__every=5)
-  train.train(config, tmp_path / "clean")
   poison([row])
   config.train.skip_nonfinite = 2  # the row comes twice in two epochs
   train.train(config, tmp_path / "skipping")
-  clean, skipping = (
-    runs.losses(tmp_path / name) for name in ("clean", "skipping")
-  )
+  skipping = runs.losses(tmp_path / "skipping")
   assert len(skipping) == len(clean) - 2 and np.isfinite(skipping).all()
   np.testing.assert_allclose(skipping[: step - 1], clean[: step - 1], rtol=1e-5)
   found = (tmp_path / "skipping" / train.NOT_FINITE_FILE).read_text()

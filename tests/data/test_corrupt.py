@@ -135,7 +135,7 @@ def test_the_launcher_writes_a_set_with_the_same_test_split(tmp_path):
     "--asymmetric",
     "--seed=3",
   )
-  status, _, err = runs.finish(runs.launch("corrupt", *arguments))
+  status, _, err = runs.launch_to_end("corrupt", *arguments)
   assert status == 0, err
   old, new = store.open_split(source), store.open_split(output)
   for name in ("indptr", "indices", "values"):
@@ -149,7 +149,7 @@ def test_the_launcher_writes_a_set_with_the_same_test_split(tmp_path):
   assert facts["share"] == 0.4 and facts["seed"] == 3
   with np.load(output / "corruption.npz") as clean:
     np.testing.assert_array_equal(clean["indices"], old.labels.indices)
-  status, _, err = runs.finish(runs.launch("corrupt", *arguments))
+  status, _, err = runs.launch_to_end("corrupt", *arguments)
   assert status == 2 and "exists" in err.splitlines()[-1]
   assert [path.name for path in output.parent.iterdir()] == ["noisy"]
 
