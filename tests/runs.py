@@ -1,5 +1,6 @@
 """Small real runs for tests: generated data, configs, launchers."""
 
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -84,6 +85,13 @@ def config_file(name):
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def benchmark(name):
+  """The module of a benchmark, which finds its neighbours."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
 
 
 def records(workdir, kind):

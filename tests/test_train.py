@@ -33,8 +33,9 @@ def whole(config, workdirs, use_mesh):
   def run(shape):
     use_mesh(shape)
     if shape not in found:
-      found[shape] = directory / f"{shape[0]}x{shape[1]}"
-      train.train(config, found[shape])
+      workdir = directory / f"{shape[0]}x{shape[1]}"
+      train.train(config, workdir)
+      found[shape] = workdir
     return found[shape]
 
   return run

@@ -1,21 +1,15 @@
 """The long tail of numbers: its counts, and images made of their digits."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from tests import runs
 from xlj.data import store
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def script():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(SCRIPTS)  # where a script finds its neighbours
-    return importlib.import_module("digits_open")
+  return runs.benchmark("digits_open")
 
 
 @pytest.fixture(scope="module")

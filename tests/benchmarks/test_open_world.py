@@ -1,22 +1,15 @@
 """What the comparison of open worlds trains on, and what it tests with."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from tests import runs
 from xlj.data import store
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def script():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(SCRIPTS)  # where a script finds its neighbours
-    return importlib.import_module("open_world")
+  return runs.benchmark("open_world")
 
 
 def test_as_many_examples_of_each_label_and_all_unknown_ones(script):
