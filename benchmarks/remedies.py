@@ -21,6 +21,7 @@ the next third (torso), and of the last one (tail).
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,7 @@ def main() -> None:
         train.train(config, workdir)
         scores = score(workdir, source, options.map)
         scores["seconds"] = time.perf_counter() - begun
+        shutil.rmtree(workdir)  # Linear weights take gigabytes.
         found.setdefault(name, []).append(scores)
         shown = ", ".join(f"{k} {v:.2f}" for k, v in scores.items())
         print(f"seed {seed}, {name}: {shown}", flush=True)
