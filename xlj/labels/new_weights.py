@@ -6,7 +6,8 @@ Lengths and biases do not: means have no scale of their own, and that of naive
 Bayes, which counts every number of an embedding as evidence of its own, puts
 new labels far above the old ones. They are such that the logits of a label over
 the training examples have the mean and the standard deviation that those of
-trained labels with about as many examples have.
+trained labels with about as many examples have; where rows count by their
+direction alone, that their upper ends agree.
 
 Legend: N examples, M others, K new labels, S trained ones, D width, F features,
 Z either.
@@ -35,6 +36,7 @@ _OTHERS = 4096  # training examples that logits are compared on
 _KNOWN = 4096  # trained labels that new ones are compared with
 _PIECE = 2**22  # logits at a time
 _NUMBERS = 2**27  # of weights of trained labels
+_UPPER = 2.0  # standard deviations above the mean, where labels compete
 Matrix = Any  # np.ndarray or a sparse array of scipy
 Parts = Mapping[str, Matrix]
 
@@ -226,7 +228,8 @@ def _scaled(
     factor[some] = deviation[some] / own_deviation[some]
   found = {name: factor[:, None] * a for name, a in values.items()}
   if run.config.head.use_bias:
-    found["bias"] = mean - factor * own_mean
+    upper = mean + _UPPER * deviation
+    found["bias"] = upper - factor * (own_mean + _UPPER * own_deviation)
   return found
 
 
