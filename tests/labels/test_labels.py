@@ -16,6 +16,7 @@ from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import writers
 from xlj.labels import append
+from xlj.labels import arrays
 from xlj.labels import edit
 from xlj.labels import files
 from xlj.labels import runs
@@ -128,6 +129,23 @@ def test_deleted_labels_are_gone_and_others_as_before(trained, tmp_path):
   kept = np.setdiff1d(np.arange(L), gone)
   np.testing.assert_allclose(after[:, kept], before[:, kept], atol=1e-6)
   np.testing.assert_array_equal(counts_of(tmp_path / "out")[back], [2, 1])
+
+
+def test_calibration_that_takes_no_share_of_known_labels_changes_nothing(
+  trained,
+):
+  run, split = runs.load(trained / "run"), store.open_split(trained / "data")
+  labels = csr.Csr.from_rows([[L], [L + 1], [L]], L + 2)
+  new = dataclasses.replace(split, features=csr_rows(split, 3), labels=labels)
+  found = [
+    append.append(run, new, method=method, share=share)
+    for method, share in (("prototype", 0), ("teen", 0), ("teen", 0.5))
+  ]
+  heads = runs.heads_of(found[0], [L, L + 1])
+  plain, same, other = (arrays.values(run, heads) for run in found)
+  for name, a in plain.items():
+    np.testing.assert_allclose(same[name], a, atol=1e-5)
+  assert np.abs(other["rows"] - plain["rows"]).max() > 1e-3
 
 
 def test_other_data_are_weighted_as_the_first_were(

@@ -36,7 +36,8 @@ def append(
       run; what has a row already is left as it is, what has not is new, those
       of deleted labels included.
     method: "prototype", the mean of a label's examples, less that of all;
-      "teen", the same, calibrated by known labels (`xlj.ops.teen`); "features":
+      "teen", the same, rows calibrated by known ones (`xlj.ops.teen`);
+      "features":
       each row holds the features of the label itself, and is no example;
       "naive_bayes", means in closed form by the variance inside labels
       (`xlj.ops.naive_bayes`). Lengths and biases are such that logits have the

@@ -90,7 +90,7 @@ def make(
   values = {}
   for name in x:
     direction = _direction(examples, name, others[name].mean(0), method)
-    if method == "teen":
+    if method == "teen" and name == "rows":
       direction = _calibrated(run, direction, share, scale)
     norm = known.typical(np.linalg.norm(known.values[name], axis=1), counts)
     values[name] = norm[:, None] * _unit(direction)
