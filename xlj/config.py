@@ -305,6 +305,15 @@ def parse_arg(
   return found
 
 
+def num_ids(config: ml_collections.ConfigDict) -> int:
+  """How many label ids the data of a resolved config have.
+
+  Those of deleted and merged labels, which have no row, are among them (see
+  `xlj.labels`).
+  """
+  return config.data.num_ids or config.data.num_labels
+
+
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
   """Fields that differ between two configs and matter to what is learned.
 

@@ -94,7 +94,7 @@ class Predictor:
   @property
   def num_ids(self) -> int:
     """Number of label ids, those of deleted and merged labels included."""
-    return self.config.data.num_ids or self.num_labels
+    return config_lib.num_ids(self.config)
 
   @property
   def num_features(self) -> int:

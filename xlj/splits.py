@@ -78,7 +78,7 @@ def label_names(
     DataError: If there are names, but not one for each label.
   """
   data = config.data
-  num_ids = data.num_ids or data.num_labels
+  num_ids = config_lib.num_ids(config)
   if workdir is not None and (path := workdir / NAMES_FILE).exists():
     return names_lib.read_names(path, num_ids)
   if data.generator.rows:

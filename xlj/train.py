@@ -384,7 +384,7 @@ def _validator(
     data.weighting,
     data.order,
     batch_size=config.eval.batch_size,
-    num_labels=config.data.num_ids or config.data.num_labels,
+    num_labels=config_lib.num_ids(config),
     ks=config.eval.ks,
     rows=data.valid_rows,
     propensities=None

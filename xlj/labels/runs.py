@@ -64,7 +64,7 @@ class Run:
   @property
   def num_ids(self) -> int:
     """How many ids there are."""
-    return self.config.data.num_ids or self.num_labels
+    return config_lib.num_ids(self.config)
 
   @property
   def data_ids(self) -> np.ndarray:
