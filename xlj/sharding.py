@@ -64,7 +64,7 @@ def own_index(rows: jax.Array, num_rows: int) -> jax.Array:
     Integers `[...]`; `num_rows`, behind the end, for those elsewhere.
   """
   place = rows - jax.lax.axis_index(AXES) * num_rows
-  inside = (rows >= 0) & (place >= 0) & (place < num_rows)
+  inside = (place >= 0) & (place < num_rows)
   return jnp.where(inside, place, num_rows)
 
 
