@@ -12,7 +12,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-_GROUP = 64  # labels
+from xlj.ops import label_groups
+
 _GROUPS = 16  # looked into at a time
 
 
@@ -60,18 +61,8 @@ def add(
   Returns:
     The largest scores. Of equal ones at the end, any may be kept.
   """
-  num_labels = z.shape[label_axis]
-  num_groups = -(-num_labels // _GROUP)
-  pad = [(0, 0), (0, 0)]
-  pad[label_axis] = (0, num_groups * _GROUP - num_labels)
-  if pad[label_axis][1]:
-    z = jnp.pad(z, pad, constant_values=-jnp.inf)
-  # A group has every G-th label of a chunk: maxima of neighbours are then
-  # formed at once.
-  shape = list(z.shape)
-  shape[label_axis : label_axis + 1] = [_GROUP, num_groups]
-  grouped = z.reshape(shape)
-  tops = grouped.max(label_axis)  # [N, G]
+  grouped, tops = label_groups.grouped(z, label_axis)
+  num_groups = tops.shape[label_axis]
   if used is not None:
     tops = jnp.where(jnp.expand_dims(used, label_axis), tops, -jnp.inf)
   at_a_time = min(_GROUPS, tops.size)
@@ -89,7 +80,7 @@ def add(
     else:
       group, example = jnp.divmod(places, tops.shape[1])
       found = grouped[:, group, example].T
-    columns = group[:, None] + num_groups * jnp.arange(_GROUP)
+    columns = label_groups.columns(group, num_groups)
     out = jnp.isneginf(highest)[:, None]  # seen, or does not count
     if exclude is not None:
       out |= (columns[:, :, None] == exclude[example][:, None]).any(2)
@@ -97,7 +88,7 @@ def add(
     best = _merge(
       Largest(
         jnp.concatenate([best.scores, found.reshape(-1)]),
-        jnp.concatenate([best.examples, jnp.repeat(example, _GROUP)]),
+        jnp.concatenate([best.examples, jnp.repeat(example, columns.shape[1])]),
         jnp.concatenate([best.labels, (first + columns).reshape(-1)]),
       ),
       best.scores.shape[0],

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-_GROUP = 64  # labels
+from xlj.ops import label_groups
 
 
 class Best(NamedTuple):
@@ -46,28 +46,18 @@ def add(
     The best labels; of equal ones any may be kept.
   """
   k = best.scores.shape[1]
-  num_labels = z.shape[label_axis]
-  num_groups = -(-num_labels // _GROUP)
-  pad = [(0, 0), (0, 0)]
-  pad[label_axis] = (0, num_groups * _GROUP - num_labels)
-  if pad[label_axis][1]:
-    z = jnp.pad(z, pad, constant_values=-jnp.inf)
-  # A group has every G-th label of a chunk: maxima of neighbours are then
-  # formed at once.
-  shape = list(z.shape)
-  shape[label_axis : label_axis + 1] = [_GROUP, num_groups]
-  grouped = z.reshape(shape)
-  tops = grouped.max(label_axis)
+  grouped, tops = label_groups.grouped(z, label_axis)
+  num_groups = tops.shape[label_axis]
   tops = tops if label_axis else tops.T  # [N, G]
 
   def look(best: Best) -> Best:
     _, groups = lax.top_k(tops, min(k, num_groups))
     example = jnp.arange(tops.shape[0])[:, None]
     if label_axis:
-      found = grouped[example, :, groups]  # [N, groups, _GROUP]
+      found = grouped[example, :, groups]  # [N, groups, SIZE]
     else:
       found = jnp.moveaxis(grouped[:, groups, example], 0, 2)
-    ids = first + groups[..., None] + num_groups * jnp.arange(_GROUP)
+    ids = first + label_groups.columns(groups, num_groups)
     rows = tops.shape[0], -1
     merged = merge_topk(
       jnp.concatenate([best.scores, found.reshape(rows)], 1),
