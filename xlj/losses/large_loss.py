@@ -207,14 +207,16 @@ class LargeLoss:
       `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
     """
     limit = self._limit(stats, z.shape[1 - positives.label_axis])
+    limit = jnp.maximum(limit, jnp.finfo(z.dtype).min)  # not at padding
 
     def negative(z: jax.Array) -> separable.ValueAndSlope:
-      value, slope = jax.nn.softplus(z), jax.nn.sigmoid(z)
-      modified = (z >= limit) & ~jnp.isneginf(z)
+      modified = z >= limit
       if self.scheme == "reject":
-        return jnp.where(modified, 0, value), jnp.where(modified, 0, slope)
-      # softplus(-z) = softplus(z) - z.
-      return value - jnp.where(modified, z, 0), slope - modified
+        z = jnp.where(modified, -jnp.inf, z)
+        return jax.nn.softplus(z), jax.nn.sigmoid(z)
+      z = jnp.where(modified, -z, z)
+      slope = jax.nn.sigmoid(z)
+      return jax.nn.softplus(z), jnp.where(modified, -slope, slope)
 
     # Here a positive counts as a negative first: taking it out before would
     # be a pass of its own. The gradient does not lose digits by that.
