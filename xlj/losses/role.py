@@ -111,19 +111,20 @@ class OnlineEstimation:
     y = jnp.where(here.inside, jax.nn.sigmoid(estimates), 0)
     value = jax.nn.softplus(z).sum(positives.label_axis)
     value -= (y * targets_lib.gather_columns(z, here)).sum(1)
-    grad = targets_lib.add_at_columns(jax.nn.sigmoid(z), here, -y)
-    at_positives = targets_lib.gather_columns(z, positives)
-    missed = jnp.where(positives.inside, jax.nn.softplus(-at_positives), 0)
-    value += missed.sum(1)
-    miss = jnp.where(positives.inside, jax.nn.sigmoid(-at_positives), 0)
-    grad = targets_lib.add_at_columns(grad, positives, -miss)
     # The excess of positives is a batch's; it is counted with the first label.
     excess = _mean(stats.total, positives.weights) - self.expected
     scale = self.strength / self.num_labels
     first = jnp.asarray(positives.first == 0)
     value += jnp.where(first, scale * excess**2, 0)
-    slope = jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)
-    return value / 2, (grad + 2 * scale * excess * slope) / 2
+    p = jax.nn.sigmoid(z)
+    grad = p + 2 * scale * excess * p * (1 - p)
+    grad = targets_lib.add_at_columns(grad, here, -y)
+    at_positives = targets_lib.gather_columns(z, positives)
+    missed = jnp.where(positives.inside, jax.nn.softplus(-at_positives), 0)
+    value += missed.sum(1)
+    miss = jnp.where(positives.inside, jax.nn.sigmoid(-at_positives), 0)
+    grad = targets_lib.add_at_columns(grad, positives, -miss)
+    return value / 2, grad / 2
 
   def report(
     self, stats: Statistics, targets: targets_lib.Targets
