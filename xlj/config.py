@@ -202,7 +202,7 @@ def base() -> ml_collections.ConfigDict:
         # Of "role": positives of an example on average, observed or not,
         "positives": 0.0,
         "remembered": 0,  # estimates kept of each training example; 0: all,
-        "rate": 1.0,  # and their learning rate
+        "rate": 10.0,  # and their learning rate
       },
       # Labels that are wrong; see losses.remembered.
       "noisy": {

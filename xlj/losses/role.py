@@ -58,7 +58,7 @@ class OnlineEstimation:
   expected: float
   remembered: int
   strength: float = 1.0
-  rate: float = 1.0
+  rate: float = 10.0
 
   def init(self, num_examples: int, num_positives: int = 0) -> Statistics:
     """Statistics of no logits."""
