@@ -156,7 +156,7 @@ class EarlyLearning(Remembering):
     lse = softmax.log_sum_exp(stats.softmax)[:, None]
     known = jnp.asarray(memory.ids) >= 0
     old = jnp.where(known, jnp.exp(stats.at_memory - lse), 0)
-    again = (stats.best.ids[:, :, None] == memory.ids[:, None]).any(2)
+    again = targets_lib.among(stats.best.ids, memory.ids)
     is_new = ~again & (stats.best.ids >= 0)
     new = jnp.where(is_new, jnp.exp(stats.best.scores - lse), 0)
     rest = 1 - self.momentum

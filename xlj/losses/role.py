@@ -136,7 +136,7 @@ class OnlineEstimation:
     known = ids >= 0
     y = jnp.where(known, jax.nn.sigmoid(estimates), 0)
     grad = y - jax.nn.sigmoid(logits)
-    observed = _among(ids, targets.ids) & known
+    observed = targets_lib.among(ids, targets.ids) & known
     grad -= jnp.where(observed, 1 - y, 0)
     excess = _mean(y.sum(1), targets.weights) - self.expected
     grad += 2 * self.strength / self.num_labels * excess * y * (1 - y)
@@ -155,7 +155,7 @@ class OnlineEstimation:
   ) -> tuple[jax.Array, jax.Array]:
     """Labels `[N, 2 M]` that are remembered or new, and their estimates."""
     best = stats.best
-    again = _among(best.ids, memory.ids)
+    again = targets_lib.among(best.ids, memory.ids)
     full = (jnp.asarray(memory.ids) >= 0).all(1, keepdims=True)
     lowest = jnp.min(memory.values, 1, keepdims=True)
     # It would be forgotten at once.
@@ -163,15 +163,6 @@ class OnlineEstimation:
     ids = jnp.concatenate([memory.ids, jnp.where(again, -1, best.ids)], 1)
     estimates = jnp.concatenate([memory.values, best.scores], 1)
     return ids, jnp.where(ids < 0, 0, estimates)
-
-
-def _among(ids: targets_lib.Array, others: targets_lib.Array) -> jax.Array:
-  """Whether `[N, A]` ids are among `[N, B]` others of the same example."""
-  # Not all pairs: with all labels remembered they would be the most of a step.
-  ordered = jnp.sort(jnp.asarray(others), 1)
-  places = jax.vmap(jnp.searchsorted)(ordered, jnp.asarray(ids))
-  places = jnp.minimum(places, ordered.shape[1] - 1)
-  return jnp.take_along_axis(ordered, places, 1) == ids
 
 
 def _mean(values: jax.Array, weights: targets_lib.Array | None) -> jax.Array:

@@ -136,6 +136,15 @@ def in_chunk_of(positives: Positives, ids: Array, z: jax.Array) -> Positives:
   )
 
 
+def among(ids: Array, others: Array) -> jax.Array:
+  """Whether `[N, A]` ids are among `[N, B]` others of the same example."""
+  # Not all pairs: with all labels remembered they would be the most of a step.
+  ordered = jnp.sort(jnp.asarray(others), 1)
+  places = jax.vmap(jnp.searchsorted)(ordered, jnp.asarray(ids))
+  places = jnp.minimum(places, ordered.shape[1] - 1)
+  return jnp.take_along_axis(ordered, places, 1) == ids
+
+
 def label_values(positives: Positives, name: str) -> jax.Array:
   """The chunk's values per label `[c]` of that name.
 
