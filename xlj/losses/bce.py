@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 
+from xlj.losses import logistic
 from xlj.losses import separable
 from xlj.ops import targets as targets_lib
 
@@ -29,9 +30,10 @@ class BinaryCrossEntropy(separable.Separable):
     Returns:
       `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
     """
-    value = jax.nn.softplus(z).sum(positives.label_axis)
+    softplus, grad, _ = logistic.logistic(z)
+    value = softplus.sum(positives.label_axis)
     value -= targets_lib.gather_columns(z, positives).sum(1)
     grad = targets_lib.add_at_columns(
-      jax.nn.sigmoid(z), positives, -positives.inside.astype(z.dtype)
+      grad, positives, -positives.inside.astype(z.dtype)
     )
     return value, grad

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from xlj.losses import logistic
 from xlj.losses import separable
 from xlj.ops import batch_topk
 from xlj.ops import targets as targets_lib
@@ -212,21 +213,20 @@ class LargeLoss:
     def negative(z: jax.Array) -> separable.ValueAndSlope:
       modified = z >= limit
       if self.scheme == "reject":
-        z = jnp.where(modified, -jnp.inf, z)
-        return jax.nn.softplus(z), jax.nn.sigmoid(z)
-      z = jnp.where(modified, -z, z)
-      slope = jax.nn.sigmoid(z)
-      return jax.nn.softplus(z), jnp.where(modified, -slope, slope)
+        value, slope, _ = logistic.logistic(jnp.where(modified, -jnp.inf, z))
+        return value, slope
+      value, slope, _ = logistic.logistic(jnp.where(modified, -z, z))
+      return value, jnp.where(modified, -slope, slope)
 
     # Here a positive counts as a negative first: taking it out before would
     # be a pass of its own. The gradient does not lose digits by that.
     value, grad = negative(z)
     at_positives = targets_lib.gather_columns(z, positives)
-    change = jax.nn.softplus(-at_positives) - negative(at_positives)[0]
+    positive, slope, _ = logistic.logistic(-at_positives)
+    change = positive - negative(at_positives)[0]
     value = value.sum(positives.label_axis)
     value += jnp.where(positives.inside, change, 0).sum(1)
-    slope = -jax.nn.sigmoid(-at_positives)
-    return value, targets_lib.set_at_columns(grad, positives, slope)
+    return value, targets_lib.set_at_columns(grad, positives, -slope)
 
   def report(
     self, stats: Statistics | None, targets: targets_lib.Targets

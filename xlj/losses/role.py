@@ -18,6 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj.losses import bce
+from xlj.losses import logistic
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk
 
@@ -109,20 +110,20 @@ class OnlineEstimation:
     ids, estimates = self._known(stats, memory)
     here = targets_lib.in_chunk_of(positives, ids, z)
     y = jnp.where(here.inside, jax.nn.sigmoid(estimates), 0)
-    value = jax.nn.softplus(z).sum(positives.label_axis)
+    softplus, p, complement = logistic.logistic(z)
+    value = softplus.sum(positives.label_axis)
     value -= (y * targets_lib.gather_columns(z, here)).sum(1)
     # The excess of positives is a batch's; it is counted with the first label.
     excess = _mean(stats.total, positives.weights) - self.expected
     scale = self.strength / self.num_labels
     first = jnp.asarray(positives.first == 0)
     value += jnp.where(first, scale * excess**2, 0)
-    p = jax.nn.sigmoid(z)
-    grad = p + 2 * scale * excess * p * (1 - p)
+    grad = p + 2 * scale * excess * p * complement
     grad = targets_lib.add_at_columns(grad, here, -y)
     at_positives = targets_lib.gather_columns(z, positives)
-    missed = jnp.where(positives.inside, jax.nn.softplus(-at_positives), 0)
-    value += missed.sum(1)
-    miss = jnp.where(positives.inside, jax.nn.sigmoid(-at_positives), 0)
+    missed = logistic.logistic(-at_positives)
+    value += jnp.where(positives.inside, missed.softplus, 0).sum(1)
+    miss = jnp.where(positives.inside, missed.sigmoid, 0)
     grad = targets_lib.add_at_columns(grad, positives, -miss)
     return value / 2, grad / 2
 

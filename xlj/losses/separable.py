@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from xlj.losses import logistic
 from xlj.ops import targets as targets_lib
 
 ValueAndSlope = tuple[jax.Array, jax.Array]
@@ -62,7 +63,7 @@ def sum_of_terms(
 
 def cross_entropy(z: jax.Array, target: float) -> ValueAndSlope:
   """`softplus(z) - target z` and its derivative; both 0 at -inf."""
-  value, slope = jax.nn.softplus(z), jax.nn.sigmoid(z)
+  value, slope, _ = logistic.logistic(z)
   if not target:
     return value, slope
   is_label = ~jnp.isneginf(z)
@@ -72,8 +73,7 @@ def cross_entropy(z: jax.Array, target: float) -> ValueAndSlope:
 
 def focal_term(x: jax.Array, gamma: float) -> ValueAndSlope:
   """`sigmoid(x)^gamma * softplus(x)` and its derivative; both 0 at -inf."""
-  p = jax.nn.sigmoid(x)
-  softplus = jax.nn.softplus(x)
+  softplus, p, complement = logistic.logistic(x)
   weight = p**gamma
-  slope = gamma * jax.nn.sigmoid(-x) * softplus + p
+  slope = gamma * complement * softplus + p
   return weight * softplus, weight * slope

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from xlj.losses import logistic
 from xlj.losses import separable
 from xlj.ops import targets as targets_lib
 
@@ -46,7 +47,7 @@ class WeightedBinaryCrossEntropy(separable.Separable):
     weight = targets_lib.gather_columns(positive_weight, positives)
 
     def negative(z: jax.Array) -> separable.ValueAndSlope:
-      value, slope = jax.nn.softplus(z), jax.nn.sigmoid(z)
+      value, slope, _ = logistic.logistic(z)
       if "negative" in (positives.labels or {}):
         scale = targets_lib.label_values(positives, "negative")
         scale = positives.by_label(scale)
@@ -54,11 +55,12 @@ class WeightedBinaryCrossEntropy(separable.Separable):
       return value, slope
 
     def positive(z: jax.Array) -> separable.ValueAndSlope:
-      value = weight * jax.nn.softplus(-z)
-      slope = -weight * jax.nn.sigmoid(-z)
+      as_negative = logistic.logistic(z)
+      value = weight * logistic.logistic(-z).softplus
+      slope = -weight * as_negative.complement
       if self.unbiased:
-        value += (1 - weight) * jax.nn.softplus(z)
-        slope += (1 - weight) * jax.nn.sigmoid(z)
+        value += (1 - weight) * as_negative.softplus
+        slope += (1 - weight) * as_negative.sigmoid
       return value, slope
 
     return separable.sum_of_terms(z, positives, negative, positive)
