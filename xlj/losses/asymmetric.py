@@ -53,16 +53,18 @@ class Asymmetric(separable.Separable):
 
   def _negative(self, z: jax.Array) -> separable.ValueAndSlope:
     p = jax.nn.sigmoid(z)
+    dp = p * (1 - p)
     if self.clip:
       q = jnp.maximum(p - self.clip, 0)
       cost = -jnp.log1p(-q)
-      cost_slope = jnp.where(q > 0, p * (1 - p) / (1 - q), 0)
+      cost_slope = jnp.where(q > 0, dp / (1 - q), 0)
     else:  # 1 - q would underflow where the logit is large.
       q, cost, cost_slope = p, jax.nn.softplus(z), p
-    weight = q**self.gamma_negative
-    slope = weight * cost_slope
-    if self.gamma_negative and not self.constant_weights:
-      # d q^g / dz = g q^(g - 1) p (1 - p)
-      per_q = jnp.where(q > 0, weight / jnp.where(q > 0, q, 1), 0)
-      slope += self.gamma_negative * per_q * p * jax.nn.sigmoid(-z) * cost
-    return weight * cost, slope
+    gamma = self.gamma_negative
+    if not gamma:
+      return cost, cost_slope
+    per_q = jnp.where(q > 0, q ** (gamma - 1), 0)
+    slope = per_q * q * cost_slope
+    if not self.constant_weights:
+      slope += gamma * per_q * dp * cost  # d q^g / dz = g q^(g - 1) dp
+    return per_q * q * cost, slope
