@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from xlj.ops import label_groups
 
+_GROUPS = 2  # of each example, looked into at a time
+
 
 class Best(NamedTuple):
   """The best k labels of each example so far; -inf and -1 if there are fewer.
@@ -32,8 +34,8 @@ def add(
 ) -> Best:
   """Takes a chunk of scores into account.
 
-  Of the chunk only those groups of labels are looked into whose largest scores
-  are among the k largest, and none if no score is better than the k-th so far.
+  Of the chunk only those groups of labels are looked into that hold a score
+  better than the k-th so far, a few of each example at a time.
 
   Args:
     best: The best labels of other chunks.
@@ -49,14 +51,21 @@ def add(
   grouped, tops = label_groups.grouped(z, label_axis)
   num_groups = tops.shape[label_axis]
   tops = tops if label_axis else tops.T  # [N, G]
+  example = jnp.arange(tops.shape[0])[:, None]
 
-  def look(best: Best) -> Best:
-    _, groups = lax.top_k(tops, min(k, num_groups))
-    example = jnp.arange(tops.shape[0])[:, None]
+  def more(carry: tuple[Best, jax.Array]) -> jax.Array:
+    best, tops = carry
+    return (tops > best.scores[:, -1:]).any()
+
+  def look(carry: tuple[Best, jax.Array]) -> tuple[Best, jax.Array]:
+    best, tops = carry
+    highest, groups = lax.top_k(tops, min(_GROUPS, num_groups))
     if label_axis:
       found = grouped[example, :, groups]  # [N, groups, SIZE]
     else:
       found = jnp.moveaxis(grouped[:, groups, example], 0, 2)
+    seen = jnp.isneginf(highest)[..., None]
+    found = jnp.where(seen, -jnp.inf, found)
     ids = first + label_groups.columns(groups, num_groups)
     rows = tops.shape[0], -1
     merged = merge_topk(
@@ -64,10 +73,9 @@ def add(
       jnp.concatenate([best.ids, ids.reshape(rows).astype(jnp.int32)], 1),
       k,
     )
-    return Best(*merged)
+    return Best(*merged), tops.at[example, groups].set(-jnp.inf)
 
-  better = (tops > best.scores[:, -1:]).any()
-  return lax.cond(better, look, lambda best: best, best)
+  return lax.while_loop(more, look, (best, tops))[0]
 
 
 def merge(best: Best, axes: tuple[str, ...]) -> Best:
