@@ -24,6 +24,7 @@ from xlj.losses import soft_targets
 from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
+from xlj.ops import chunks
 from xlj.ops import reference as ref
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
@@ -175,6 +176,11 @@ def make_label_values(case, num_labels, seed=1):
 
 # The change of a parameter is its gradient.
 _GRADIENTS = row_optimizer.RowOptimizer(optax.sgd(1.0))
+
+
+def put_labels_on(monkeypatch, axis):
+  """From now on labels lie on that axis of chunks, as elsewhere than here."""
+  monkeypatch.setattr(chunks, "label_axis", lambda *_: axis)
 
 
 def make_head(loss, num_labels, dim, **options):

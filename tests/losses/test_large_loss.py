@@ -87,16 +87,19 @@ def check_step(
 
 
 @pytest.mark.parametrize(
-  "scheme,shape",
+  "scheme,shape,label_axis",
   [
-    ("reject", (1, 1)),
-    ("reject", (2, 4)),
-    ("correct", (8, 1)),
-    ("correct_forever", (1, 1)),
-    ("correct_forever", (2, 4)),
+    ("reject", (1, 1), 1),
+    ("reject", (2, 4), 0),
+    ("correct", (8, 1), 1),
+    ("correct_forever", (1, 1), 0),
+    ("correct_forever", (2, 4), 1),
   ],
 )
-def test_a_step_equals_the_dense_reference(scheme, shape):
+def test_a_step_equals_the_dense_reference(
+  scheme, shape, label_axis, monkeypatch
+):
+  table.put_labels_on(monkeypatch, label_axis)
   schedule = large_loss.Schedule(
     **ONE_A_STEP, per_example=0.7, grows=scheme != "correct_forever"
   )

@@ -83,16 +83,19 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-  "name,m,shape",
+  "name,m,shape,label_axis",
   [
-    ("elr", 5, (1, 1)),
-    ("elr", ALL, (2, 4)),
-    ("elr", 5, (8, 1)),
-    ("ps_kd", ALL, (1, 1)),
-    ("ps_kd", 5, (2, 4)),
+    ("elr", 5, (1, 1), 1),
+    ("elr", ALL, (2, 4), 0),
+    ("elr", 5, (8, 1), 0),
+    ("ps_kd", ALL, (1, 1), 0),
+    ("ps_kd", 5, (2, 4), 1),
   ],
 )
-def test_a_step_equals_the_dense_matrix(name, m, shape):
+def test_a_step_equals_the_dense_matrix(
+  name, m, shape, label_axis, monkeypatch
+):
+  table.put_labels_on(monkeypatch, label_axis)
   make, reference = CASES[name]
   loss = make(m)
   head = make_head(loss)

@@ -25,8 +25,9 @@ def objective(z, y, observed, weights, loss):
   return ((cross * share).sum() + penalty) / 2
 
 
-@pytest.mark.parametrize("m,shape", [(L, (2, 4)), (7, (1, 1))])
-def test_steps_equal_the_dense_matrices(m, shape):
+@pytest.mark.parametrize("m,shape,label_axis", [(L, (2, 4), 0), (7, (1, 1), 1)])
+def test_steps_equal_the_dense_matrices(m, shape, label_axis, monkeypatch):
+  table.put_labels_on(monkeypatch, label_axis)
   loss = role.OnlineEstimation(L, 3.0, m, strength=2.0, rate=0.7)
   head = table.make_head(loss, L, D, init_scale=0.8, use_bias=False)
   rng = np.random.default_rng(0)

@@ -110,13 +110,15 @@ def test_large_logits_give_finite_results(name):
 
 # What a loss needs of a mesh is merged statistics and values per label.
 @pytest.mark.parametrize(
-  "name,shape",
+  "name,shape,label_axis",
   [
-    *((name, (2, 4)) for name in table.CASES),
-    *((name, shape) for name in SOME for shape in ((1, 1), (8, 1))),
+    *((name, (2, 4), 0) for name in table.CASES),
+    *((name, (1, 1), 1) for name in SOME),
+    *((name, (8, 1), 1) for name in SOME),
   ],
 )
-def test_the_head_equals_the_reference(name, shape):
+def test_the_head_equals_the_reference(name, shape, label_axis, monkeypatch):
+  table.put_labels_on(monkeypatch, label_axis)
   case = table.CASES[name]
   head = table.make_head(
     case.loss, NUM_LABELS, D, init_scale=0.6, init_bias=-0.3

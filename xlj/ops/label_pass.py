@@ -179,7 +179,7 @@ _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 def _chunk(plan, x, rows, bias, inputs, start, size):
   """Logits `[N, c]`, positives and rows `[c, D]` of a chunk of local rows."""
-  axis = chunks.label_axis(jnp.result_type(x, rows))
+  axis = chunks.label_axis(jnp.result_type(x, rows), x.shape[0])
   first = start + shards_lib.offset(plan.rows.shards, rows.shape[0])
   part, bias, labels = chunks.take((rows, bias, inputs.labels), start, size)
   is_label = plan.rows.layout.is_label(first + jnp.arange(size))

@@ -324,7 +324,8 @@ class LabelRows:
     """Which axis of the logits of a chunk labels lie on."""
     if inputs.logits is not None:  # They lie there as [N, w].
       return 1
-    return chunks.label_axis(self.format.decoded)
+    assert inputs.x is not None  # A head has one of them.
+    return chunks.label_axis(self.format.decoded, inputs.x.shape[0])
 
   def _kept_logits(self, part, axis, place):
     """Logits `[N, c]` of a chunk if they were kept, or None."""
