@@ -1,5 +1,7 @@
 """Whole runs with missing, wrong and rare labels: methods, logs, restarts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from tests import cases
 from tests import runs
 from xlj import config as config_lib
 from xlj import flips as flips_lib
+from xlj import make_head
 from xlj import suspects
 from xlj import train
 from xlj.data import corrupt
@@ -232,6 +235,23 @@ def test_a_cascade_takes_large_losses_by_a_threshold(
   )
   train.train(config, tmp_path)
   assert np.isfinite(runs.losses(tmp_path)).all()
+
+
+@pytest.mark.parametrize(
+  "num_labels,asked,found", [(900, 0, 5), (900, 64, 64), (30, 64, 30)]
+)
+def test_estimates_are_kept_of_as_many_labels_as_expected(
+  num_labels, asked, found
+):
+  facts = dataclasses.replace(runs.FACTS, num_labels=num_labels)
+  config = runs.resolved(
+    facts,
+    head__loss="bce",
+    missing__method="role",
+    missing__positives=4.2,
+    missing__remembered=asked,
+  )
+  assert make_head.num_remembered(config) == found
 
 
 def test_remedies_are_named_after_the_set():

@@ -201,7 +201,7 @@ def base() -> ml_collections.ConfigDict:
         "smoothing": 0.1,  # of "lsan"
         # Of "role": positives of an example on average, observed or not,
         "positives": 0.0,
-        "remembered": 0,  # estimates kept of each training example; 0: all,
+        "remembered": 0,  # estimates kept of each; 0: as many as that,
         "rate": 10.0,  # and their learning rate
       },
       # Labels that are wrong; see losses.remembered.

@@ -1,6 +1,7 @@
 """The head that a config describes."""
 
 import dataclasses
+import math
 
 import ml_collections
 import optax
@@ -154,10 +155,11 @@ def num_remembered(config: ml_collections.ConfigDict) -> int:
   """How many labels of each training example the loss remembers."""
   if config.noisy.method != "none":
     return config.noisy.remembered
-  if config.missing.method == "role":
-    num_labels = config.data.num_labels
-    return min(config.missing.remembered or num_labels, num_labels)
-  return 0
+  missing = config.missing
+  if missing.method != "role":
+    return 0
+  wanted = missing.remembered or math.ceil(missing.positives)
+  return min(wanted, config.data.num_labels)
 
 
 def _loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:

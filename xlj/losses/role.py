@@ -2,9 +2,12 @@
 
 The estimates are a matrix of logits, examples times labels; of each example
 the M largest are kept (`Targets.memory`), all of them if M is the number of
-labels, and the others are 0. Source: Cole et al. 2021, "Multi-label learning
-from single positive labels", section 5 (ROLE), equations 7 to 11, times the
-number of labels like the other losses here.
+labels, and the other labels count as negatives. About as many as an example has
+positives do better than all (see the README).
+
+Source: Cole et al. 2021, "Multi-label learning from single positive labels",
+section 5 (ROLE), equations 7 to 11, times the number of labels like the other
+losses here.
 
 Legend: N examples, c labels of a chunk, L labels, M remembered labels of an
 example, P positives.
