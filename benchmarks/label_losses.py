@@ -55,7 +55,7 @@ def losses(num_labels: int) -> dict[str, tuple[str, Any]]:
     "ll_ct by threshold": ("bce", large("correct", threshold=2.0, decay=0.1)),
     "wan": ("bce", assume_negative.AssumeNegative(1e-6)),
     "lsan": ("bce", assume_negative.AssumeNegative(smoothing=0.1)),
-    "role": ("bce", role.OnlineEstimation(num_labels, 5.0, REMEMBERED)),
+    "role": ("bce", role.OnlineEstimation(num_labels, 5.0, 5)),
     "weighted": ("bce", weighted_bce.WeightedBinaryCrossEntropy()),
     "focal": ("bce", focal.Focal(2.0)),
     "asymmetric": ("bce", asymmetric.Asymmetric()),
@@ -92,7 +92,11 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     every = {
       name: pair for name, pair in every.items() if name in plain | set(chosen)
     }
-  batch, label_values = make_batch(options)
+  label_values = make_label_values(options.L, options.D)
+  batches = {
+    name: make_batch(options, getattr(loss, "remembered", REMEMBERED))
+    for name, (_, loss) in every.items()
+  }
   steps, temporaries = {}, {}
   params = state = None
   for name, (_, loss) in every.items():
@@ -106,17 +110,19 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     if params is None:
       params, state = start(head)
-    arguments = params, state, jnp.int32(STEP), batch[0], None, batch[1]
+    x, targets = batches[name]
+    arguments = params, state, jnp.int32(STEP), x, None, targets, label_values
     step = jax.jit(head.step, donate_argnums=(0, 1))
-    compiled = step.lower(*arguments, label_values).compile()
+    compiled = step.lower(*arguments).compile()
     steps[name] = compiled
     temporaries[name] = compiled.memory_analysis().temp_size_in_bytes
   seconds: dict[str, list[float]] = {name: [] for name in steps}
   for round_ in range(options.rounds + 1):
     for name, step in steps.items():
+      x, targets = batches[name]
       begun = time.perf_counter()
       params, state, dx, metrics = step(
-        params, state, jnp.int32(STEP), batch[0], None, batch[1], label_values
+        params, state, jnp.int32(STEP), x, None, targets, label_values
       )
       jax.block_until_ready((params, state, dx, metrics))
       if round_:  # the first one touches the memory
@@ -152,24 +158,29 @@ def start(head: dense.DenseHead) -> tuple[Any, Any]:
   return jax.jit(init, out_shardings=placed)(jax.random.key(0))
 
 
-def make_batch(options: argparse.Namespace) -> tuple[Any, Any]:
-  """A batch with positives and memory, and values per label."""
+def make_batch(options: argparse.Namespace, remembered: int) -> Any:
+  """Examples, and their positives and memory."""
   rng = np.random.default_rng(0)
-  shape = options.N, REMEMBERED
+  shape = options.N, remembered
   memory = targets_lib.Memory(
     np.sort(rng.integers(0, options.L, shape).astype(np.int32), 1),
-    rng.dirichlet(np.ones(REMEMBERED), options.N).astype(np.float32),
+    rng.dirichlet(np.ones(remembered), options.N).astype(np.float32),
   )
   ids = rng.integers(0, options.L, (options.N, options.P)).astype(np.int32)
-  batch = sharding.put_batch(
+  return sharding.put_batch(
     (
       rng.normal(size=(options.N, options.D)).astype(np.float32),
       targets_lib.Targets(ids, np.ones(options.N, np.float32), None, memory),
     )
   )
+
+
+def make_label_values(num_labels: int, dim: int) -> Any:
+  """Values per label, by row."""
+  rng = np.random.default_rng(1)
   rows = dense.DenseHead(
-    options.L,
-    options.D,
+    num_labels,
+    dim,
     softmax.Softmax(),
     None,  # pyrefly: ignore
   ).num_rows
@@ -178,7 +189,7 @@ def make_batch(options: argparse.Namespace) -> tuple[Any, Any]:
     "positive": np.ones(rows, np.float32),
     "log_prior": rng.normal(size=rows).astype(np.float32),
   }
-  return batch, jax.device_put(values, labels)
+  return jax.device_put(values, labels)
 
 
 if __name__ == "__main__":
