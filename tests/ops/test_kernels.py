@@ -168,7 +168,7 @@ def test_rounding_has_the_bits_of_the_row(dtype):
 
 
 @pytest.mark.parametrize(
-  "loss,shape", zip(problem.LOSSES, meshes.SHAPES[1:], strict=True)
+  "loss,shape", [*zip(problem.LOSSES, meshes.SHAPES[1:], strict=True)]
 )
 def test_meshes_equal_one_device(loss, shape):
   layout = layout_lib.Layout(91, 8)  # 96 rows
