@@ -55,6 +55,7 @@ def losses(num_labels: int) -> dict[str, tuple[str, Any]]:
     "ll_ct by threshold": ("bce", large("correct", threshold=2.0, decay=0.1)),
     "wan": ("bce", assume_negative.AssumeNegative(1e-6)),
     "lsan": ("bce", assume_negative.AssumeNegative(smoothing=0.1)),
+    # As many estimates as positives, as by default.
     "role": ("bce", role.OnlineEstimation(num_labels, 5.0, 5)),
     "weighted": ("bce", weighted_bce.WeightedBinaryCrossEntropy()),
     "focal": ("bce", focal.Focal(2.0)),

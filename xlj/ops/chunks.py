@@ -18,7 +18,7 @@ Carry = TypeVar("Carry")
 _MEMORY = {"cpu": 3 * 2**23}
 _MEMORY_OF_ACCELERATORS = 2**29
 _ALIGNMENT = 128  # rows; a multiple of the vector width of all devices
-_FEW_EXAMPLES = 128
+_FEW_EXAMPLES = 128  # see `label_axis`
 
 
 def chunk_size(

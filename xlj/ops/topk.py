@@ -64,6 +64,7 @@ def add(
       found = grouped[example, :, groups]  # [N, groups, SIZE]
     else:
       found = jnp.moveaxis(grouped[:, groups, example], 0, 2)
+    # Where few groups are left, those that were looked into come again.
     seen = jnp.isneginf(highest)[..., None]
     found = jnp.where(seen, -jnp.inf, found)
     ids = first + label_groups.columns(groups, num_groups)
