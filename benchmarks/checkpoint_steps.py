@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
-from xlj.heads import dense
+from xlj.heads.dense import head as dense
 from xlj.losses import softmax
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib

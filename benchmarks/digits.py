@@ -35,8 +35,8 @@ from sklearn import datasets
 
 from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.heads import dense
-from xlj.heads import product
+from xlj.heads.dense import head as dense
+from xlj.heads.product import head as product
 from xlj.losses import softmax
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib

@@ -29,13 +29,13 @@ from typing import Any
 import jax
 
 from xlj import config as config_lib
-from xlj import evaluator
 from xlj import mesh
-from xlj import model as model_lib
-from xlj import preparation
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.data import pipeline
+from xlj.evaluation import evaluator
+from xlj.model import model as model_lib
+from xlj.training import preparation
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEADS = {

@@ -15,7 +15,7 @@ import optax
 import roofline
 
 from xlj import sharding
-from xlj.heads import dense
+from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import row_optimizer

@@ -28,14 +28,14 @@ from absl import logging
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import predictor
-from xlj import train
 from xlj.data import csr as csr_lib
 from xlj.data import store
 from xlj.data import writers
+from xlj.inference import predictor
 from xlj.labels import append
 from xlj.labels import edit
 from xlj.labels import runs
+from xlj.training import train
 
 METHODS = ("prototype", "teen", "naive_bayes")
 _SCORED_ROWS = 256  # of which all scores are compared after deletion

@@ -28,7 +28,7 @@ import numpy as np
 
 from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.heads import dense
+from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import row_optimizer

@@ -20,7 +20,7 @@ import optax
 
 from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.heads import dense
+from xlj.heads.dense import head as dense
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce

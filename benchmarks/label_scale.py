@@ -31,7 +31,7 @@ import roofline
 
 from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.heads import dense
+from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import rounding

@@ -28,12 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import predictor
-from xlj import train
 from xlj.data import csr as csr_lib
 from xlj.data import store
-from xlj.ops import label_tree
-from xlj.ops import loki
+from xlj.inference import predictor
+from xlj.open_world import label_tree
+from xlj.open_world import loki
+from xlj.training import train
 
 TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 

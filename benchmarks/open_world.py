@@ -40,13 +40,13 @@ import jax
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import open_set
-from xlj import openmax
-from xlj import predictor
-from xlj import train
 from xlj.data import csr as csr_lib
 from xlj.data import store
 from xlj.data import writers
+from xlj.inference import predictor
+from xlj.open_world import open_set
+from xlj.open_world import openmax
+from xlj.training import train
 
 CLASS_AWARE = {"tail.sampler": "class_aware"}
 METHODS: dict[str, dict[str, Any]] = {

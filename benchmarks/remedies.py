@@ -32,12 +32,12 @@ from absl import logging
 import jax
 import numpy as np
 
-from xlj import metrics
-from xlj import predictor
-from xlj import train
 from xlj.data import csr as csr_lib
 from xlj.data import statistics
 from xlj.data import store
+from xlj.evaluation import metrics
+from xlj.inference import predictor
+from xlj.training import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 BCE = {"head.loss": "bce"}

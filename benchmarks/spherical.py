@@ -29,11 +29,11 @@ import optax
 
 from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.heads import dense
-from xlj.heads import spherical
+from xlj.heads.dense import head as dense
+from xlj.heads.spherical import head as spherical
 from xlj.losses import spherical as spherical_losses
+from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import row_optimizer
-from xlj.ops import spherical_loss
 from xlj.ops import targets as targets_lib
 
 RATE = 1.0

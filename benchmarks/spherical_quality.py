@@ -24,12 +24,12 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import evaluator
 from xlj import mesh as mesh_lib
-from xlj import model as model_lib
-from xlj import preparation
 from xlj import sharding
 from xlj.data import pipeline
+from xlj.evaluation import evaluator
+from xlj.model import model as model_lib
+from xlj.training import preparation
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SPHERICAL = {

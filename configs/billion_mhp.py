@@ -3,8 +3,9 @@
   python launch/train.py --config=configs/billion_mhp.py --workdir=WD
   python launch/evaluate.py --workdir=WD
 
-Needs no files: rows come from a generator (`xlj.data.generated`), in which each
-digit of the label adds a fixed vector to the features, and noise hides them.
+Needs no files: rows come from a generator (`xlj.synthetic.generated`), in which
+each digit of the label adds a fixed vector to the features, and noise hides
+them.
 The head is a product of softmaxes over digits (`xlj.heads.product`), 0.4
 million weights. Keys after the colon: `rows` of the training split, `noise`.
 Expected: P@1 of 95 on held-out rows, where chance would get 1e-7, after 80

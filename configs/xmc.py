@@ -71,7 +71,7 @@ _SETS: dict[str, dict[str, Any]] = {
   },
 }
 
-# With the cascade, where the rules of `xlj.families` are not the best.
+# With the cascade, where the rules of `xlj.config.families` are not the best.
 _CASCADES: dict[str, dict[str, Any]] = {
   "wordnet_hypernym": {"head.groups": (1024,), "head.candidates": 96},
 }

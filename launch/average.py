@@ -14,7 +14,7 @@ from absl import flags
 from absl import logging
 
 from xlj import launching
-from xlj import soups
+from xlj.averaging import soups
 
 _WORKDIRS = flags.DEFINE_list(
   "workdirs", None, "Directories of the runs.", required=True

@@ -23,13 +23,13 @@ from absl import logging
 import numpy as np
 
 from xlj import launching
-from xlj.data import corrupt
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
 from xlj.data import names
 from xlj.data import store
 from xlj.data import writers
+from xlj.synthetic import corrupt
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Directory of a data set.", required=True

@@ -11,7 +11,7 @@ import time
 from absl import flags
 
 from xlj import launching
-from xlj.data import synthetic
+from xlj.synthetic import topics as synthetic
 
 _DIRECTORY = flags.DEFINE_string(
   "directory", "demo_run", "Where the data and the run go."

@@ -5,8 +5,8 @@ python launch/evaluate.py --workdir=runs/bibtex
 
 from absl import flags
 
-from xlj import evaluate
 from xlj import launching
+from xlj.evaluation import evaluate
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True

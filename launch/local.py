@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from absl import app
 from absl import flags
 
-from xlj.local import devices as devices_lib
-from xlj.local import job
+from xlj.distributed.local import devices as devices_lib
+from xlj.distributed.local import job
 
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes.", 1)
 _DEVICES = flags.DEFINE_integer(

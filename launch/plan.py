@@ -1,6 +1,6 @@
 """Plans the training step of a config for devices that need not exist.
 
-Nothing runs and no data is read; see `xlj.plan` for what is exact.
+Nothing runs and no data is read; see `xlj.planning.plan` for what is exact.
 
 python launch/plan.py --config=configs/billion.py --devices=8 \\
   [--mesh=2,4] [--accelerator=h200] [--json=plan.json]
@@ -47,7 +47,7 @@ def main() -> None:
     (*others, f"--xla_force_host_platform_device_count={devices}")
   )
   from xlj import mesh as mesh_lib
-  from xlj import plan as plan_lib
+  from xlj.planning import plan as plan_lib
 
   plan = plan_lib.make(
     _CONFIG.value, mesh_lib.make_mesh(mesh), _ACCELERATOR.value

@@ -7,7 +7,7 @@ python launch/predict.py --workdir=runs/bibtex --input=FILE \
 from absl import flags
 
 from xlj import launching
-from xlj import predict
+from xlj.inference import predict
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True

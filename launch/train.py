@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from xlj import config as config_lib
 from xlj import launching
-from xlj import train
+from xlj.training import train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",

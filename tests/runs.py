@@ -15,9 +15,9 @@ import jax
 import pytest
 
 from xlj import config as config_lib
-from xlj import families
-from xlj import train
-from xlj.data import synthetic
+from xlj.config import families
+from xlj.synthetic import topics as synthetic
+from xlj.training import train
 
 ROOT = Path(__file__).parents[1]
 SPEC = synthetic.Spec(

@@ -5,132 +5,168 @@ from pathlib import Path
 import subprocess
 import sys
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
-# What each part of xlj may import of xlj, besides its own modules.
+_LABEL_LAYER = {"sharding", "ops"}
+# What each room of xlj may import, besides its own modules.
 ALLOWED = {
-  "mesh": {"sharding"},
-  "splits": {"config", "data"},
   "sharding": set(),
-  "families": {"ops"},
-  "config_check": set(),
-  "config": {"config_check", "families"},
-  "optim": set(),
-  "label_order": {"data"},
-  "distributed": set(),
-  "machine": set(),
-  "pairs": set(),
-  "metrics": {"pairs"},
-  "open_set": set(),
-  "weibull": set(),
-  "openmax": {
-    "evaluator", "model", "predictor", "sharding", "splits", "weibull", "data",
-    "heads", "ops",
-  },
-  "progress": set(),
-  "page": set(),
-  "figures": set(),
-  "report": {"figures", "page", "progress"},
-  "checkpoint": {"distributed"},
-  "launching": {"config", "distributed"},
-  "local": set(),
+  "mesh": {"sharding"},
   "ops": {"sharding"},
+  "ops.kernels": {"ops"},
   "losses": {"ops"},
-  "encoders": {"ops", "sharding"},
-  "heads": {"ops", "losses", "sharding"},
+  "encoders": {"ops"},
+  "heads": set(),
+  "heads.dense": {"sharding", "ops", "ops.kernels", "losses"},
+  "heads.product": _LABEL_LAYER,
+  "heads.cascade": _LABEL_LAYER | {"losses", "heads.dense"},
+  "heads.oltr": _LABEL_LAYER | {"losses", "heads.dense"},
+  "heads.prototypes": _LABEL_LAYER | {"losses", "heads.dense"},
+  "heads.spherical": _LABEL_LAYER | {"losses", "heads.dense"},
   "data": set(),
-  "make_head": {"optim", "ops", "losses", "heads"},
-  "example_memory": {"sharding", "ops"},
-  "flips": set(),
-  "suspects": {"data"},
-  "model": {
-    "example_memory", "make_head", "optim", "sharding", "ops", "losses",
-    "encoders",
+  "synthetic": {"data"},
+  "distributed": set(),
+  "checkpoint": {"distributed"},
+  "report": set(),
+  "config": {
+    "ops", "losses", "encoders", "data", "synthetic", "heads", "heads.dense",
+    "heads.product", "heads.cascade", "heads.oltr", "heads.prototypes",
+    "heads.spherical",
   },
-  "evaluator": {
-    "distributed", "label_order", "metrics", "model", "pairs", "sharding",
-    "data",
+  "model": {"sharding", "ops", "losses", "encoders", "heads", "data", "config"},
+  "runs": {
+    "sharding", "mesh", "data", "distributed", "checkpoint", "report",
+    "config", "model",
   },
-  "predictor": {
-    "checkpoint", "config", "label_order", "mesh", "model", "sharding",
-    "splits", "data",
+  "inference": {
+    "sharding", "mesh", "data", "checkpoint", "config", "model", "runs",
   },
-  "first_stage": {"checkpoint", "config", "model"},
-  "stopping": set(),
-  "preparation": {"config", "families", "label_order", "splits", "data"},
-  "train": {
-    "checkpoint", "config", "config_check", "distributed", "evaluator",
-    "machine", "make_head", "mesh", "model", "preparation", "progress",
-    "report", "sharding", "splits",
-    "stopping", "flips", "suspects", "data", "first_stage",
+  "evaluation": {
+    "sharding", "data", "synthetic", "distributed", "report", "config",
+    "model", "runs", "inference",
   },
-  "planning": {"config", "encoders", "families", "model", "sharding", "ops"},
-  "plan": {"config", "config_check", "model", "planning"},
-  "evaluate": {
-    "evaluator", "metrics", "predictor", "report", "splits", "data",
+  "open_world": {
+    "sharding", "ops", "heads.dense", "heads.oltr", "data", "config", "model",
+    "runs", "inference", "evaluation",
   },
-  "predict": {"config", "predictor", "splits", "data"},
-  "average": {"ops"},
+  "planning": {"sharding", "ops", "encoders", "config", "model"},
+  "training": {
+    "sharding", "mesh", "data", "distributed", "checkpoint", "report",
+    "config", "model", "runs", "evaluation",
+  },
+  "averaging": {
+    "mesh", "ops", "heads.dense", "data", "checkpoint", "config", "model",
+    "runs", "inference", "evaluation",
+  },
   "labels": {
-    "checkpoint", "config", "flips", "label_order", "machine", "mesh",
-    "model", "predictor", "preparation", "report", "sharding", "splits",
-    "data", "heads", "ops",
+    "sharding", "mesh", "ops", "heads.dense", "data", "checkpoint", "report",
+    "config", "model", "runs", "inference", "training",
   },
-  "soups": {
-    "average", "checkpoint", "config", "config_check", "evaluate",
-    "evaluator", "flips", "mesh", "model", "predictor", "splits", "data",
-  },
+  "launching": {"distributed", "config"},
 }  # fmt: skip
+# Inside a room: modules may import those of the lines above theirs. Those that
+# are not named may import all that are, and nothing in the room imports them.
+FLOORS = {
+  "ops": (
+    "chunks feature_rows label_groups label_sample layout normalize rounding"
+    " targets",
+    "batch_topk loss row_format shards topk",
+    "label_gather label_topk row_optimizer",
+  ),
+  "ops.kernels": (
+    "exponentials problem",
+    "blocks call",
+    "gradient positives statistics update",
+  ),
+  "losses": (
+    "logistic softmax spherical_sums",
+    "decoupled_softmax separable",
+    "bce",
+  ),
+  "data": (
+    "csr errors parse",
+    "cache checks discover lines mapped strict sampler",
+    "arrays names npy order text verification",
+    "formats",
+    "ingest",
+    "tokens",
+    "store",
+    "padding statistics",
+  ),
+  "heads.dense": ("block_sample",),
+  "heads.product": ("mixed_radix", "distribution", "search", "topk"),
+}
 # The label layer can be used alone.
 LABEL_LAYER = ("ops", "losses", "heads")
 NOT_FOR_THE_LABEL_LAYER = {"grain", "orbax", "absl", "ml_collections"}
 
 
-def part_of(path):
-  relative = path.relative_to(ROOT / "xlj")
-  return relative.parts[0].removesuffix(".py")
+def room_and_module(name):
+  """The room of `xlj.a.b`, and the rest of its name."""
+  parts = name.split(".")[1:]
+  for size in (2, 1):
+    room = ".".join(parts[:size])
+    if room in ALLOWED:
+      return room, ".".join(parts[size:])
+  raise AssertionError(f"say in {__file__} what {name} may import")
 
 
 def imports_of(path):
-  """Top-level packages, and parts of xlj, that a file imports."""
-  packages, parts = set(), set()
+  """Full names of what a file imports."""
+  names = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
-      names = [alias.name for alias in node.names]
+      names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom) and node.module:
-      names = [f"{node.module}.{alias.name}" for alias in node.names]
-    else:
-      continue
-    for name in names:
-      first, *rest = name.split(".")
-      packages.add(first)
-      if first == "xlj" and rest:
-        parts.add(rest[0])
-  return packages, parts
+      names |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return names
 
 
-FILES = sorted(
-  path
-  for path in (ROOT / "xlj").rglob("*.py")
-  if path != ROOT / "xlj" / "__init__.py"
-)
+def modules():
+  """Name and imports of each module of xlj."""
+  for path in sorted((ROOT / "xlj").rglob("*.py")):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts).removesuffix(".__init__")
+    if name != "xlj":
+      yield name, imports_of(path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_down(path):
-  part = part_of(path)
-  assert part in ALLOWED, f"say in {__file__} what {part} may import"
-  packages, parts = imports_of(path)
-  forbidden = parts - ALLOWED[part] - {part}
-  assert not forbidden, f"{path} may not import {forbidden} of xlj"
-  if part in LABEL_LAYER:
-    assert not packages & NOT_FOR_THE_LABEL_LAYER
+def floor_of(room, module):
+  """The line of a module in its room; that after the last if not named."""
+  lines = FLOORS.get(room, ())
+  named = [i for i, line in enumerate(lines) if module in line.split()]
+  return named[0] if named else len(lines)
+
+
+def test_imports_go_down():
+  wrong = []
+  for name, imports in modules():
+    room, module = room_and_module(name)
+    for other in imports:
+      if not other.startswith("xlj."):
+        continue
+      there, rest = room_and_module(other)
+      if there != room:
+        if there not in ALLOWED[room]:
+          wrong.append(f"{name} imports {other}")
+      elif room in FLOORS and module:
+        if floor_of(room, rest.split(".")[0]) >= floor_of(room, module):
+          wrong.append(f"{name} imports {other}, which is not below it")
+  assert not wrong, "\n".join(wrong)
+
+
+def test_the_label_layer_imports_no_part_of_the_framework():
+  wrong = [
+    name
+    for name, imports in modules()
+    if name.split(".")[1] in LABEL_LAYER
+    and {i.split(".")[0] for i in imports} & NOT_FOR_THE_LABEL_LAYER
+  ]
+  assert not wrong
 
 
 def test_the_label_layer_loads_alone():
   code = (
-    "import sys, xlj, xlj.heads.dense, xlj.losses.softmax, xlj.ops.reference;"
+    "import sys, xlj, xlj.heads, xlj.heads.dense, xlj.losses, xlj.ops;"
     "print({'grain', 'orbax', 'ml_collections'} & set(sys.modules))"
   )
   out = subprocess.run(
@@ -143,10 +179,22 @@ def test_the_label_layer_loads_alone():
   assert out.stdout.strip() == "set()"
 
 
-def test_the_allowed_edges_have_no_cycle():
+def test_the_rooms_have_no_cycle():
   left = dict(ALLOWED)
   while left:
-    free = [part for part, edges in left.items() if not edges & left.keys()]
+    free = [room for room, edges in left.items() if not edges & left.keys()]
     assert free, f"a cycle among {sorted(left)}"
-    for part in free:
-      del left[part]
+    for room in free:
+      del left[room]
+
+
+def test_the_top_level_is_small_and_files_are_short():
+  files = list((ROOT / "xlj").rglob("*.py"))
+  top = [f.name for f in files if f.parent == ROOT / "xlj"]
+  assert len(top) <= 6, top
+  long = {
+    str(f.relative_to(ROOT)): count
+    for f in files
+    if (count := len(f.read_text().splitlines())) > 560
+  }
+  assert not long

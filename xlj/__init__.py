@@ -3,7 +3,7 @@
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from xlj.predictor import load as load
+  from xlj.inference.predictor import load as load
 
 __version__ = "0.1.0"
 
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
   without the packages that data and checkpoints need.
   """
   if name == "load":
-    from xlj import predictor
+    from xlj.inference import predictor
 
     return predictor.load
   raise AttributeError(f"module 'xlj' has no attribute {name!r}")

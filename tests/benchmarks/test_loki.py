@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import loki
-from xlj.ops import label_tree
+from xlj.open_world import label_tree
 
 
 def test_a_data_set_and_figures_of_it(tmp_path):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from xlj import label_order
 from xlj.data import clusters
 from xlj.data import csr as csr_lib
+from xlj.data import label_order
 from xlj.ops import layout as layout_lib
 
 

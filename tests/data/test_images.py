@@ -12,17 +12,17 @@ from tests import meshes
 from tests import runs
 from tests.encoders import pictures
 import xlj
-from xlj import evaluator
-from xlj import model as model_lib
-from xlj import preparation
 from xlj import sharding
-from xlj import train
 from xlj.data import errors
 from xlj.data import images
 from xlj.data import names
 from xlj.data import npy
 from xlj.data import pipeline
 from xlj.data import store
+from xlj.evaluation import evaluator
+from xlj.model import model as model_lib
+from xlj.training import preparation
+from xlj.training import train
 
 
 def encoded(pixels, ending=".png", **options):

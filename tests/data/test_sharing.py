@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tests import runs
-from xlj import train
 from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import errors
@@ -20,6 +19,7 @@ from xlj.data import statistics
 from xlj.data import store
 from xlj.data import verification
 from xlj.data import writers
+from xlj.training import train
 
 OPEN = """
 import sys, time

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import runs
-from tests import test_launch
+from tests.launch import test_launch
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import test_config
+from tests.config import test_config
 from xlj import config as config_lib
 from xlj.encoders import image
 from xlj.planning import work

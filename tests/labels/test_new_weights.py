@@ -7,14 +7,14 @@ import pytest
 
 from tests import runs as test_runs
 from xlj import config as config_lib
-from xlj import predictor
-from xlj import train
 from xlj.data import csr
 from xlj.data import store
+from xlj.inference import predictor
 from xlj.labels import append
 from xlj.labels import arrays
 from xlj.labels import edit
 from xlj.labels import runs
+from xlj.training import train
 
 L, NEW = 700, 5
 

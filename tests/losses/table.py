@@ -11,7 +11,7 @@ import optax
 
 from tests import meshes
 from xlj import sharding
-from xlj.heads import dense
+from xlj.heads.dense import head as dense
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce

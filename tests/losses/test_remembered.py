@@ -8,9 +8,9 @@ from scipy import special
 
 from tests import meshes
 from tests.losses import table
-from xlj import example_memory
 from xlj import sharding
 from xlj.losses import remembered
+from xlj.model import example_memory
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk
 

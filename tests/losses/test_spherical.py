@@ -7,8 +7,8 @@ import pytest
 
 from tests import cases
 from xlj.losses import spherical
+from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import label_pass
-from xlj.ops import spherical_loss
 from xlj.ops import targets as targets_lib
 
 N, D, P, NUM_LABELS = 8, 6, 3, 43

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from xlj import optim
+from xlj.config import optim
 from xlj.ops import row_optimizer
 
 ROWS_APART = {

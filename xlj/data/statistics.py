@@ -14,7 +14,6 @@ import numpy as np
 
 from xlj.data import cache
 from xlj.data import csr as csr_lib
-from xlj.data import generated
 from xlj.data import store
 
 FeatureKind = Literal["binary", "counts", "weighted", "normalised", "dense"]
@@ -201,7 +200,7 @@ def inverse_document_frequency(
 
 
 def feature_kind(
-  features: csr_lib.Csr | np.ndarray | generated.Features,
+  features: csr_lib.Csr | np.ndarray | store.ComputedRows,
 ) -> FeatureKind:
   """Tells from a sample of evenly spaced rows what feature values are.
 

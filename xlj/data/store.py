@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Protocol
 
 from absl import logging
 import numpy as np
@@ -25,7 +25,6 @@ from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
-from xlj.data import generated
 from xlj.data import ingest
 from xlj.data import lines
 from xlj.data import mapped
@@ -43,6 +42,20 @@ _VERSION = 1
 # Sets up to this size are compared with their checksums whenever opened, which
 # takes a tenth of a second at most; `verify` does it for larger ones.
 _CHECKED_BYTES = 2**26
+
+
+class ComputedRows(Protocol):
+  """Dense float32 features `[N, F]` of which rows exist when asked for."""
+
+  shape: tuple[int, int]
+
+  def __len__(self) -> int:
+    """N."""
+    ...
+
+  def __getitem__(self, rows: Any) -> np.ndarray:
+    """The features of some rows."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +76,7 @@ class Split:
     image: (height, width, channels) where each row is an image; else nothing.
   """
 
-  features: csr_lib.Csr | np.ndarray | generated.Features
+  features: csr_lib.Csr | np.ndarray | ComputedRows
   labels: csr_lib.Csr
   filter: csr_lib.Csr | None
   name: str
@@ -191,25 +204,6 @@ def open_file(
   )
   options = ingest.Options(num_features, num_labels, zero_based, labelled=False)
   return _open(files, options, pathlib.Path(path).name, cache_dir)
-
-
-def open_generated(spec: generated.Spec, split: str = "train") -> Split:
-  """Opens a split that no file holds.
-
-  Args:
-    spec: what to generate.
-    split: "train", "test" or "validation".
-
-  Returns:
-    The split; its labels are in memory, its features are computed.
-  """
-  return Split(
-    generated.Features(spec, split),
-    generated.labels(spec, split),
-    None,
-    f"generated/{split}",
-    generated.fingerprint(spec, split),
-  )
 
 
 def _verifying(split: Split) -> Split:

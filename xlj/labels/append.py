@@ -9,8 +9,8 @@ from absl import logging
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import label_order
 from xlj.data import errors
+from xlj.data import label_order
 from xlj.data import store
 from xlj.labels import arrays
 from xlj.labels import new_weights
@@ -36,12 +36,12 @@ def append(
       run; what has a row already is left as it is, what has not is new, those
       of deleted labels included.
     method: "prototype", the mean of a label's examples, less that of all;
-      "teen", the same, rows calibrated by known ones (`xlj.ops.teen`);
+      "teen", the same, rows calibrated by known ones (`xlj.labels.teen`);
       "features":
       each row holds the features of the label itself, and is no example;
       "naive_bayes", means in closed form by the variance inside labels
-      (`xlj.ops.naive_bayes`). Lengths and biases are such that logits have the
-      mean and the spread of those of trained labels with about as many
+      (`xlj.labels.naive_bayes`). Lengths and biases are such that logits have
+      the mean and the spread of those of trained labels with about as many
       examples.
     names: Of the new labels, by ascending id.
     share: Of known labels in the rows of "teen".

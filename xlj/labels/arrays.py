@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from xlj import label_order
-from xlj import model as model_lib
 from xlj import sharding
-from xlj.heads import dense
+from xlj.data import label_order
+from xlj.heads.dense import head as dense
+from xlj.labels import label_edit
 from xlj.labels import runs
-from xlj.ops import label_edit
+from xlj.model import model as model_lib
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
 

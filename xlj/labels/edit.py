@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import label_order
+from xlj.data import label_order
 from xlj.labels import arrays
+from xlj.labels import label_edit
 from xlj.labels import runs
-from xlj.ops import label_edit
 
 
 class Label(NamedTuple):

@@ -21,16 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlj import predictor as predictor_lib
 from xlj import sharding
-from xlj import splits
+from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import store
+from xlj.inference import predictor as predictor_lib
 from xlj.labels import arrays
+from xlj.labels import naive_bayes
 from xlj.labels import runs
-from xlj.ops import naive_bayes
-from xlj.ops import teen
+from xlj.labels import teen
 
 _OTHERS = 4096  # training examples that logits are compared on
 _KNOWN = 4096  # trained labels that new ones are compared with

@@ -16,16 +16,16 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import flips as flips_lib
-from xlj import label_order
-from xlj import machine
 from xlj import mesh as mesh_lib
-from xlj import model as model_lib
-from xlj import predictor
-from xlj import preparation
-from xlj import report
-from xlj import splits
 from xlj.checkpoint import checkpointer
+from xlj.config import splits
+from xlj.data import label_order
+from xlj.inference import predictor
+from xlj.model import model as model_lib
+from xlj.report import machine
+from xlj.report import report
+from xlj.runs import flips as flips_lib
+from xlj.training import preparation
 
 ORDER_FILE = "label_order.txt"
 

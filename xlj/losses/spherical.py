@@ -2,7 +2,7 @@
 
 For rows and optimizers that `xlj.heads.spherical` cannot have, and to compare
 with. Sums of logits and of their squares are collected first, with the logits
-of the positives; see `xlj.ops.spherical_loss` for the losses.
+of the positives; see `xlj.losses.spherical_sums` for the losses.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import chunks
-from xlj.ops import spherical_loss
 from xlj.ops import targets as targets_lib
 
 

@@ -2,7 +2,7 @@
 
 The memory feature of Liu et al. 2019 ("Large-scale long-tailed recognition in
 an open world"), and the expected embedding of the labels that a
-classifier finds likely (`xlj.ops.loki`).
+classifier finds likely (`xlj.open_world.loki`).
 
 Legend: N examples (n of this device), D width of keys, E of values, L label
 rows (l of this device), k labels attended to.

@@ -1,1 +1,1 @@
-"""Parts of `xlj.plan`: what a step does, and what accelerators can do."""
+"""What a run needs and costs, found without running it."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from xlj import model as model_lib
+from xlj.model import model as model_lib
 from xlj.planning import collectives
 from xlj.planning import stated
 

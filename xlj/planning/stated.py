@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from xlj import config as config_lib
-from xlj import families
-from xlj import model as model_lib
 from xlj import sharding
+from xlj.config import families
+from xlj.model import model as model_lib
 
 MAX_LABELS = 2**31 - 1  # of int32
 # What chunks of labels may take on accelerators, unless the config says so: as

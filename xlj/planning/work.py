@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from xlj import model as model_lib
 from xlj.encoders import image
+from xlj.model import model as model_lib
 from xlj.ops import loss as loss_lib
 from xlj.ops import targets as targets_lib
 from xlj.planning import accelerators

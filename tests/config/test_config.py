@@ -1,0 +1,158 @@
+"""Rules, checks and comparison of configs."""
+
+import dataclasses
+import functools
+import json
+
+import ml_collections
+import pytest
+
+from tests import runs
+from xlj import config as config_lib
+from xlj.config import check as config_check
+from xlj.config import families
+
+FACTS = dataclasses.replace(
+  runs.FACTS,
+  num_rows=10_000,
+  num_labels=3_000,
+  labels_per_row=2.0,
+  features_per_row=40.0,
+)
+facts = functools.partial(dataclasses.replace, FACTS)
+
+
+def open_fields(config):
+  filled_later = {
+    "data.l2",
+    "data.feature_norm",
+    "data.features_per_row",
+    "encoder.input_scale",
+  }
+  flat = dict(config_check.flatten(config))
+  return {name for name, value in flat.items() if value is None} - filled_later
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{}, {"num_labels": 100}, {"dense": True, "kind": "dense"}, {"num_rows": 3}],
+)
+def test_resolving_leaves_no_field_open(changes):
+  config = config_lib.resolve(config_lib.base(), facts(**changes))
+  assert not open_fields(config)
+
+
+def test_fields_given_are_kept():
+  config = config_lib.base()
+  config.train.num_steps = 7
+  config.head.loss = "softmax"
+  config.optim.wide.learning_rate = 0.5
+  resolved = config_lib.resolve(config, FACTS)
+  assert resolved.train.num_steps == 7
+  assert resolved.head.loss == "softmax"
+  assert resolved.optim.wide.learning_rate == 0.5
+
+
+def test_setting_a_field_leaves_its_neighbours_open():
+  config = config_lib.base()
+  config.encoder.dim = 3
+  assert config.data.num_rows is None
+  assert config.train.batch_size is None
+
+
+def test_linear_weights_are_limited_to_what_fits():
+  big = facts(num_features=100_000, num_labels=10_000_000)
+  config = config_lib.resolve(config_lib.base(), big)
+  assert config.head.wide_labels * 4 * big.num_features <= families.WIDE_BYTES
+  small = config_lib.resolve(config_lib.base(), FACTS)
+  assert small.head.wide_labels == 0
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("family", "forest", "family is 'forest'; use one of"),
+    ("head.loss", "hinge", "head.loss is 'hinge'; use one of"),
+    ("head.init", "zero", "head.init is 'zero'"),
+    ("optim.decay", "step", "optim.decay is 'step'"),
+    ("optim.head.name", "lion", "optim.head.name is 'lion'"),
+    ("data.weighting", "bm25", "data.weighting is 'bm25'"),
+    ("train.batch_size", 0, "train.batch_size is 0; it must be at least 1"),
+    ("eval.every", -1, "eval.every is -1"),
+    ("data.validation", 1.0, "data.validation is 1.0; it must be in"),
+    ("encoder.embedding_dropout", -0.1, "encoder.embedding_dropout is -0.1"),
+    ("eval.ks", (0, 1), "eval.ks is"),
+    ("eval.metric", "P@2", "eval.metric is 'P@2'; use one of P@1, P@3"),
+    ("head.wide", False, "there is nothing to train"),
+    ("head.init", "centroid", "there are no embeddings"),
+  ],
+)
+def test_bad_values_are_refused_by_name(field, value, message):
+  config = config_lib.base()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.resolve(config, FACTS)
+
+
+def test_a_wide_path_needs_sparse_features():
+  config = config_lib.base()
+  config.head.wide = True
+  with pytest.raises(config_lib.ConfigError, match="head.wide needs sparse"):
+    config_lib.resolve(config, facts(dense=True, kind="dense"))
+
+
+def test_json_round_trip_and_differences(tmp_path):
+  config = config_lib.resolve(config_lib.base(), FACTS)
+  path = tmp_path / "config.json"
+  path.write_text(config_lib.to_json(config))
+  loaded = config_lib.load(path)
+  assert not config_lib.differences(loaded, config)
+  other = ml_collections.ConfigDict(config.to_dict())
+  other.train.batch_size = 32
+  other.data.dir = "/elsewhere"  # moving the files is not another run
+  found = config_lib.differences(loaded, other)
+  assert found == {"train.batch_size": (64, 32)}
+  with pytest.raises(
+    config_lib.ConfigError, match="train.batch_size: 64 there"
+  ):
+    config_lib.check_same_run(loaded, other, "WD")
+
+
+def test_loading_what_is_not_a_run_is_refused(tmp_path):
+  with pytest.raises(config_lib.ConfigError, match="does not exist"):
+    config_lib.load(tmp_path / "config.json")
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(config_lib.ConfigError, match="is not a JSON config"):
+    config_lib.load(tmp_path / "config.json")
+
+
+def test_parse_arg():
+  parse = config_lib.parse_arg
+  assert parse("", ("a",), objective="p") == {"name": "", "objective": "p"}
+  assert parse("a", ("a",), objective="p")["name"] == "a"
+  assert parse("a,objective=psp", ("a",), objective="p")["objective"] == "psp"
+  assert parse("objective=psp", ("a",), objective="p")["objective"] == "psp"
+  for bad in ("b", "a,b", "a,x=1", "a,a"):
+    with pytest.raises(config_lib.ConfigError, match="not known here"):
+      parse(bad, ("a",), objective="p")
+
+
+def test_every_set_of_configs_xmc_resolves():
+  module = runs.config_file("xmc")
+  for name in module._SETS:
+    for arg in (name, f"{name},objective=psp"):
+      config_lib.resolve(module.get_config(arg), FACTS)
+  with pytest.raises(config_lib.ConfigError, match="objective=x; use"):
+    module.get_config("objective=x")
+
+
+def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
+  config = config_lib.base()
+  config.head.loss = "bce"
+  saved = json.loads(config_lib.to_json(config))
+  del saved["head"]["kernels"], saved["mesh"]
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(saved))
+  loaded = config_lib.load(path)
+  assert loaded.head.kernels == "never" and loaded.head.loss == "bce"
+  assert not config_lib.differences(loaded, config)

@@ -1,0 +1,219 @@
+"""The sharded dense head equals a textbook model on every mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import cases
+from tests import meshes
+from xlj import sharding
+from xlj.heads.dense import head as dense
+from xlj.losses import bce
+from xlj.losses import softmax
+from xlj.ops import feature_rows
+from xlj.ops import reference
+from xlj.ops import row_optimizer
+from xlj.ops import targets as targets_lib
+
+N, D, F, K, P = 16, 12, 40, 5, 3
+NUM_LABELS = 83  # divisible by nothing in sight; padded to 88
+LOSSES = {
+  "softmax": (softmax.Softmax(), reference.softmax_loss),
+  "bce": (bce.BinaryCrossEntropy(), reference.bce_loss),
+}
+PARTS = ["rows", "wide", "both", "cosine", "wide_first"]
+WIDE_FIRST = 21  # rounded up to 24, a multiple of the blocks
+
+
+def make_head(loss, parts):
+  return dense.DenseHead(
+    num_labels=NUM_LABELS,
+    dim=0 if parts == "wide" else D,
+    loss=LOSSES[loss][0],
+    optimizer=row_optimizer.RowOptimizer(optax.adam(0.1)),
+    wide_features=0 if parts in ("rows", "cosine") else F,
+    wide_learning_rate=lambda step: 0.5 / (1 + step),
+    wide_labels=WIDE_FIRST if parts == "wide_first" else 0,
+    blocks=8,
+    init_scale=0.3,
+    init_bias=-0.5,
+    cosine=parts == "cosine",
+  )
+
+
+def make_batch(seed):
+  """Numpy batch: embeddings, features, label ids and weights.
+
+  It has examples without positives, with padded positives, without features
+  and of weight 0.
+  """
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(N, D)).astype(np.float32)
+  lengths = rng.integers(0, K + 1, N).astype(np.int32)
+  lengths[0] = 0
+  feature_ids = rng.integers(0, F, (N, K)).astype(np.int32)
+  values = rng.normal(size=(N, K)).astype(np.float32)
+  used = np.arange(K) < lengths[:, None]
+  features = feature_rows.SparseRows(
+    np.where(used, feature_ids, 0).astype(np.int32),
+    np.where(used, values, 0).astype(np.float32),
+    lengths,
+  )
+  targets = targets_lib.Targets(*cases.some_labels(rng, N, P, NUM_LABELS))
+  return x, features, targets
+
+
+def reference_step(head, reference_loss, params, opt, step, batch):
+  """The same step, dense, on one device, by `jax.grad`."""
+  x, features, targets = batch
+  hot = reference.multi_hot(jnp.asarray(targets.ids), NUM_LABELS)
+  one_hot = jax.nn.one_hot(features.ids, F)
+  dense_features = (features.values[..., None] * one_hot).sum(1)  # [N, F]
+
+  def loss_fn(params, x):
+    z = params["bias"][None]
+    if "rows" in params:
+      rows = params["rows"]
+      if head.cosine:
+        rows = rows / jnp.sqrt((rows**2).sum(1, keepdims=True) + 1e-6)
+      z = z + x @ rows.T
+    if "wide" in params:
+      wide = dense_features @ params["wide"]
+      z = z + jnp.pad(wide, ((0, 0), (0, NUM_LABELS - wide.shape[1])))
+    losses = reference_loss(z, hot)
+    return reference.weighted_mean(losses, targets.weights)
+
+  loss, (grads, dx) = jax.value_and_grad(loss_fn, (0, 1))(params, x)
+  wide = grads.pop("wide", None)
+  plain = {k: v for k, v in params.items() if k != "wide"}
+  updates, opt = head.optimizer.tx.update(grads, opt, plain)
+  new = optax.apply_updates(plain, updates)
+  if wide is not None:
+    new["wide"] = params["wide"] - head.wide_learning_rate(step) * wide
+  return new, opt, dx, loss
+
+
+def first_params(head):
+  return jax.tree.map(np.asarray, jax.jit(head.init)(jax.random.key(0)))
+
+
+def in_label_order(head, params):
+  """The parameters without padding, label i at position i."""
+  out = {}
+  for name, value in params.items():
+    wide = name == "wide"
+    num_labels = NUM_LABELS
+    if wide and head.wide_labels:
+      num_labels = -(-head.wide_labels // head.blocks) * head.blocks
+    rows = [
+      i % head.blocks * -(-num_labels // head.blocks) + i // head.blocks
+      for i in range(num_labels)
+    ]
+    out[name] = np.take(np.asarray(value), rows, 1 if wide else 0)
+  return out
+
+
+def place(mesh, head, params, opt):
+  def put(tree, specs):
+    return jax.device_put(tree, sharding.named(mesh, specs))
+
+  return put(params, head.specs()), put(opt, head.optimizer_specs())
+
+
+def inputs(head, batch):
+  x, features, targets = sharding.put_batch(batch)
+  return (
+    x if head.dim else None,
+    features if head.wide_features else None,
+    targets,
+  )
+
+
+@pytest.mark.parametrize(
+  "loss,parts,shape", cases.covering(LOSSES, PARTS, meshes.SHAPES)
+)
+def test_steps_equal_the_textbook(loss, parts, shape):
+  head = make_head(loss, parts)
+  params = first_params(head)
+  opt = jax.tree.map(np.asarray, head.init_optimizer(params))
+  expected = in_label_order(head, params)
+  expected_opt = head.init_optimizer(expected).tx
+  reference = functools.partial(reference_step, head, LOSSES[loss][1])
+  reference, own_step = jax.jit(reference), jax.jit(head.step)
+  with meshes.mesh(shape) as mesh:
+    params, opt = place(mesh, head, params, opt)
+    for step in range(3):
+      batch = make_batch(step)
+      expected, expected_opt, expected_dx, expected_loss = reference(
+        expected, expected_opt, step, batch
+      )
+      args = inputs(head, batch)
+      if step == 1:
+        evaluated = jax.jit(head.evaluate_loss)(params, *args)
+        np.testing.assert_allclose(evaluated, expected_loss, rtol=2e-6)
+      params, opt, dx, metrics = own_step(params, opt, jnp.int32(step), *args)
+      np.testing.assert_allclose(metrics["loss"], expected_loss, rtol=2e-6)
+      if head.dim:
+        np.testing.assert_allclose(dx, expected_dx, atol=1e-5)
+    for name, value in in_label_order(head, params).items():
+      np.testing.assert_allclose(value, expected[name], atol=3e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  "k,shape", cases.covering([1, 7, NUM_LABELS], meshes.SHAPES)
+)
+def test_topk_equals_sorting_all_labels(shape, k):
+  head = make_head("softmax", "both")
+  params = first_params(head)
+  rng = np.random.default_rng(0)
+  params["wide"] = rng.normal(size=params["wide"].shape).astype(np.float32)
+  by_label = in_label_order(head, params)
+  batch = x, features, _ = make_batch(3)
+  offset = rng.normal(size=head.num_rows).astype(np.float32)
+  exclude = rng.integers(-1, NUM_LABELS, (N, 4)).astype(np.int32)
+  z = x @ by_label["rows"].T + by_label["bias"]
+  z += in_label_order(head, {"offset": offset})["offset"]
+  for n in range(N):
+    for j in range(features.lengths[n]):
+      z[n] += features.values[n, j] * by_label["wide"][features.ids[n, j]]
+    z[n, exclude[n][exclude[n] >= 0]] = -np.inf
+  order = np.argsort(-z, axis=1)[:, :k]
+  with meshes.mesh(shape) as mesh:
+    placed, _ = place(mesh, head, params, head.init_optimizer(params))
+    x, features, _ = inputs(head, batch)
+    scores, ids = jax.jit(head.topk, static_argnums=3)(
+      placed,
+      x,
+      features,
+      k,
+      sharding.put_batch(exclude),
+      jax.device_put(offset, jax.NamedSharding(mesh, sharding.LABELS)),
+    )
+  expected = np.take_along_axis(z, order, 1)
+  np.testing.assert_allclose(scores, expected, atol=1e-5)
+  found = np.isfinite(expected)
+  assert (np.asarray(ids)[~found] == -1).all()
+  np.testing.assert_array_equal(np.asarray(ids)[found], order[found])
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+def test_add_to_rows_sums_the_vectors_of_each_label(shape):
+  head = make_head("softmax", "rows")
+  x, _, targets = make_batch(4)
+  expected = np.zeros((NUM_LABELS, D), np.float32)
+  for n in range(N):
+    for label in targets.ids[n]:
+      if label >= 0:
+        expected[label] += x[n]
+  with meshes.mesh(shape) as mesh:
+    rows = jax.device_put(
+      np.zeros((head.num_rows, D), np.float32),
+      jax.NamedSharding(mesh, sharding.LABELS),
+    )
+    got = jax.jit(head.add_to_rows)(rows, *sharding.put_batch((targets.ids, x)))
+  got = in_label_order(head, {"rows": got})["rows"]
+  np.testing.assert_allclose(got, expected, atol=1e-5)

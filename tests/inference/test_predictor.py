@@ -1,0 +1,177 @@
+"""Prediction from a run's directory, against brute force."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+
+from tests import meshes
+from xlj import config as config_lib
+from xlj import sharding
+from xlj.checkpoint import checkpointer
+from xlj.config import families
+from xlj.data import csr as csr_lib
+from xlj.data import label_order
+from xlj.inference import predictor
+from xlj.model import model as model_lib
+
+F, L, BATCH, K = 12, 13, 8, 3
+COUNTS = np.random.default_rng(3).permutation(L) + 1
+ORDER = label_order.LabelOrder.by_frequency(COUNTS)
+IDF = np.linspace(0.5, 2, F).astype(np.float32)
+
+
+def write_run(workdir, dense):
+  """Leaves the directory of a linear run, or of one with dense features."""
+  config = config_lib.base()
+  config.family = "network" if dense else "linear"
+  config.encoder.dim = 4 if dense else 0
+  config.data.weighting = "none" if dense else "tfidf"
+  config.data.l2 = not dense
+  config.data.feature_norm = config.encoder.input_scale = 1.0
+  config.head.blocks = 8
+  config.eval.batch_size = BATCH
+  config.predict.propensity_power = 0.0
+  facts = families.DataFacts(99, F, L, 2.0, 3.0, dense, "counts", "0" * 8)
+  config = config_lib.resolve(config, facts)
+  # Trained on other devices than those that predict.
+  with meshes.mesh((1, 1)) as mesh:
+    state = model_lib.Model(config).init(
+      sharding.replicate(jax.random.key(0)),
+      sharding.replicate(ORDER.data_ids),
+      sharding.replicate(COUNTS[ORDER.data_ids].astype(np.int32)),
+      sharding.replicate(IDF),
+    )
+    if not dense:
+      wide = state.model["head"]["wide"]
+      rng = np.random.default_rng(1)
+      state.model["head"]["wide"] = jax.device_put(
+        rng.normal(size=wide.shape).astype(np.float32),
+        jax.NamedSharding(mesh, sharding.LABELS_LAST),
+      )
+    directory = workdir / checkpointer.DIRECTORY
+    with checkpointer.Checkpointer(directory) as keeper:
+      for step, score in ((1, 2.0), (2, 1.0)):
+        keeper.save(
+          step, state.model, state.training, {"step": step}, {"P@1": score}
+        )
+  (workdir / config_lib.FILE).write_text(config_lib.to_json(config))
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+  return predictor.load(write_run(tmp_path_factory.mktemp("run"), dense=False))
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+  return predictor.load(write_run(tmp_path_factory.mktemp("run"), dense=True))
+
+
+def make_features(num_rows):
+  rng = np.random.default_rng(2)
+  values = rng.integers(1, 5, (num_rows, F)).astype(np.float32)
+  return values * (rng.uniform(size=values.shape) < 0.4)
+
+
+def brute_force(run, features):
+  """Scores and data ids of the K best, by sorting all labels."""
+  weighted = features * IDF
+  norm = np.linalg.norm(weighted, axis=1, keepdims=True)
+  weighted = weighted / np.maximum(norm, 1e-12)
+  rows = run.model.head.layout.row_of_label(ORDER.to_head(np.arange(L)))
+  head = jax.tree.map(np.asarray, run.state["head"])
+  z = weighted @ head["wide"][:, rows] + head["bias"][rows]
+  ids = np.argsort(-z, axis=1)[:, :K]
+  return np.take_along_axis(z, ids, 1), ids
+
+
+# No batch, less than one per device, a batch, and several with a rest.
+@pytest.mark.parametrize("num_rows", [0, 1, 8, 19])
+def test_any_number_of_examples(num_rows, linear):
+  features = make_features(num_rows)
+  got = linear.topk(features, K)
+  expected = brute_force(linear, features)
+  assert got[0].shape == got[1].shape == (num_rows, K)
+  assert got[0].dtype == np.float32 and got[1].dtype == np.int32
+  np.testing.assert_allclose(got[0], expected[0], atol=1e-5)
+  np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_all_forms_of_features_agree(linear):
+  features = make_features(3)
+  as_scipy = scipy.sparse.csr_matrix(features)
+  forms = [
+    as_scipy,
+    scipy.sparse.coo_array(features),
+    csr_lib.Csr.from_scipy(scipy.sparse.csr_array(features)),
+    [{i: row[i] for i in np.flatnonzero(row)[::-1]} for row in features],
+    features.astype(np.float64),
+  ]
+  expected = linear.topk(features, K)
+  for form in forms:
+    got = linear.topk(form, K)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_no_examples_in_any_form(linear, dense):
+  for run in (linear, dense):
+    for nothing in ([], np.zeros((0, F)), scipy.sparse.csr_array((0, F))):
+      scores, ids = run.topk(nothing, K)
+      assert scores.shape == ids.shape == (0, K)
+
+
+def test_fewer_features_than_the_model_has_are_no_error(linear):
+  features = make_features(2)
+  features[:, 9:] = 0
+  np.testing.assert_array_equal(
+    linear.topk(features[:, :9], K)[1], linear.topk(features, K)[1]
+  )
+
+
+def test_features_and_k_that_do_not_fit_are_refused(linear, dense):
+  wide = np.zeros((1, F + 1), np.float32)
+  for run in (linear, dense):
+    for form in (wide, scipy.sparse.csr_array(wide)):
+      with pytest.raises(ValueError, match="have 13 features, the model 12"):
+        run.topk(form, K)
+    with pytest.raises(ValueError, match="12"):
+      run.topk([{F: 1.0}], K)
+    for k in (0, -1, L + 1):
+      with pytest.raises(ValueError, match=rf"k is {k}; .* \[1, 13\]"):
+        run.topk(make_features(1), k)
+
+
+def test_every_label_can_be_asked_for(linear):
+  _, ids = linear.topk(make_features(2), L)
+  np.testing.assert_array_equal(np.sort(ids, axis=1), [np.arange(L)] * 2)
+
+
+def test_a_model_of_dense_features_takes_sparse_ones(dense):
+  features = make_features(5)
+  expected = dense.topk(features, K)
+  got = dense.topk(scipy.sparse.csr_array(features), K)
+  np.testing.assert_allclose(got[0], expected[0], atol=1e-6)
+  np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_label_counts_are_by_the_ids_of_the_data(linear):
+  np.testing.assert_array_equal(linear.label_counts(), COUNTS)
+  assert linear.num_labels == L and linear.num_features == F
+
+
+def test_the_best_checkpoint_or_the_last_is_loaded(linear):
+  assert linear.step == 1
+  assert predictor.load(linear.workdir, which="last").step == 2
+
+
+def test_what_is_no_run_is_refused(linear, tmp_path):
+  with pytest.raises(config_lib.ConfigError, match="use 'best' or 'last'"):
+    predictor.load(linear.workdir, which="newest")
+  text = (linear.workdir / config_lib.FILE).read_text()
+  (tmp_path / config_lib.FILE).write_text(text)
+  (tmp_path / checkpointer.DIRECTORY).mkdir()
+  with pytest.raises(config_lib.ConfigError, match="no finished checkpoint"):
+    predictor.load(tmp_path)

@@ -1,0 +1,60 @@
+"""The train step: its memory, compiled from shapes alone."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests import meshes
+from xlj import config as config_lib
+from xlj import sharding
+from xlj.config import check as config_check
+from xlj.config import families
+from xlj.config import make_head
+from xlj.model import model as model_lib
+
+# 256 MB of linear weights; nothing of it is ever allocated.
+F, L, BATCH, FEATURES, POSITIVES = 4_000, 16_000, 64, 32, 8
+
+
+def make_config(**wide):
+  config = config_lib.base()
+  config.family = "linear"
+  config.head.wide_labels = wide.get("wide_labels")
+  facts = families.DataFacts(99, F, L, 2.0, 30.0, False, "counts", "0" * 8)
+  return config_lib.resolve(config, facts)
+
+
+def compile_step(config):
+  """The compiled step of the mesh in context, the state donated."""
+  model = model_lib.Model(config)
+  batch = jax.NamedSharding(jax.sharding.get_mesh(), sharding.BATCH)
+
+  def array(shape, dtype):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=batch)
+
+  inputs = model_lib.Inputs(
+    array((BATCH, FEATURES), jnp.int32),
+    array((BATCH, FEATURES), jnp.float32),
+    array((BATCH, POSITIVES), jnp.int32),
+    array((BATCH,), jnp.float32),
+  )
+  step = jax.jit(model.train_step, donate_argnums=0)
+  return step.lower(model.abstract(), inputs).compile()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
+@pytest.mark.parametrize("wide_labels", [0, 15_000])
+def test_linear_weights_are_updated_in_place(shape, wide_labels):
+  with meshes.mesh(shape) as mesh:
+    memory = compile_step(
+      make_config(wide_labels=wide_labels)
+    ).memory_analysis()
+    weights = 4 * F * (wide_labels or L) // mesh.size  # bytes of one device
+  assert memory.alias_size_in_bytes >= weights
+  assert memory.output_size_in_bytes < 1.2 * weights
+  # Logits and their gradient, `[N, l]`, are all that is large.
+  assert memory.temp_size_in_bytes < weights / 8
+
+
+def test_the_losses_of_a_config_are_those_of_the_model():
+  assert tuple(make_head.LOSSES) == config_check.LOSSES

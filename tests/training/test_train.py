@@ -1,0 +1,149 @@
+"""Whole runs: on every mesh, interrupted, restored elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests import meshes
+from tests import runs
+from xlj import config as config_lib
+from xlj.data import order
+from xlj.evaluation import evaluator
+from xlj.training import preparation
+from xlj.training import train
+
+
+@pytest.fixture(scope="module")
+def config(data_dir):
+  return runs.make_config(data_dir, checkpoint__every=5)
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+  """Those of whole runs, by mesh."""
+  return {}, tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def whole(config, workdirs, use_mesh):
+  """Gives the directory of a whole run on a mesh, which stays in use."""
+  found, directory = workdirs
+
+  def run(shape):
+    use_mesh(shape)
+    if shape not in found:
+      workdir = directory / f"{shape[0]}x{shape[1]}"
+      train.train(config, workdir)
+      found[shape] = workdir
+    return found[shape]
+
+  return run
+
+
+def test_losses_are_equal_on_all_meshes(whole):
+  found = {shape: runs.losses(whole(shape)) for shape in meshes.SHAPES}
+  assert len(found[1, 1]) > 20
+  assert found[1, 1][-1] < 0.9 * found[1, 1][0]
+  for shape in meshes.SHAPES:
+    np.testing.assert_allclose(found[shape], found[1, 1], rtol=1e-5)
+
+
+def test_a_run_continues_on_another_mesh(config, whole, tmp_path, use_mesh):
+  parts, expected = tmp_path / "parts", runs.losses(whole((2, 4)))
+  runs.stop_after(steps=12, config=config, workdir=parts)
+  use_mesh((8, 1))
+  train.train(config, parts)
+  np.testing.assert_allclose(runs.losses(parts), expected, rtol=1e-5)
+  use_mesh((1, 1))
+  train.train(config, parts)  # complete: restores, runs no step, reports
+
+
+def test_an_interrupted_run_repeats_bit_for_bit(config, whole, tmp_path):
+  parts, expected = tmp_path / "parts", whole((1, 1))
+  runs.stop_after(steps=9, config=config, workdir=parts)
+  train.train(config, parts)
+  assert runs.losses(parts) == runs.losses(expected)
+  assert runs.records(parts, "eval") == runs.records(expected, "eval")
+
+
+@pytest.mark.parametrize("field", ["train", "eval"])
+def test_a_batch_that_devices_do_not_divide_is_refused(
+  field, data_dir, tmp_path
+):
+  config = runs.make_config(data_dir, **{f"{field}__batch_size": 60})
+  message = rf"{field}\.batch_size is 60, which 8 devices .* give .*=64"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    train.train(config, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def poison(monkeypatch):
+  """Gives some rows of the training split features that are not finite."""
+
+  def use(rows):
+    to_inputs = evaluator.to_inputs
+
+    def poisoned(batch, order):
+      inputs = to_inputs(batch, order)
+      bad = np.isin(batch.rows, rows)[:, None]
+      values = np.where(bad, np.inf, inputs.feature_values)
+      return inputs._replace(feature_values=values.astype(np.float32))
+
+    monkeypatch.setattr(evaluator, "to_inputs", poisoned)
+
+  return use
+
+
+def first_step_with(row, data_dir):
+  """The first step of the run that sees a row of the training split."""
+  config = runs.make_config(data_dir)
+  config, data = preparation.prepare(config)
+  batches = order.ShuffledBatches(
+    order.Order(len(data.rows), config.seed), config.train.batch_size, data.rows
+  )
+  return next(s for s in range(1, 100) if row in batches[s - 1])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_name(
+  data_dir, tmp_path, use_mesh, poison
+):
+  use_mesh((2, 4))
+  row = 137
+  step = first_step_with(row, data_dir)
+  poison([row])
+  config = runs.make_config(data_dir, checkpoint__every=2, train__log_every=3)
+  with pytest.raises(FloatingPointError) as caught:
+    train.train(config, tmp_path)
+  message = str(caught.value)
+  assert f"at step {step};" in message and "skip_nonfinite" in message
+  saved = (step - 1) // 2 * 2
+  assert (f"step {saved} is saved" if saved else "no checkpoint") in message
+  (found,) = map(
+    json.loads, (tmp_path / train.NOT_FINITE_FILE).read_text().splitlines()
+  )
+  assert found["step"] == step and row in found["rows"]
+  assert len(found["rows"]) == config.train.batch_size
+
+
+def test_batches_that_are_not_finite_are_skipped_under_a_budget(
+  data_dir, whole, tmp_path, poison
+):
+  clean = runs.losses(whole((8, 1)))
+  row = 137
+  step = first_step_with(row, data_dir)
+  config = runs.make_config(data_dir, checkpoint__every=5)
+  poison([row])
+  config.train.skip_nonfinite = 2  # the row comes twice in two epochs
+  train.train(config, tmp_path / "skipping")
+  skipping = runs.losses(tmp_path / "skipping")
+  assert len(skipping) == len(clean) - 2 and np.isfinite(skipping).all()
+  np.testing.assert_allclose(skipping[: step - 1], clean[: step - 1], rtol=1e-5)
+  found = (tmp_path / "skipping" / train.NOT_FINITE_FILE).read_text()
+  assert len(found.splitlines()) == 2
+  # A continued run knows what was skipped.
+  train.train(config, tmp_path / "skipping")
+  config.train.skip_nonfinite = 1
+  with pytest.raises(FloatingPointError, match="1 were skipped"):
+    train.train(config, tmp_path / "too many")

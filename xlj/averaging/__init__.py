@@ -1,0 +1,1 @@
+"""Runs made of runs: means of their checkpoints."""

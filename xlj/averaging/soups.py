@@ -1,0 +1,416 @@
+"""Averages of checkpoints: of one run's last ones, or of several runs.
+
+The mean of weights along a run (stochastic weight averaging: Izmailov et al.
+2018, "Averaging weights leads to wider optima and better generalization",
+eq. 2) or of runs that began with the same weights ("Model soups", Wortsman et
+al. 2022, section 2) is often better than each of them, and predicts at the cost
+of one. A greedy soup (its algorithm 1) takes the candidates from the best one
+on, and keeps those with which the held-out score does not fall.
+
+What comes out is the directory of a run: that of the first one given, at its
+newest checkpoint, with other weights. For the arithmetic see
+`xlj.averaging.average`.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import shutil
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import ml_collections
+import numpy as np
+
+from xlj import config as config_lib
+from xlj import mesh as mesh_lib
+from xlj.averaging import average
+from xlj.checkpoint import checkpointer
+from xlj.checkpoint import errors
+from xlj.checkpoint import reader
+from xlj.checkpoint import steps
+from xlj.checkpoint import trees
+from xlj.config import check as config_check
+from xlj.config import splits
+from xlj.data import pipeline
+from xlj.data import store
+from xlj.evaluation import evaluate
+from xlj.evaluation import evaluator
+from xlj.inference import predictor
+from xlj.model import model as model_lib
+from xlj.runs import flips
+
+FILE = "soup.json"
+MODES = ("uniform", "greedy")
+# Runs may differ in these: how they were trained, not where they began, what
+# their weights mean, and which rows were held out.
+_MAY_DIFFER = (
+  "optim.",
+  "train.",
+  "encoder.feature_dropout",
+  "encoder.embedding_dropout",
+  "encoder.hidden_dropout",
+  "encoder.shift",
+  "encoder.flip",
+)
+
+
+class Candidate(NamedTuple):
+  """A checkpoint that may become part of the average.
+
+  Attributes:
+    workdir: Directory of its run.
+    directory: Of the run's checkpoints.
+    step: Which of them.
+  """
+
+  workdir: Path
+  directory: Any
+  step: int
+
+  def read(self, name: str, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    """An item of the checkpoint, and its facts; all processes have to ask."""
+    try:
+      found, facts = reader.read(self.directory, self.step, {name: abstract})
+    except errors.CheckpointError as error:
+      raise errors.CheckpointError(f"{self}: {error}") from None
+    return found[name], facts
+
+  def __str__(self) -> str:
+    """For people."""
+    return f"{self.workdir}, step {self.step}"
+
+
+def find(workdirs: Sequence[str | Path], last: int = 0) -> list[Candidate]:
+  """The checkpoints of some runs, newest first within each run.
+
+  Args:
+    workdirs: Directories of the runs.
+    last: How many of the newest of each; 0 for all of a single run, or for one
+      of each of several.
+
+  Returns:
+    The candidates.
+
+  Raises:
+    ConfigError: If a directory is not that of a run, is given twice, has no
+      finished checkpoint, or its config is of another model than that of the
+      first; or if there are fewer than two checkpoints.
+    CheckpointError: If arrays, or the order of labels, are not as in the first.
+  """
+  if last < 0:
+    raise config_lib.ConfigError(f"last is {last}; it must be at least 0")
+  paths = [Path(workdir).absolute() for workdir in workdirs]
+  for path in paths:
+    if paths.count(path) > 1:
+      raise config_lib.ConfigError(f"{path} is given more than once")
+  count = last or (1 if len(paths) > 1 else None)
+  configs = [config_lib.load(path / config_lib.FILE) for path in paths]
+  found = []
+  for path, config in zip(paths, configs):
+    _check_config(configs[0], config, paths[0], path)
+    directory = steps.resolve(
+      config.checkpoint.dir or path / checkpointer.DIRECTORY
+    )
+    newest = steps.finished(directory)[::-1]
+    if not newest:
+      raise config_lib.ConfigError(
+        f"{path} holds no finished checkpoint; train it first"
+      )
+    if len(newest) < last:
+      logging.warning(
+        "%s has %d checkpoints, not %d: checkpoint.keep says how many of the"
+        " newest are kept",
+        *(path, len(newest), last),
+      )
+    found += [Candidate(path, directory, step) for step in newest[:count]]
+  if len(found) < 2:
+    raise config_lib.ConfigError(
+      f"there is one checkpoint, {found[0]}, and nothing to average; train with"
+      " more of them kept (checkpoint.every, checkpoint.keep), or give other"
+      " runs"
+    )
+  _check_arrays(found)
+  return found
+
+
+def _check_config(
+  first: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict,
+  first_path: Path,
+  path: Path,
+) -> None:
+  """Refuses a run of another model, or with another start."""
+  if config.head.type == "spherical":
+    raise config_lib.ConfigError(
+      f"{path}: head.type is 'spherical', whose label rows are a product of two"
+      " matrices; the mean of each is not that of the rows"
+    )
+  wrong = [
+    f"{name}: {there!r} in the first, {here!r} here"
+    for name, (there, here) in config_lib.differences(first, config).items()
+    if not name.startswith(_MAY_DIFFER)
+  ]
+  if wrong:
+    raise config_lib.ConfigError(
+      f"{path} cannot be averaged with {first_path}: {'; '.join(wrong)}. Runs"
+      " may differ in how they were trained, but need the same data, model and"
+      " start"
+    )
+
+
+def _check_arrays(candidates: Sequence[Candidate]) -> None:
+  """Refuses arrays of other shapes or types, and other orders of labels."""
+  first, *others = [
+    steps.read_meta(c.directory, c.step)["arrays"]["model"] for c in candidates
+  ]
+  wanted = {
+    name: jax.ShapeDtypeStruct(a["shape"], a["dtype"])
+    for name, a in first.items()
+  }
+  for candidate, arrays in zip(candidates[1:], others):
+    where = f"{candidate} cannot be averaged with {candidates[0]}"
+    try:
+      trees.check_same(arrays, wanted)
+    except errors.CheckpointError as error:
+      raise errors.CheckpointError(f"{where}: {error}") from None
+    for name in arrays:
+      if name.startswith("buffers/") and arrays[name] != first[name]:
+        raise errors.CheckpointError(
+          f"{where}: array {name} differs; label ids are the order of the label"
+          " rows, and averages of different labels mean nothing"
+        )
+
+
+def cook(
+  workdirs: Sequence[str | Path],
+  output: str | Path,
+  *,
+  mode: str = "uniform",
+  last: int = 0,
+  metric: str = "",
+  data_dir: str | None = None,
+  split: str = "",
+) -> dict[str, Any]:
+  """Averages checkpoints into the directory of a new run.
+
+  Args:
+    workdirs: Directories of the runs.
+    output: The new directory; missing or empty.
+    mode: "uniform" for all candidates, which needs no data, or "greedy".
+    last: How many checkpoints of each run; see `find`.
+    metric: That of "greedy"; by default `eval.metric` of the first run.
+    data_dir: Directory of the data of "greedy"; by default that of training.
+    split: Which split scores; by default the rows of the training split that
+      the runs held out for validation.
+
+  Returns:
+    The recipe, as in `soup.json`: candidates in their order, which of them were
+    kept, and the scores of "greedy": of each one, of the average with it, and
+    of the result.
+
+  Raises:
+    ConfigError: If the runs do not go together (see `find`), there is no such
+      mode or metric, nothing was held out, or `output` is not empty.
+    CheckpointError: If a checkpoint is damaged, or does not go with the first.
+    DataError: If the split cannot be read or does not fit the model.
+  """
+  output = Path(output).absolute()
+  if mode not in MODES:
+    raise config_lib.ConfigError(f"mode is {mode!r}; use one of {MODES}")
+  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    raise config_lib.ConfigError(f"{output} is not empty; use another output")
+  found = find(workdirs, last)
+  config = config_lib.load(found[0].workdir / config_lib.FILE)
+  metric = metric or config.eval.metric
+  with jax.set_mesh(mesh_lib.make_mesh()):
+    model = model_lib.Model(config)
+    scorer = None
+    if mode == "greedy":
+      scorer = _scorer(found[0].workdir, metric, data_dir, split)
+    soup = _mix(model, found, scorer, metric)
+    # Of the same rows as those of validation, or not to be compared with them.
+    scores = None if split else soup.scores
+    _save(model, soup, found[0], config, output, scores)
+  recipe = {
+    "mode": mode,
+    "split": split or "held out",
+    "metric": metric,
+    "score": soup.scores.get(metric),
+    "candidates": soup.candidates,
+  }
+  if jax.process_index() == 0:
+    _write(found[0].workdir, config, output, recipe)
+  return recipe
+
+
+class _Soup(NamedTuple):
+  """What came out.
+
+  Attributes:
+    values: Mean of the parameters, float32.
+    buffers: Those of the model.
+    scores: Metrics of the mean; empty if not scored.
+    candidates: About each candidate.
+  """
+
+  values: average.Tree
+  buffers: average.Tree
+  scores: dict[str, float]
+  candidates: list[dict[str, Any]]
+
+
+def _mix(
+  model: model_lib.Model,
+  candidates: Sequence[Candidate],
+  scorer: evaluator.Evaluator | None,
+  metric: str,
+) -> _Soup:
+  """The mean of all, or, with a scorer, of those that do not make it worse."""
+  abstract, count = model.abstract().model, len(candidates)
+  single: dict[Candidate, float] = {}
+  if scorer is not None:
+    for i, candidate in enumerate(candidates, 1):
+      scores = _score(scorer, candidate.read("model", abstract)[0], metric)
+      single[candidate] = scores[metric]
+      logging.info(
+        "Scored %d of %d: %s of %s is %.3f",
+        *(i, count, metric, candidate, scores[metric]),
+      )
+    candidates = sorted(candidates, key=single.__getitem__, reverse=True)
+  mean, buffers, best, told, kept = {}, {}, {}, [], 0
+  for i, candidate in enumerate(candidates, 1):
+    found, _ = candidate.read("model", abstract)
+    buffers, values = found["buffers"], average.decode(found)
+    del found  # Narrow rows would stay beside their values.
+    trial = average.blend(mean, values, kept + 1) if kept else values
+    del values
+    scores, keep = {}, True
+    if scorer is not None:
+      state = {**average.encode(trial, abstract), "buffers": buffers}
+      scores = _score(scorer, state, metric)
+      del state
+      keep = not kept or scores[metric] >= best[metric]
+    if keep:
+      mean, best, kept = trial, scores, kept + 1
+    del trial
+    told.append(
+      {
+        "workdir": str(candidate.workdir),
+        "step": candidate.step,
+        "score": single.get(candidate),
+        "score_with": scores.get(metric),
+        "kept": keep,
+      }
+    )
+    logging.info(
+      "%s %d of %d, %s%s",
+      "Added" if keep else "Left out",
+      *(i, count, candidate),
+      f": {metric} with it is {scores[metric]:.3f}" if scores else "",
+    )
+  return _Soup(mean, buffers, best, told)
+
+
+def _score(
+  scorer: evaluator.Evaluator, state: average.Tree, metric: str
+) -> dict[str, float]:
+  """The metrics, with the one that counts."""
+  scores = scorer.run(state).compute()
+  if metric not in scores:
+    raise config_lib.ConfigError(
+      f"metric is {metric!r}, which needs counts of labels, and this run keeps"
+      f" none (head.order=none); use one of {', '.join(scores)}"
+    )
+  return scores
+
+
+def _scorer(
+  workdir: Path, metric: str, data_dir: str | None, split: str
+) -> evaluator.Evaluator:
+  """Scores a model like that of a run on a split, or on what it held out."""
+  run = predictor.load(workdir, which="last")
+  config = run.config
+  config.eval.metric = metric
+  config_check.check(config)
+  rows = None
+  if split:
+    data = splits.open_split(
+      config,
+      split,
+      data_dir=data_dir,
+      num_features=run.num_features,
+      num_labels=run.num_ids,
+    )
+  else:
+    data, rows = _held_out(workdir, config, data_dir)
+  logging.info(
+    "Scoring with %d rows of %s",
+    data.num_rows if rows is None else len(rows),
+    data.name,
+  )
+  return evaluate.make_scorer(run, data, rows=rows)
+
+
+def _held_out(
+  workdir: Path, config: ml_collections.ConfigDict, data_dir: str | None
+) -> tuple[store.Split, np.ndarray]:
+  """The training split of a run, and its rows that were held out."""
+  share = float(config.data.validation)
+  if not share:
+    raise config_lib.ConfigError(
+      f"data.validation of {workdir} is {share}: no rows were held out to score"
+      " with; name a split that it was not trained on"
+    )
+  data = splits.open_split(config, data_dir=data_dir)
+  if data.fingerprint != config.data.fingerprint:
+    raise config_lib.ConfigError(
+      f"{data.name} is not what {workdir} was trained on (data.fingerprint is"
+      f" {config.data.fingerprint} there, and {data.fingerprint} here), so"
+      " which rows were held out is not known; give that, or name a split"
+    )
+  return data, pipeline.holdout(data.num_rows, share, config.seed)[1]
+
+
+def _save(
+  model: model_lib.Model,
+  soup: _Soup,
+  first: Candidate,
+  config: ml_collections.ConfigDict,
+  output: Path,
+  scores: dict[str, float] | None,
+) -> None:
+  """Writes the checkpoint, with what is needed to go on from it."""
+  abstract = model.abstract()
+  params = average.encode(soup.values, abstract.model)
+  params["buffers"] = soup.buffers
+  training, facts = first.read("training", abstract.training)
+  renew = jax.jit(
+    lambda saved, head: average.continued(
+      saved, model.head.init_optimizer(head)
+    ),
+    out_shardings=model.shardings().training["head"],
+  )
+  training["head"] = renew(training["head"], params["head"])
+  with checkpointer.Checkpointer(
+    output / checkpointer.DIRECTORY, best_metric=config.eval.metric
+  ) as keeper:
+    keeper.save(first.step, params, training, facts, scores)
+
+
+def _write(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  output: Path,
+  recipe: dict[str, Any],
+) -> None:
+  """Writes the other files of the directory; without the config it is none."""
+  if (workdir / flips.FILE).exists():
+    shutil.copyfile(workdir / flips.FILE, output / flips.FILE)
+  (output / FILE).write_text(json.dumps(recipe, indent=2) + "\n")
+  config.checkpoint.dir = ""  # Not where the first run has its own.
+  partial = output / f"{config_lib.FILE}.partial"
+  partial.write_text(config_lib.to_json(config))
+  os.replace(partial, output / config_lib.FILE)

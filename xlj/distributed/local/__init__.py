@@ -1,0 +1,1 @@
+"""Several processes of a job on one machine."""

@@ -1,0 +1,190 @@
+"""Scores a trained run on a split: table, JSON, report."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from pathlib import Path
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from xlj.config import splits
+from xlj.data import statistics
+from xlj.data import store
+from xlj.evaluation import evaluator
+from xlj.evaluation import metrics
+from xlj.inference import predictor
+from xlj.report import report
+from xlj.synthetic import topics as synthetic
+
+
+def evaluate(
+  workdir: str | Path,
+  *,
+  data_dir: str | None = None,
+  split: str = "test",
+  which: str = "best",
+  ks: Sequence[int] = (),
+) -> dict[str, float]:
+  """Scores a run, prints a table and one line of JSON, renews the report.
+
+  Beside the model stand the popularity baseline and, on generated data, the
+  best score that anything can reach. A head whose loss is a negative
+  log-likelihood also gets the mean loss of the split and its perplexity.
+
+  Args:
+    workdir: Directory of the run.
+    data_dir: Directory of the data; by default that of the training.
+    split: Which split to score.
+    which: "best" checkpoint by the validation metric, or "last".
+    ks: Cut-offs of the metrics; by default those of the config.
+
+  Returns:
+    The metrics by name, in percent, and `loss` and `perplexity` if there are.
+
+  Raises:
+    ConfigError: If the directory holds no finished checkpoint, or `data_dir`
+      does not go with its config.
+    DataError: If the split cannot be read or does not fit the model.
+  """
+  run = predictor.load(workdir, which=which)
+  data = splits.open_split(
+    run.config,
+    split,
+    data_dir=data_dir,
+    num_features=run.num_features,
+    num_labels=run.num_ids,
+  )
+  logging.info(
+    "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step
+  )
+  start = time.monotonic()
+  counts = run.label_counts()
+  about = _about(run, ks, counts)
+  with jax.set_mesh(run.mesh):
+    scorer = make_scorer(run, data, ks=ks)
+    ranking = scorer.run(run.state)
+    seconds = time.monotonic() - start
+    loss = scorer.loss(run.state)
+  data.check()
+  by_name = {"xlj": ranking.compute()}
+  directory = data_dir or run.config.data.dir
+  if counts is not None:
+    known = dataclasses.replace(data, labels=run.order.known(data.labels))
+    by_name |= _baselines(known, directory, split, counts, about)
+  values = by_name["xlj"] | loss
+  if jax.process_index() == 0:
+    deciles = [] if counts is None else ranking.deciles()
+    baselines = {k: v for k, v in by_name.items() if k != "xlj"}
+    found = {
+      "split": split,
+      "step": run.step,
+      "metrics": values,
+      "baselines": baselines,
+      "deciles": deciles,
+    }
+    _write(Path(workdir), found)
+    _print(by_name, loss, data.num_rows, seconds)
+  return values
+
+
+def make_scorer(
+  run: predictor.Predictor,
+  data: store.Split,
+  *,
+  ks: Sequence[int] = (),
+  rows: np.ndarray | None = None,
+) -> evaluator.Evaluator:
+  """What scores models like that of a run; the mesh in context is the run's.
+
+  Args:
+    run: The run.
+    data: A split.
+    ks: Cut-offs of the metrics; by default those of the config.
+    rows: Rows of the split to score; by default all.
+
+  Returns:
+    The evaluator.
+  """
+  return evaluator.Evaluator(
+    run.model,
+    data,
+    run.weighting,
+    run.order,
+    batch_size=run.config.eval.batch_size,
+    rows=rows,
+    **_about(run, ks, run.label_counts()),
+  )
+
+
+def _about(
+  run: predictor.Predictor, ks: Sequence[int], counts: np.ndarray | None
+) -> dict[str, Any]:
+  """What the metrics know of the labels; nothing of each of too many."""
+  config = run.config
+  about: dict[str, Any] = {
+    "num_labels": run.num_ids,
+    "ks": tuple(ks) or tuple(config.eval.ks),
+  }
+  if counts is None:
+    return about | {"per_label": False}
+  return about | {
+    "propensities": statistics.propensities(
+      counts,
+      config.data.num_rows,
+      config.data.propensity_a,
+      config.data.propensity_b,
+    ),
+    "deciles": statistics.label_groups(counts).group + 1,
+    "label_counts": counts,
+  }
+
+
+def _baselines(
+  data: store.Split,
+  data_dir: str,
+  split: str,
+  counts: np.ndarray,
+  about: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+  """What to compare with."""
+  popular = evaluator.popularity(data, counts, metrics.Ranking(**about))
+  found = {"popularity": popular.compute()}
+  path = Path(data_dir) / synthetic.ORACLE_FILE
+  if data_dir and split == "test" and path.exists():
+    oracle = synthetic.load_oracle(data_dir)
+    best = metrics.Ranking(**about)
+    best.update(oracle.labels, data.labels)
+    found["best possible"] = best.compute()
+  return found
+
+
+def _write(workdir: Path, found: Mapping[str, Any]) -> None:
+  """Leaves the figures for the report, and renews it."""
+  text = json.dumps(found, indent=2) + "\n"
+  (workdir / report.EVALUATION_FILE).write_text(text)
+  path = report.write_report(workdir)
+  logging.info("Wrote %s", path)
+
+
+def _print(
+  by_name: Mapping[str, Mapping[str, float]],
+  loss: Mapping[str, float],
+  num_rows: int,
+  seconds: float,
+) -> None:
+  """The table, and as the last line the model's figures as JSON."""
+  names = list(by_name)
+  width = max(len(metric) for metric in by_name["xlj"])
+  print(f"{num_rows:,} rows in {seconds:.1f} s, percent")
+  print(" " * width, *(f"{name:>14}" for name in names))
+  for metric in by_name["xlj"]:
+    cells = (f"{by_name[name][metric]:14.2f}" for name in names)
+    print(f"{metric:<{width}}", *cells)
+  for name, value in loss.items():
+    print(f"{name}: {value:.4f}")
+  rounded = {k: round(v, 4) for k, v in {**by_name["xlj"], **loss}.items()}
+  print(json.dumps(rounded), flush=True)

@@ -1,0 +1,271 @@
+"""Scores a split: batches through the model's top-k into ranking metrics."""
+
+from collections.abc import Iterator, Sequence
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from xlj import sharding
+from xlj.data import label_order
+from xlj.data import padding
+from xlj.data import pipeline
+from xlj.data import store
+from xlj.data import weighting as weighting_lib
+from xlj.distributed import watch
+from xlj.evaluation import metrics
+from xlj.evaluation import pairs
+from xlj.model import model as model_lib
+
+_BLOCK = 4096  # rows that the popularity baseline scores at a time
+
+
+class Ranked(NamedTuple):
+  """Predictions for some rows of a split.
+
+  Attributes:
+    rows: int64 `[n]` rows of the split.
+    scores: float32 `[n, k]`, descending.
+    ids: int32 `[n, k]` label ids; -1 where there is none.
+  """
+
+  rows: np.ndarray
+  scores: np.ndarray
+  ids: np.ndarray
+
+
+class Evaluator:
+  """Evaluates a model on (some rows of) a split, again and again."""
+
+  def __init__(
+    self,
+    model: model_lib.Model,
+    split: store.Split,
+    weighting: weighting_lib.Weighting | None,
+    order: label_order.LabelOrder,
+    *,
+    batch_size: int,
+    num_labels: int,
+    ks: Sequence[int],
+    rows: np.ndarray | None = None,
+    propensities: np.ndarray | None = None,
+    deciles: np.ndarray | None = None,
+    label_counts: np.ndarray | None = None,
+    per_label: bool = True,
+  ):
+    """Prepares widths and the compiled top-k.
+
+    Args:
+      model: The model.
+      split: The data to score.
+      weighting: Feature weighting fitted on the training split.
+      order: The head's numbers of the labels.
+      batch_size: Examples scored at a time, over all devices.
+      num_labels: L of the model, or how many label ids, if there are more.
+      ks: Cut-offs of the metrics.
+      rows: Rows of the split to score; by default all.
+      propensities: `[L]` for PSP; None leaves it out.
+      deciles: `[L]` frequency decile of each label; None leaves them out.
+      label_counts: `[L]`, to describe the deciles.
+      per_label: False keeps nothing by label; see `metrics.Ranking`.
+    """
+    self._model = model
+    self._split = split
+    self._weighting = weighting
+    self._order = order
+    self._rows = rows
+    self._batch_size = batch_size
+    self._ranking = lambda: metrics.Ranking(
+      num_labels=num_labels,
+      ks=ks,
+      propensities=propensities,
+      deciles=deciles,
+      label_counts=label_counts,
+      per_label=per_label,
+    )
+    self._widths = padding.plan(split, batch_size=batch_size, rows=rows)
+    self._topk = jax.jit(model.topk, static_argnums=2)
+    self._summed = jax.jit(self._loss_of)
+
+  def run(self, state: dict[str, Any]) -> metrics.Ranking:
+    """Scores every row once.
+
+    Args:
+      state: The `model` part of a state.
+
+    Returns:
+      The metrics' sums over the rows.
+    """
+    ranking = self._ranking()
+    for ranked in self.rank(state, min(ranking.width, ranking.num_labels)):
+      labels = self._order.known(self._split.labels.take(ranked.rows))
+      ranking.update(ranked.ids, labels)
+    return self._of_all_processes(ranking)
+
+  def loss(self, state: dict[str, Any]) -> dict[str, float]:
+    """The mean loss over the rows, where it is a negative log-likelihood.
+
+    Args:
+      state: The `model` part of a state.
+
+    Returns:
+      `loss`, in nats, and `perplexity`, its exponential; nothing for a head
+      whose loss is not a likelihood.
+    """
+    if not self._model.head.is_likelihood:
+      return {}
+    total = count = 0.0
+    for batch in self._batches():
+      inputs = sharding.put_batch(to_inputs(batch, self._order))
+      loss, weight = self._summed(state, inputs)
+      total, count = total + float(loss), count + float(weight)
+    mean = total / count
+    # Beyond, a float overflows; a model so far off has no perplexity to tell.
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+  def rank(self, state: dict[str, Any], k: int) -> Iterator[Ranked]:
+    """Yields the top-k of every row, batch by batch.
+
+    Args:
+      state: The `model` part of a state.
+      k: Labels per row.
+
+    Yields:
+      Predictions for the real rows of each batch of this process.
+    """
+    for number, batch in enumerate(self._batches()):
+      watch.note(f"scoring batch {number}")
+      inputs, exclude = sharding.put_batch(
+        (to_inputs(batch, self._order), self._exclude(batch.rows))
+      )
+      scores, ids = self._topk(state, inputs, k, exclude)
+      real = batch.rows >= 0
+      yield Ranked(
+        batch.rows[real],
+        sharding.local_rows(scores)[real],
+        self._order.to_data(sharding.local_rows(ids)[real]),
+      )
+
+  def _batches(self) -> Iterator[pipeline.Batch]:
+    """One pass over this process's part of the rows."""
+    return pipeline.eval_batches(
+      self._split,
+      self._weighting,
+      batch_size=self._batch_size,
+      rows=self._rows,
+      widths=self._widths,
+      process=this_process(),
+    )
+
+  def _loss_of(
+    self, state: dict[str, Any], inputs: model_lib.Inputs
+  ) -> tuple[jax.Array, jax.Array]:
+    """Sums over a batch of the loss and of the weights."""
+    weight = jnp.sum(inputs.weights)
+    return self._model.loss(state, inputs) * weight, weight
+
+  def _of_all_processes(self, ranking: metrics.Ranking) -> metrics.Ranking:
+    """Adds up the sums of all processes; the same on each of them."""
+    if jax.process_count() == 1:
+      return ranking
+    # As bytes: on the devices, numbers of 64 bits would lose half of them.
+    states = {
+      name: multihost_utils.process_allgather(np.frombuffer(sums, np.uint8))
+      for name, sums in ranking.state.items()
+    }
+    total = self._ranking()
+    for process in range(jax.process_count()):
+      total.add_state(
+        {
+          name: states[name][process].view(sums.dtype).reshape(sums.shape)
+          for name, sums in ranking.state.items()
+        }
+      )
+    return total
+
+  def _exclude(self, rows: np.ndarray) -> np.ndarray | None:
+    """Labels that the split's reciprocal filter forbids, `[n, E]`."""
+    if self._split.filter is None:
+      return None
+    width = int(self._split.filter.row_lengths.max(initial=1))
+    forbidden = self._split.filter.take(rows[rows >= 0]).pad(width).ids
+    missing = len(rows) - len(forbidden)
+    forbidden = self._order.to_head(forbidden)
+    return np.pad(forbidden, ((0, missing), (0, 0)), constant_values=-1)
+
+
+def this_process() -> pipeline.Slice:
+  """The part of each global batch that this process reads."""
+  return pipeline.Slice(jax.process_index(), jax.process_count())
+
+
+def inputs(
+  split: store.Split,
+  weighting: weighting_lib.Weighting | None,
+  order: label_order.LabelOrder,
+  *,
+  batch_size: int,
+  rows: np.ndarray | None = None,
+) -> Iterator[model_lib.Inputs]:
+  """One pass over the rows of a split, on the devices of the mesh in context.
+
+  Args:
+    split: The data.
+    weighting: Of its features.
+    order: The head's numbers of its labels.
+    batch_size: Examples at a time, over all devices.
+    rows: Rows to read; by default all.
+
+  Yields:
+    A batch; the last one may be filled up with rows of weight 0.
+  """
+  for batch in pipeline.eval_batches(
+    split, weighting, batch_size=batch_size, rows=rows, process=this_process()
+  ):
+    yield sharding.put_batch(to_inputs(batch, order))
+
+
+def to_inputs(
+  batch: pipeline.Batch, order: label_order.LabelOrder
+) -> model_lib.Inputs:
+  """The arrays of a batch that the model reads."""
+  return model_lib.Inputs(
+    batch.feature_ids,
+    batch.feature_values,
+    order.to_head(batch.label_ids),
+    batch.weights,
+    batch.rows.astype(np.int32),
+  )
+
+
+def popularity(
+  split: store.Split, label_counts: np.ndarray, ranking: metrics.Ranking
+) -> metrics.Ranking:
+  """Adds to `ranking` the answer that never looks at the input.
+
+  Args:
+    split: The data to score.
+    label_counts: `[L]` training examples of each label.
+    ranking: Empty metrics.
+
+  Returns:
+    `ranking`, with the most frequent labels predicted for every row, but for
+    those that the split's filter forbids.
+  """
+  depth = ranking.width
+  if split.filter is not None:
+    depth += int(split.filter.row_lengths.max(initial=0))
+  best = np.argsort(-label_counts, kind="stable")[:depth]
+  for start in range(0, split.num_rows, _BLOCK):
+    labels = split.labels.slice_rows(start, start + _BLOCK)
+    ids = np.tile(best, (labels.num_rows, 1))
+    if split.filter is not None:
+      forbidden = split.filter.slice_rows(start, start + _BLOCK)
+      drop = pairs.contains(forbidden, ids, len(label_counts))
+      kept = np.argsort(drop, axis=1, kind="stable")[:, : ranking.width]
+      ids = np.take_along_axis(ids, kept, axis=1)
+    ranking.update(ids, labels)
+  return ranking

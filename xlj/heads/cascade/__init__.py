@@ -1,0 +1,1 @@
+"""Groups first, then the labels of the likely ones."""

@@ -1,0 +1,1 @@
+"""A memory of centroids beside a cosine classifier."""

@@ -1,0 +1,1 @@
+"""A softmax for each digit of the label."""

@@ -1,0 +1,1 @@
+"""Several rows for each of the most frequent labels."""

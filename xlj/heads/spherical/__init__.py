@@ -1,0 +1,1 @@
+"""Label rows in factored form, for spherical losses."""

@@ -1,0 +1,1 @@
+"""A trained run, asked for labels."""

@@ -1,1 +1,0 @@
-"""A job of several processes on one machine: started, shown, ended as one."""

@@ -1,0 +1,1 @@
+"""An encoder and a head, put together."""

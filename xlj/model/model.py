@@ -1,0 +1,537 @@
+"""An encoder and a head, put together: init, training step, prediction.
+
+Everything here is a function of arrays; the mesh is the one in context
+(`jax.set_mesh`). The state is two trees: `model`, what prediction needs, and
+`training`, what only training needs.
+
+Legend: N examples, K features per example, P positives per example,
+F features, L label rows (padded), D embedding width.
+"""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from xlj import sharding
+from xlj.config import make_head
+from xlj.config import optim
+from xlj.encoders import bag
+from xlj.encoders import image
+from xlj.losses import range_loss
+from xlj.losses import weighted_bce
+from xlj.model import example_memory
+from xlj.ops import feature_rows
+from xlj.ops import layout as layout_lib
+from xlj.ops import targets as targets_lib
+
+Array = jax.Array | np.ndarray
+
+
+class State(NamedTuple):
+  """Everything that a training step reads and writes.
+
+  Attributes:
+    model: `encoder`, `head` (parameters) and `buffers`: `label_counts` and
+      `label_ids` by row, `idf` by feature.
+    training: `encoder` and `head` (optimizer states), and `memory` of the
+      examples if the loss needs one.
+    step: Scalar int32, number of steps taken.
+  """
+
+  model: dict[str, Any]
+  training: dict[str, Any]
+  step: jax.Array
+
+
+class Inputs(NamedTuple):
+  """A batch: this process's rows as numpy, or all on the mesh by example.
+
+  Attributes:
+    feature_ids: `[N, K]` int32, None when the features are dense.
+    feature_values: `[N, K]` float32, or dense features `[N, F]`, also bytes.
+    label_ids: `[N, P]` int32, -1 for padding.
+    weights: `[N]` float32, 0 for padding examples.
+    rows: `[N]` int32, rows of the split, -1 for padding; None where nothing is
+      remembered of examples.
+  """
+
+  feature_ids: Array | None
+  feature_values: Array
+  label_ids: Array
+  weights: Array
+  rows: Array | None = None
+
+  @property
+  def targets(self) -> targets_lib.Targets:
+    """Positives and example weights."""
+    return targets_lib.Targets(self.label_ids, self.weights)
+
+
+class Model:
+  """The functions of one configured model; holds no arrays."""
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    """Builds encoder, head and optimizers.
+
+    Args:
+      config: A resolved config (`xlj.config.resolve`).
+    """
+    self._config = config
+
+    encoder = config.optim.encoder
+    schedule = optim.make_schedule(
+      encoder.learning_rate,
+      config.train.num_steps,
+      warmup=config.optim.warmup,
+      decay=config.optim.decay,
+    )
+    self._encoder_tx = optim.make_optimizer(encoder, schedule)
+    self.head: Any = make_head.make_head(config)
+    self._graph = None
+    if config.encoder.dim:
+      module = nnx.eval_shape(lambda: self._make_encoder(jax.random.key(0)))
+      self._graph = nnx.graphdef(module)
+
+  @property
+  def layout(self) -> layout_lib.Layout:
+    """Where what is kept of each label is: with its row, if it has one."""
+    if self._config.head.type == "mhp":
+      return layout_lib.Layout(
+        self._config.data.num_labels, self._config.head.blocks
+      )
+    return self.head.layout
+
+  # --- state -----------------------------------------------------------------
+
+  def init(
+    self,
+    key: jax.Array,
+    label_ids: jax.Array | None,
+    label_counts: jax.Array | None,
+    idf: jax.Array,
+  ) -> State:
+    """The state before the first step, created sharded.
+
+    Args:
+      key: Random key.
+      label_ids: `[num_labels]` int32, the data set's id of the head's labels;
+        None if `head.order` is "none".
+      label_counts: `[num_labels]` int32, training examples of each of them;
+        None likewise.
+      idf: `[F]` float32, inverse document frequencies; ones if not used.
+
+    Returns:
+      The state.
+    """
+    make = jax.jit(self._init, out_shardings=self.shardings())
+    return make(key, label_ids, label_counts, idf)
+
+  def abstract(self) -> State:
+    """Shapes, dtypes and shardings of the state; nothing is allocated."""
+    data = self._config.data
+    by_label = None
+    if self._config.head.order != "none":
+      by_label = jax.ShapeDtypeStruct((data.num_labels,), jnp.int32)
+    shapes = jax.eval_shape(
+      self._init,
+      jax.random.key(0),
+      by_label,
+      by_label,
+      jax.ShapeDtypeStruct((data.num_features,), jnp.float32),
+    )
+    return jax.tree.map(
+      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+      shapes,
+      self.shardings(),
+    )
+
+  def shardings(self) -> Any:
+    """`NamedSharding` of every leaf of the state on the mesh in context."""
+    encoder = {}
+    if self._graph is not None:
+      encoder = jax.eval_shape(self._init_encoder, jax.random.key(0))
+    buffers = {"idf": sharding.REPLICATED}
+    if self._config.head.order != "none":
+      buffers |= dict.fromkeys(("label_counts", "label_ids"), sharding.LABELS)
+    specs: Any = State(
+      model={
+        "encoder": sharding.replicated_like(encoder),
+        "head": self.head.specs(),
+        "buffers": buffers,
+      },
+      training={
+        "encoder": sharding.replicated_like(
+          jax.eval_shape(self._encoder_tx.init, encoder)
+        ),
+        "head": self.head.optimizer_specs(),
+        **jax.tree.map(
+          lambda _: sharding.BATCH, jax.eval_shape(self._init_memory)
+        ),
+      },
+      step=sharding.REPLICATED,  # pyrefly: ignore[bad-argument-type]
+    )
+    return sharding.named(jax.sharding.get_mesh(), specs)
+
+  # --- functions of the state ------------------------------------------------
+
+  def train_step(
+    self, state: State, inputs: Inputs
+  ) -> tuple[State, dict[str, jax.Array]]:
+    """One step; the random numbers depend on (seed, step) alone.
+
+    Args:
+      state: The state; donate it.
+      inputs: A training batch.
+
+    Returns:
+      The new state, and `loss`, the weighted mean over the batch, not finite
+      either if its gradient is not, with what the loss reports (see
+      `xlj.ops.loss.Reporting`).
+    """
+    seed = self._config.seed + self._config.train.shuffle
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    drop_key, encode_key = jax.random.split(key)
+    features = self._drop_features(inputs, drop_key)
+    encoder = state.model["encoder"]
+    x = vjp = None
+    if self._graph is not None:
+      x, vjp = jax.vjp(
+        lambda params: self._encode(params, features, encode_key), encoder
+      )
+    memory = state.training.get("memory")
+    targets = inputs.targets
+    if memory is not None:
+      assert inputs.rows is not None  # It is a training batch.
+      targets = targets._replace(
+        memory=example_memory.take(memory, jnp.asarray(inputs.rows))
+      )
+    head, head_opt, dx, metrics = self.head.step(
+      state.model["head"],
+      state.training["head"],
+      state.step,
+      x,
+      self._wide(features),
+      targets,
+      self._label_values(state.model),
+    )
+    encoder_opt = state.training["encoder"]
+    weights = self._config.range
+    if weights.intra or weights.inter:
+      value, grad = jax.value_and_grad(self._range_loss)(x, inputs)
+      metrics = {**metrics, "loss": metrics["loss"] + value, "range": value}
+      dx += grad.astype(dx.dtype)
+    if vjp is not None:
+      metrics["loss"] += 0 * jnp.sum(dx.astype(jnp.float32))
+      (grads,) = vjp(dx)
+      updates, encoder_opt = self._encoder_tx.update(
+        grads, encoder_opt, encoder
+      )
+      encoder = optax.apply_updates(encoder, updates)
+    model = {**state.model, "encoder": encoder, "head": head}
+    training = {"encoder": encoder_opt, "head": head_opt}
+    if memory is not None:
+      training["memory"] = example_memory.put(
+        memory,
+        jnp.asarray(inputs.rows),
+        metrics.pop("memory_ids"),
+        metrics.pop("memory_values"),
+      )
+    return State(model, training, state.step + 1), metrics
+
+  def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
+    """The loss of a batch in evaluation mode, a scalar."""
+    return self.head.evaluate_loss(
+      model["head"],
+      *self._forward(model, inputs),
+      inputs.targets,
+      self._label_values(model),
+    )
+
+  def topk(
+    self,
+    model: dict[str, Any],
+    inputs: Inputs,
+    k: int,
+    exclude: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The k best labels of each example.
+
+    Args:
+      model: The `model` part of the state.
+      inputs: A batch; its labels are not used.
+      k: How many labels.
+      exclude: `[N, E]` int32 labels not to return for an example; -1 pads.
+
+    Returns:
+      Scores `[N, k]`, descending, and int32 label ids `[N, k]`.
+    """
+    offset = None
+    if self._config.predict.propensity_power:
+      counts = model["buffers"]["label_counts"].astype(jnp.float32)
+      offset = self._propensity_offset(counts)
+    return self.head.topk(
+      model["head"], *self._forward(model, inputs), k, exclude, offset
+    )
+
+  def confidence(
+    self, model: dict[str, Any], inputs: Inputs, by: str
+  ) -> jax.Array:
+    """How sure it is that an example is of any label at all, `[N]`.
+
+    Args:
+      model: The `model` part of the state.
+      inputs: A batch; its labels are not used.
+      by: "probability", the largest of a softmax over the labels; with the head
+        "oltr" also "cosine" and "reachability".
+
+    Returns:
+      `[N]`.
+    """
+    x, wide = self._forward(model, inputs)
+    if self._config.head.type == "oltr":
+      return self.head.confidence(model["head"], x, by)
+    return self.head.confidence(model["head"], x, wide)
+
+  def embed(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
+    """What the encoder makes of a batch, `[N, D]`, without dropout."""
+    x, _ = self._forward(model, inputs)
+    assert x is not None  # Who asks has an encoder.
+    return x
+
+  def add_to_centroids(
+    self, rows: jax.Array, model: dict[str, Any], inputs: Inputs
+  ) -> jax.Array:
+    """Adds the embeddings of a batch to the rows `[L, D]` of its labels."""
+    x = self.embed(model, inputs)
+    return self.head.add_to_rows(rows, inputs.label_ids, x)
+
+  def zero_rows(self) -> jax.Array:
+    """`[L, D]` zeros, sharded like the label rows; see `add_to_centroids`."""
+    # The open long-tailed head needs means, and so counts.
+    width = self.head.dim + (self._config.head.type == "oltr")
+    make = jax.jit(
+      lambda: jnp.zeros((self.head.num_rows, width)),
+      out_shardings=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
+    )
+    return make()
+
+  def start_at_centroids(self, sums: jax.Array, state: State) -> State:
+    """The first state, with label rows of length `head.init_scale`.
+
+    Args:
+      sums: Those of `add_to_centroids` over the training rows.
+      state: The state of `init`; the rows of labels without an example stay.
+
+    Returns:
+      The state.
+    """
+    # Otherwise they are for a memory beside the rows.
+    of_rows = self._config.head.init == "centroid"
+    head = self.head.at_centroids(
+      state.model["head"], sums, self._config.head.init_scale if of_rows else 0
+    )
+    training = {**state.training, "head": self.head.init_optimizer(head)}
+    model = {**state.model, "head": head}
+    return state._replace(model=model, training=training)
+
+  def recentred(self, sums: jax.Array, state: State) -> State:
+    """The state with the memory of the head "oltr" at the means of now.
+
+    Args:
+      sums: Those of `add_to_centroids` over the training rows.
+      state: The state.
+
+    Returns:
+      The state.
+    """
+    head = self.head.at_centroids(state.model["head"], sums, 0)
+    return state._replace(model={**state.model, "head": head})
+
+  def start_with(
+    self,
+    state: State,
+    encoder: Any,
+    rows: jax.Array | None,
+    bias: jax.Array | None,
+  ) -> State:
+    """The first state with what an earlier run has trained.
+
+    Args:
+      state: The state of `init`.
+      encoder: Parameters of the same encoder.
+      rows: `[L, D]` label rows for the keys of a memory; None for none.
+      bias: `[L]` of them, or None.
+
+    Returns:
+      The state.
+    """
+    head = state.model["head"]
+    if rows is not None:
+      head = self.head.with_keys(head, rows, bias)
+    model = {**state.model, "encoder": encoder, "head": head}
+    return state._replace(model=model)
+
+  # --- parts -----------------------------------------------------------------
+
+  def _make_encoder(self, key: jax.Array) -> nnx.Module:
+    encoder = self._config.encoder
+    if encoder.type != "bag":
+      return image.make(encoder, nnx.Rngs(key))
+    return bag.BagEncoder(
+      self._config.data.num_features,
+      encoder.dim,
+      hidden=tuple(encoder.hidden),
+      activation=encoder.activation,
+      embedding_dropout=encoder.embedding_dropout,
+      hidden_dropout=encoder.hidden_dropout,
+      std=encoder.init_scale
+      / (encoder.input_scale * self._config.data.feature_norm),
+      input_scale=encoder.input_scale,
+      scale=encoder.scale,
+      rngs=nnx.Rngs(key),
+    )
+
+  def _init_encoder(self, key: jax.Array) -> Any:
+    return nnx.to_pure_dict(nnx.state(self._make_encoder(key), nnx.Param))
+
+  def _init(
+    self,
+    key: jax.Array,
+    label_ids: jax.Array | None,
+    label_counts: jax.Array | None,
+    idf: jax.Array,
+  ) -> State:
+    encoder_key, head_key = jax.random.split(key)
+    encoder = {}
+    if self._graph is not None:
+      encoder = self._init_encoder(encoder_key)
+    head = self.head.init(head_key)
+    if self._config.head.prior_bias and label_counts is not None:
+      head = self.head.at_prior(head, label_counts, self._config.data.num_rows)
+    buffers = {"idf": idf}
+    if label_ids is not None:
+      buffers["label_ids"] = self.layout.by_row(label_ids, -1)
+    if label_counts is not None:
+      buffers["label_counts"] = self.layout.by_row(label_counts, 0)
+    return State(
+      model={"encoder": encoder, "head": head, "buffers": buffers},
+      training={
+        "encoder": self._encoder_tx.init(encoder),
+        "head": self.head.init_optimizer(head),
+        **self._init_memory(),
+      },
+      step=jnp.int32(0),
+    )
+
+  def _init_memory(self) -> dict[str, targets_lib.Memory]:
+    """What is remembered of the training examples, if anything."""
+    remembered = make_head.num_remembered(self._config)
+    if not remembered:
+      return {}
+    return {
+      "memory": example_memory.init(
+        self._config.data.num_rows, remembered, self._config.head.blocks
+      )
+    }
+
+  def _range_loss(self, x: jax.Array, inputs: Inputs) -> jax.Array:
+    """The weighted range loss of a batch, a scalar."""
+    settings = self._config.range
+    used = jnp.asarray(inputs.weights) > 0
+    labels = jnp.where(used, jnp.asarray(inputs.label_ids)[:, 0], -1)
+    x, labels = jax.reshard((x, labels), sharding.REPLICATED)
+    intra, inter = range_loss.range_losses(
+      x, labels, settings.margin, settings.farthest
+    )
+    return settings.intra * intra + settings.inter * inter
+
+  def _label_values(
+    self, model: dict[str, Any]
+  ) -> targets_lib.LabelValues | None:
+    """What the loss weighs or shifts labels by, `[L]` each."""
+    tail, data = self._config.tail, self._config.data
+    if tail.weights == "none" and not tail.adjustment:
+      return None
+    values = {}
+    counts = model["buffers"]["label_counts"].astype(jnp.float32)
+    if tail.weights == "propensity":
+      values["positive"] = 1 + self._odds_of_missing(counts)
+    elif tail.weights == "class_balanced":
+      weights = weighted_bce.class_balanced_weights(counts, tail.beta)
+      # 1 for the positive of an example on average.
+      values["positive"] = weights * counts.sum() / (weights * counts).sum()
+    if tail.adjustment:
+      share = (counts + 1) / (counts.sum() + data.num_labels)
+      values["log_prior"] = jnp.log(share)
+    return values
+
+  def _encode(
+    self, params: Any, features: bag.Features, key: jax.Array | None
+  ) -> jax.Array:
+    """Embeddings `[N, D]`; dropout where a key is given."""
+    graph: Any = self._graph
+
+    def encode(params, features, key):
+      state = jax.tree.map(nnx.Param, params)
+      module = nnx.merge(graph, state)
+      rngs = None if key is None else nnx.Rngs(dropout=key)
+      return module(features, rngs=rngs)
+
+    return sharding.by_compiler(encode)(params, features, key)
+
+  def _forward(
+    self, model: dict[str, Any], inputs: Inputs
+  ) -> tuple[jax.Array | None, feature_rows.SparseRows | None]:
+    """What the head reads, without dropout."""
+    features = _features(inputs)
+    x = None
+    if self._graph is not None:
+      x = self._encode(model["encoder"], features, None)
+    return x, self._wide(features)
+
+  def _wide(self, features: bag.Features) -> feature_rows.SparseRows | None:
+    if not self._config.head.wide:
+      return None
+    assert isinstance(features, feature_rows.SparseRows)  # The config says so.
+    return features
+
+  def _drop_features(self, inputs: Inputs, key: jax.Array) -> bag.Features:
+    """Features with a share of the values set to 0, the rest scaled up."""
+    rate = self._config.encoder.feature_dropout
+    if not rate:
+      return _features(inputs)
+
+    def drop(values, key):
+      keep = jax.random.bernoulli(key, 1 - rate, values.shape)
+      return jnp.where(keep, values / (1 - rate), 0)
+
+    values = sharding.by_compiler(drop)(inputs.feature_values, key)
+    return _features(inputs._replace(feature_values=values))
+
+  def _propensity_offset(self, label_counts: jax.Array) -> jax.Array:
+    """`power * log(1 / propensity)` of each label row, `[L]`."""
+    power = self._config.predict.propensity_power
+    return power * jnp.log1p(self._odds_of_missing(label_counts))
+
+  def _odds_of_missing(self, label_counts: jax.Array) -> jax.Array:
+    """`1 / propensity - 1` of each label row, `[L]` (Jain et al. 2016)."""
+    data = self._config.data
+    scale = (jnp.log(data.num_rows) - 1) * (data.propensity_b + 1) ** (
+      data.propensity_a
+    )
+    decay = jnp.exp(
+      -data.propensity_a * jnp.log(label_counts + data.propensity_b)
+    )
+    return scale * decay
+
+
+def _features(inputs: Inputs) -> bag.Features:
+  if inputs.feature_ids is None:
+    return jnp.asarray(inputs.feature_values)
+  make = sharding.by_compiler(feature_rows.sparse_rows)
+  return make(inputs.feature_ids, inputs.feature_values)

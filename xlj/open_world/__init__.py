@@ -1,0 +1,1 @@
+"""Examples of no known label, and distances between labels."""

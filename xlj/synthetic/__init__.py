@@ -1,0 +1,1 @@
+"""Generated data, and data made worse on purpose."""

@@ -1,0 +1,196 @@
+"""The training split, and what is decided from it before training starts."""
+
+import dataclasses
+from pathlib import Path
+
+from absl import logging
+import ml_collections
+import numpy as np
+
+from xlj import config as config_lib
+from xlj.config import families
+from xlj.config import splits
+from xlj.data import clusters
+from xlj.data import csr as csr_lib
+from xlj.data import label_order
+from xlj.data import order as order_lib
+from xlj.data import pipeline
+from xlj.data import sampler as sampler_lib
+from xlj.data import statistics
+from xlj.data import store
+from xlj.data import weighting as weighting_lib
+
+_SAMPLE_ROWS = 4096  # that the size of features is taken from
+_SAMPLE_ENTRIES = 2**25  # of dense ones, or images would fill the memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """A training split and what is known about it.
+
+  Attributes:
+    split: The training file.
+    rows: Rows to train on.
+    valid_rows: Rows held out for validation; may be empty.
+    stats: Counts of labels and features.
+    weighting: Of the features; None when they are dense.
+    order: The head's numbers of the labels.
+    sampler: Of the rows to train on, if labels are drawn first.
+  """
+
+  split: store.Split
+  rows: np.ndarray
+  valid_rows: np.ndarray
+  stats: statistics.Statistics
+  weighting: weighting_lib.Weighting | None
+  order: label_order.LabelOrder
+  sampler: sampler_lib.ByLabel | None = None
+
+  def batches(
+    self, config: ml_collections.ConfigDict
+  ) -> order_lib.ShuffledBatches:
+    """The rows of each training batch."""
+    return pipeline.shuffled(
+      self.split,
+      config.train.batch_size,
+      config.seed + config.train.shuffle,
+      self.rows,
+      self.sampler,
+    )
+
+
+def prepare(
+  config: ml_collections.ConfigDict, workdir: Path | None = None
+) -> tuple[ml_collections.ConfigDict, Data]:
+  """Opens the training split and resolves the config against it.
+
+  Args:
+    config: A config that says in `data` where the data is.
+    workdir: Of the run; where it has lost or won labels (see `xlj.labels`),
+      `head.order` names a file in it.
+
+  Returns:
+    The resolved config and the data.
+  """
+  split = splits.open_split(config)
+  num_labels = config.data.num_labels if config.data.num_ids else None
+  about = facts(split)
+  if num_labels is not None:
+    about = dataclasses.replace(about, num_labels=num_labels)
+  config = config_lib.resolve(config, about)
+  rows, valid_rows = pipeline.holdout(
+    split.num_rows, float(config.data.validation), config.seed
+  )
+  by_label = config.head.order != "none"
+  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
+  if stats.label_counts is not None and config.data.num_ids:
+    # Counted with the ids that the files have; the run may have more.
+    missing = split.num_labels - len(stats.label_counts)
+    counts = np.pad(stats.label_counts, (0, missing))
+    stats = dataclasses.replace(stats, label_counts=counts)
+  weighting = None
+  if config.data.dense:
+    config.data.weighting, config.data.l2 = "none", False
+  else:
+    weighting = weighting_lib.fit(
+      config.data.weighting, stats, l2=config.data.l2, smooth=True
+    )
+    config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
+  _scale(config, split, weighting)
+  if workdir is not None and config.data.num_ids:
+    order = label_order.LabelOrder.from_file(
+      workdir / config.head.order, config.data.num_ids, num_labels
+    )
+  else:
+    order = _order(config, split, rows, stats, weighting)
+  sampler = None
+  if config.tail.sampler != "instance":
+    sampler = sampler_lib.ByLabel(
+      order.known(split.labels.take(rows)),
+      config.tail.sampler,
+      config.seed + config.train.shuffle,
+    )
+  return config, Data(split, rows, valid_rows, stats, weighting, order, sampler)
+
+
+def _order(
+  config: ml_collections.ConfigDict,
+  split: store.Split,
+  rows: np.ndarray,
+  stats: statistics.Statistics,
+  weighting: weighting_lib.Weighting | None,
+) -> label_order.LabelOrder:
+  """How the head numbers the labels."""
+  head, counts = config.head, stats.label_counts
+  if counts is None or head.order == "none":
+    return label_order.LabelOrder.identity()
+  if head.order == "identity":
+    return label_order.LabelOrder.of(np.arange(split.num_labels))
+  if head.order == "frequency":
+    return label_order.LabelOrder.by_frequency(counts)
+  if head.order != "clusters":
+    return label_order.LabelOrder.from_file(head.order, split.num_labels)
+  number = (head.groups or head.lengths)[-1]
+  logging.info("Clustering %d labels into %d groups", len(counts), number)
+  # Of the rows that are trained on: validation tells nothing then.
+  features = split.features
+  if isinstance(features, csr_lib.Csr):
+    features = features.take(rows)
+  else:
+    features = features[rows]
+  centroids = clusters.centroids(features, split.labels.take(rows), weighting)
+  groups = clusters.balanced(centroids, number, config.seed)
+  return label_order.LabelOrder.by_groups(groups, number, counts)
+
+
+def _scale(
+  config: ml_collections.ConfigDict,
+  split: store.Split,
+  weighting: weighting_lib.Weighting | None,
+) -> None:
+  """Fills in the size of the features that the encoder will see, if it is open.
+
+  A run that goes on with other data (see `xlj.labels`) keeps what it began
+  with. Adam moves every weight by about the learning rate, however small the
+  features are; features of norm 1 would move an embedding too slowly. They are
+  scaled up to the norm that as many ones would have.
+  """
+  if None not in (config.data.feature_norm, config.data.features_per_row):
+    return
+  features, count = split.features, _SAMPLE_ROWS
+  if not isinstance(features, csr_lib.Csr):
+    count = min(count, max(1, _SAMPLE_ENTRIES // split.num_features))
+  rows = np.unique(np.linspace(0, split.num_rows - 1, count).astype(np.int64))
+  if isinstance(features, csr_lib.Csr):
+    sample = features.take(rows)
+    sample = sample if weighting is None else weighting(sample)
+    norms = statistics.row_norms(sample)
+    per_row = sample.nnz / sample.num_rows
+  else:
+    block = np.asarray(features[rows])
+    norms = np.linalg.norm(block, axis=1)
+    per_row = float(np.count_nonzero(block) / len(block))
+  data, encoder = config.data, config.encoder
+  data.feature_norm = float(np.sqrt(np.mean(np.square(norms)))) or 1.0
+  data.features_per_row = per_row
+  if encoder.input_scale is None:
+    encoder.input_scale = max(1.0, per_row) ** 0.5 / data.feature_norm
+
+
+def facts(split: store.Split) -> families.DataFacts:
+  """What the config's rules need to know about a training split."""
+  features = split.features
+  sparse = isinstance(features, csr_lib.Csr)
+  return families.DataFacts(
+    num_rows=split.num_rows,
+    num_features=split.num_features,
+    num_labels=split.num_labels,
+    labels_per_row=split.labels.nnz / split.num_rows,
+    features_per_row=features.nnz / split.num_rows
+    if isinstance(features, csr_lib.Csr)
+    else split.num_features,
+    dense=not sparse,
+    kind=statistics.feature_kind(features),
+    fingerprint=split.fingerprint,
+    image=split.image,
+  )

@@ -1,0 +1,447 @@
+"""The training loop: data, model, steps, validation, checkpoints."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+import numpy as np
+
+from xlj import config as config_lib
+from xlj import mesh as mesh_lib
+from xlj import sharding
+from xlj.checkpoint import checkpointer
+from xlj.checkpoint import probe
+from xlj.config import check as config_check
+from xlj.config import make_head
+from xlj.config import splits
+from xlj.data import padding
+from xlj.data import pipeline
+from xlj.data import statistics
+from xlj.data import weighting as weighting_lib
+from xlj.distributed import exchange
+from xlj.distributed import stopping
+from xlj.distributed import watch
+from xlj.evaluation import evaluator
+from xlj.model import model as model_lib
+from xlj.report import machine
+from xlj.report import progress
+from xlj.report import report
+from xlj.runs import flips as flips_lib
+from xlj.training import first_stage
+from xlj.training import preparation
+from xlj.training import suspects
+
+NOT_FINITE_FILE = "not_finite.jsonl"
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
+  """Trains a model, or continues the run that `workdir` holds.
+
+  As one of several processes (see `xlj.distributed`), all of them call it with
+  the same config and a directory that they share.
+
+  Args:
+    config: A config (see `xlj.config.base`); fields left None are decided
+      from the data.
+    workdir: Directory of the run: config, checkpoints, metrics, report.
+
+  Returns:
+    Whether the run is complete; False if it was told to stop (see
+    `xlj.distributed.stopping`), and has saved a checkpoint to continue from.
+
+  Raises:
+    ConfigError: If the config cannot be run, or is not that of the run that
+      `workdir` holds.
+    DataError: If the data cannot be read.
+    FloatingPointError: If the loss is not finite.
+    CheckpointError: If the last step cannot be saved, or no checkpoint of the
+      run that is to be continued can be read.
+    ProcessesDifferError: If processes do not have the same config or data.
+  """
+  workdir = Path(workdir).absolute()
+  mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
+  config, data = preparation.prepare(config, workdir)
+  config_check.check_divides(config, mesh.size)
+  exchange.check_same(
+    "the config, resolved with the data,",
+    config_lib.to_json(config),
+    "start all with the same flags and data",
+  )
+  exchange.check_same(
+    "the order of labels",
+    data.order.fingerprint(),
+    "give all the same software, or name a file in head.order",
+  )
+  _claim(workdir, config)
+  directory = config.checkpoint.dir or workdir / checkpointer.DIRECTORY
+  probe.probe(directory)
+  with jax.set_mesh(mesh):
+    model = model_lib.Model(config)
+    with checkpointer.Checkpointer(
+      directory,
+      keep=config.checkpoint.keep,
+      keep_every=config.checkpoint.keep_every,
+      best_metric=config.eval.metric,
+    ) as keeper:
+      complete = _loop(model, keeper, config, data, workdir)
+  if jax.process_index() == 0:
+    report.write_report(workdir)
+  return complete
+
+
+def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes the config into the directory, or checks that it is the same."""
+  if jax.process_index():
+    return
+  path = workdir / config_lib.FILE
+  if path.exists():
+    config_lib.check_same_run(config_lib.load(path), config, workdir)
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  facts = json.dumps(machine.facts(jax.devices()), indent=2)
+  (workdir / report.MACHINE_FILE).write_text(facts + "\n")
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(config_lib.to_json(config))
+  os.replace(partial, path)
+
+
+def _start(
+  model: model_lib.Model,
+  keeper: checkpointer.Checkpointer,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+) -> tuple[model_lib.State, frozenset[int]]:
+  """The newest checkpoint's state, or a fresh one, and the steps skipped."""
+  watch.note("starting", timed=False)
+  abstract = model.abstract()
+  found = keeper.restore_newest(abstract.model, abstract.training)
+  if found is not None:
+    step, *trees, facts = found
+    logging.info("Continuing from the checkpoint of step %d", step)
+    state = model_lib.State(*trees, step=sharding.replicate(np.int32(step)))
+    return state, frozenset(facts.get("skipped", ()))
+  counts = data.stats.label_counts
+  if counts is not None:
+    counts = data.order.by_head_id(counts).astype(np.int32)
+  state = model.init(
+    sharding.replicate(jax.random.key(config.seed)),
+    sharding.replicate(data.order.data_ids),
+    sharding.replicate(counts),
+    sharding.replicate(_idf(config, data.weighting)),
+  )
+  if config.train.start_from:
+    start = jax.jit(
+      model.start_with, out_shardings=model.shardings(), donate_argnums=0
+    )
+    state = start(state, *first_stage.load(config))
+  if config.head.init == "centroid" or config.head.type == "oltr":
+    logging.info("Starting at the centroids of the labels' examples")
+    state = _centring(model, config, data, model.start_at_centroids)(state)
+  return state, frozenset()
+
+
+def _idf(
+  config: ml_collections.ConfigDict, weighting: weighting_lib.Weighting | None
+) -> np.ndarray:
+  """Inverse document frequencies `[F]` to keep with the model."""
+  if weighting is None or weighting.idf is None:
+    return np.ones(config.data.num_features, np.float32)
+  return weighting.idf
+
+
+def _weighted_as_learned(
+  data: preparation.Data, state: model_lib.State
+) -> preparation.Data:
+  """Data whose features weigh what they did when the run began.
+
+  After an edit of labels (see `xlj.labels`) a run may go on with other data.
+  """
+  if data.weighting is None or data.weighting.idf is None:
+    return data
+  idf = sharding.whole(state.model["buffers"]["idf"])
+  weighting = dataclasses.replace(data.weighting, idf=idf)
+  return dataclasses.replace(data, weighting=weighting)
+
+
+def _centring(
+  model: model_lib.Model,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  use: Callable[[jax.Array, model_lib.State], model_lib.State],
+) -> Callable[[model_lib.State], model_lib.State]:
+  """What uses the sums of the embeddings of each label's examples.
+
+  Args:
+    model: The model.
+    config: Its config.
+    data: Of training.
+    use: A state from the sums and the state.
+
+  Returns:
+    A function of the state, which is donated: a pass over the examples.
+  """
+  add = jax.jit(model.add_to_centroids, donate_argnums=0)
+  # The sums may be wider than anything that could take their place.
+  finish = jax.jit(use, out_shardings=model.shardings(), donate_argnums=1)
+
+  def run(state):
+    rows = model.zero_rows()
+    for inputs in evaluator.inputs(
+      data.split,
+      data.weighting,
+      data.order,
+      batch_size=config.eval.batch_size,
+      rows=data.rows,
+    ):
+      rows = add(rows, state.model, inputs)
+    return finish(rows, state)
+
+  return run
+
+
+def _loop(
+  model: model_lib.Model,
+  keeper: checkpointer.Checkpointer,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> bool:
+  """Runs the steps that are left, again where a batch cannot be used.
+
+  Returns:
+    Whether all steps are done; False if told to stop.
+  """
+  state, skip = _start(model, keeper, config, data)
+  data = _weighted_as_learned(data, state)
+  while True:
+    try:
+      return _steps(model, keeper, state, skip, config, data, workdir)
+    except _NotFiniteError as error:
+      del state  # it was donated
+      skip = _skip_too(error, skip, keeper, config, data, workdir)
+    # Steps update in place; only a checkpoint has the state before them.
+    state, _ = _start(model, keeper, config, data)
+
+
+def _steps(
+  model: model_lib.Model,
+  keeper: checkpointer.Checkpointer,
+  state: model_lib.State,
+  skip: frozenset[int],
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> bool:
+  """Runs the steps that are left, but for those to skip.
+
+  The order matters: the state is validated and saved before the batch of the
+  next step is taken, so a restored run sees exactly the batches that the
+  interrupted one had not seen.
+
+  Raises:
+    _NotFiniteError: If the loss of a step, or its gradient, is not finite.
+  """
+  start, stop = int(state.step), config.train.num_steps
+  batch_size, first = config.train.batch_size, jax.process_index() == 0
+  validator = _validator(model, config, data)
+  step_fn = jax.jit(model.train_step, donate_argnums=0)
+  recentred = _centring(model, config, data, model.recentred)
+  recentre_every = make_head.recentre_every(config)
+  batches = _batches(start, config, data)
+  bar = progress.Progress(
+    stop, initial_step=start, examples_per_step=batch_size, enabled=first
+  )
+  writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
+  losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
+  flips = flips_lib.Flips.load(workdir, start)
+  with bar, writer, stopping.Stopping() as told:
+    for step in range(start + 1, stop + 1):
+      watch.note(f"reading the batch of step {step}")
+      batch = next(batches)
+      data.split.check()
+      watch.note(f"taking step {step}")
+      metrics = {}
+      if step in skip:
+        state = state._replace(step=state.step + 1)
+      else:
+        inputs = evaluator.to_inputs(batch, data.order)
+        labels = flips.apply(np.asarray(inputs.label_ids), batch.rows)
+        inputs = inputs._replace(label_ids=labels)
+        state, metrics = step_fn(state, sharding.put_batch(inputs))
+        losses[step] = metrics["loss"]
+        if "flipped_ids" in metrics:
+          _flip(flips, step, metrics, data.batches(config)[step - 1])
+      if recentre_every and step % recentre_every == 0:
+        watch.note(f"recomputing centroids after step {step}")
+        state = recentred(state)
+      bar.update(step, metrics)
+      last = step == stop or told.after(step)
+      save = last or step % config.checkpoint.every == 0
+      if save or step % config.train.log_every == 0:
+        _check_finite(losses)
+        losses.clear()
+        if metrics:
+          writer.write(step, "train", metrics)
+      scores = None
+      if validator and (step % config.eval.every == 0 or step == stop):
+        scores = validator.run(state.model).compute()
+        writer.write(step, "eval", scores)
+      if save:
+        if first and len(flips):
+          flips.save(workdir)
+        meta = {
+          "step": step,
+          "examples": step * batch_size,
+          "skipped": sorted(skip),
+        }
+        keeper.save(step, state.model, state.training, meta, scores)
+      if last:
+        break
+  watch.note("ending", timed=False)
+  complete = int(state.step) == stop
+  if complete and config.noisy.method != "none":
+    _write_suspects(state, config, data, workdir)
+  return complete
+
+
+def _flip(
+  flips: flips_lib.Flips,
+  step: int,
+  metrics: dict[str, jax.Array],
+  rows: np.ndarray,
+) -> None:
+  """Notes the labels that a step wants to be positives; `rows` of its batch."""
+  ids, examples = jax.device_get(
+    (metrics.pop("flipped_ids"), metrics.pop("flipped_examples"))
+  )
+  flips.add(step, np.where(examples < 0, -1, rows[examples]), ids)
+
+
+def _write_suspects(
+  state: model_lib.State,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> None:
+  """Writes which examples probably have a wrong label."""
+  ids, values = map(sharding.whole, state.training["memory"])
+  if jax.process_index():
+    return
+  ids = data.order.to_data(ids)
+  found = suspects.find(data.split.labels, data.rows, ids, values)
+  path = workdir / suspects.FILE
+  names = splits.label_names(config, workdir)
+  suspects.write(path, found, data.split.labels, ids, values, names)
+  logging.info(
+    "%d of %d examples probably have a wrong label: see %s",
+    *(len(found), len(data.rows), path),
+  )
+
+
+def _batches(
+  start: int, config: ml_collections.ConfigDict, data: preparation.Data
+) -> Iterator[pipeline.Batch]:
+  """This process's part of the batches after step `start`."""
+  widths = padding.plan(
+    data.split,
+    batch_size=config.train.batch_size,
+    rows=data.rows,
+    max_features=config.data.max_features,
+    max_labels=config.data.max_labels,
+  )
+  return pipeline.train_batches(
+    data.split,
+    data.weighting,
+    batch_size=config.train.batch_size,
+    seed=config.seed + config.train.shuffle,
+    start_step=start,
+    rows=data.rows,
+    order=data.sampler,
+    widths=widths,
+    process=evaluator.this_process(),
+    num_threads=config.data.threads,
+  )
+
+
+def _validator(
+  model: model_lib.Model,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+) -> evaluator.Evaluator | None:
+  if not len(data.valid_rows):
+    return None
+  counts = data.stats.label_counts
+  return evaluator.Evaluator(
+    model,
+    data.split,
+    data.weighting,
+    data.order,
+    batch_size=config.eval.batch_size,
+    num_labels=config_lib.num_ids(config),
+    ks=config.eval.ks,
+    rows=data.valid_rows,
+    propensities=None
+    if counts is None
+    else statistics.propensities(
+      counts,
+      data.stats.num_rows,
+      config.data.propensity_a,
+      config.data.propensity_b,
+    ),
+    per_label=counts is not None,
+  )
+
+
+class _NotFiniteError(Exception):
+  """The loss of a step is not finite, or its gradient is not."""
+
+  def __init__(self, step: int, loss: float):
+    super().__init__(step, loss)
+    self.step, self.loss = step, loss
+
+
+def _check_finite(losses: Mapping[int, Any]) -> None:
+  """Raises for the first step whose loss is not finite."""
+  for step, loss in jax.device_get(losses).items():
+    if not math.isfinite(loss):
+      raise _NotFiniteError(step, float(loss))
+
+
+def _skip_too(
+  error: _NotFiniteError,
+  skip: frozenset[int],
+  keeper: checkpointer.Checkpointer,
+  config: ml_collections.ConfigDict,
+  data: preparation.Data,
+  workdir: Path,
+) -> frozenset[int]:
+  """The steps to skip from now on; the end, if they are too many."""
+  keeper.wait()
+  rows = data.batches(config)[error.step - 1].tolist()
+  if jax.process_index() == 0:
+    found = {"step": error.step, "loss": str(error.loss), "rows": rows}
+    with (workdir / NOT_FINITE_FILE).open("a") as file:
+      file.write(json.dumps(found) + "\n")
+  what = (
+    f"the loss is {error.loss}, or its gradient is not finite, at step"
+    f" {error.step}; its batch is the rows {', '.join(map(str, rows[:8]))}, ..."
+    f" ({len(rows)} in {workdir / NOT_FINITE_FILE}) of {data.split.name}"
+  )
+  budget = config.train.skip_nonfinite
+  if len(skip) >= budget:
+    last = keeper.latest_step()
+    raise FloatingPointError(
+      f"{what}; {'no checkpoint' if last is None else f'step {last}'} is saved."
+      f" Look at the rows, lower optim.*.learning_rate in a new run, or let"
+      f" this one skip such batches: train.skip_nonfinite is {budget}, and"
+      f" {len(skip)} were skipped"
+    )
+  logging.warning("%s; skipping it, %d of %d", what, len(skip) + 1, budget)
+  return skip | {error.step}
