@@ -49,7 +49,7 @@ _SPLIT = flags.DEFINE_string(
 
 def main() -> None:
   """Averages."""
-  recipe = soups.cook(
+  recipe = soups.make_soup(
     _WORKDIRS.value,
     _OUTPUT.value,
     mode=_MODE.value,

@@ -167,7 +167,7 @@ def variant(trained, workdir, newest, change=None, **fields):
 
 
 def test_the_last_ones_of_a_run_make_a_run(trained, data_dir, tmp_path):
-  recipe = soups.cook([trained], tmp_path / "out", last=3)
+  recipe = soups.make_soup([trained], tmp_path / "out", last=3)
   assert [c["step"] for c in recipe["candidates"]] == [20, 15, 10]
   assert json.loads((tmp_path / "out" / soups.FILE).read_text()) == recipe
   run = predictor.load(tmp_path / "out")
@@ -207,7 +207,7 @@ def test_a_greedy_soup_leaves_out_what_spoils_it(trained, tmp_path):
   spoiled = variant(trained, tmp_path / "spoiled", 15, negated, **rate)
   # With the same weights again the score does not fall.
   paths = spoiled, trained, variant(trained, tmp_path / "other", 15, **rate)
-  recipe = soups.cook(paths, tmp_path / "out", mode="greedy", last=2)
+  recipe = soups.make_soup(paths, tmp_path / "out", mode="greedy", last=2)
   assert recipe["metric"] == "P@1" and recipe["split"] == "held out"
   models, scores = {}, {}
   for found in recipe["candidates"]:
@@ -255,7 +255,7 @@ def test_runs_that_do_not_go_together_are_refused(
   with pytest.raises(
     (config_lib.ConfigError, errors.CheckpointError), match=message
   ):
-    soups.cook([trained, other], tmp_path / "out")
+    soups.make_soup([trained, other], tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
 
@@ -267,7 +267,7 @@ def test_arrays_of_another_shape_are_refused(trained, tmp_path, monkeypatch):
   document["arrays"]["model"]["head/rows"]["shape"][1] = 3
   path.write_text(json.dumps(steps.seal(document)))
   with pytest.raises(errors.CheckpointError, match="step 5 .* head/rows is"):
-    soups.cook([trained, other], tmp_path / "out")
+    soups.make_soup([trained, other], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_what_cannot_be_averaged_is_refused(
   paths = [trained.parent / name for name in workdirs]
   output = trained.parent / options.pop("output", "never")
   with pytest.raises(config_lib.ConfigError, match=message):
-    soups.cook(paths, output, **options)
+    soups.make_soup(paths, output, **options)
   assert not (trained.parent / "never").exists()
 
 
@@ -297,11 +297,11 @@ def test_without_held_out_rows_a_split_has_to_be_named(
 ):
   run = variant(trained, tmp_path / "run", 20, **{"data.validation": 0.0})
   with pytest.raises(config_lib.ConfigError, match="no rows were held out"):
-    soups.cook([run], tmp_path / "out", mode="greedy")
+    soups.make_soup([run], tmp_path / "out", mode="greedy")
   other = dataclasses.replace(runs.SPEC, seed=9)
   synthetic.generate(tmp_path / "data", other)
   with pytest.raises(config_lib.ConfigError, match="data.fingerprint is"):
-    soups.cook(
+    soups.make_soup(
       [trained],
       tmp_path / "out",
       mode="greedy",
@@ -340,7 +340,7 @@ def test_an_unfinished_run_goes_on_from_its_average(data_dir, tmp_path, fields):
   config = make_config(data_dir, **fields)
   config.predict.propensity_power = 0.0
   runs.stop_after(17, config, tmp_path / "run")
-  recipe = soups.cook([tmp_path / "run"], tmp_path / "out", mode="greedy")
+  recipe = soups.make_soup([tmp_path / "run"], tmp_path / "out", mode="greedy")
   assert [c["step"] for c in recipe["candidates"]].count(15) == 1
   assert predictor.load(tmp_path / "out").step == 15
   assert train.train(config, tmp_path / "out")

@@ -12,9 +12,9 @@ from xlj.config import make_head
 from xlj.data import csr as csr_lib
 from xlj.data import store
 from xlj.data import writers
-from xlj.runs import flips as flips_lib
+from xlj.runs import label_corrections
 from xlj.synthetic import corrupt
-from xlj.training import suspects
+from xlj.training import noisy_labels
 from xlj.training import train
 
 METHODS = {
@@ -83,56 +83,58 @@ def test_an_interrupted_run_goes_on_elsewhere_as_it_was(
   assert np.isfinite(whole).all() and len(whole) == len(parts)
   np.testing.assert_allclose(parts, whole, rtol=2e-4)
   if method == "ll_cp":
-    check_flips(tmp_path / "whole", data_dir)
+    check_corrections(tmp_path / "whole", data_dir)
     logs = [
-      flips_lib.Flips.load(tmp_path / name, 10**9)._log
+      label_corrections.LabelCorrections.load(tmp_path / name, 10**9)._log
       for name in ("whole", "parts")
     ]
     assert logs[0] == logs[1] and len(logs[0]) > 20
-    assert (tmp_path / "whole" / flips_lib.FILE).exists()
+    assert (tmp_path / "whole" / label_corrections.FILE).exists()
 
 
-def check_flips(workdir, data_dir):
+def check_corrections(workdir, data_dir):
   """They are labels that the data does not have."""
-  flips = flips_lib.Flips.load(workdir, 10**9)
+  corrections = label_corrections.LabelCorrections.load(workdir, 10**9)
   config = config_lib.load(workdir / config_lib.FILE)
   split = store.open_split(data_dir)
-  # The first epoch is left alone; a batch flips at most k - 1 labels.
-  steps = [step for step, _, _ in flips._log]
+  # The first epoch is left alone; a batch corrects at most k - 1 labels.
+  steps = [step for step, _, _ in corrections._log]
   batch = config.train.batch_size
   assert min(steps) > round(855 / batch)
   most = np.bincount(steps).max()
   assert 0 < most <= batch * 0.5 - 1
   counts = np.bincount(split.labels.indices, minlength=split.num_labels)
   to_data = np.argsort(-counts, kind="stable")
-  for _, row, label in flips._log[:200]:
+  for _, row, label in corrections._log[:200]:
     assert to_data[label] not in split.labels.take([row]).indices
 
 
-def test_a_log_of_flips(tmp_path):
-  flips = flips_lib.Flips()
+def test_a_log_of_corrections(tmp_path):
+  corrections = label_corrections.LabelCorrections()
   labels = np.asarray([[3, -1], [5, 7]], np.int32)
-  assert flips.apply(labels, np.asarray([10, 11])) is labels
-  flips.add(4, np.asarray([10, -1, 11, 10]), np.asarray([8, -1, 5, 8]))
-  flips.add(6, np.asarray([10] * 5), np.asarray([1, 2, 4, 6, 8]))
-  assert len(flips) == 6  # each once
-  found = flips.apply(labels, np.asarray([10, 11]))
+  assert corrections.apply(labels, np.asarray([10, 11])) is labels
+  corrections.add(4, np.asarray([10, -1, 11, 10]), np.asarray([8, -1, 5, 8]))
+  corrections.add(6, np.asarray([10] * 5), np.asarray([1, 2, 4, 6, 8]))
+  assert len(corrections) == 6  # each once
+  found = corrections.apply(labels, np.asarray([10, 11]))
   # 11 has 5 already; there is room for 8.
   assert found.tolist() == [
     [3, -1, 8, 1, 2, 4, 6, -1, -1, -1],
     [5, 7] + [-1] * 8,
   ]
-  flips.save(tmp_path)
-  earlier = flips_lib.Flips.load(tmp_path, 5)
+  corrections.save(tmp_path)
+  earlier = label_corrections.LabelCorrections.load(tmp_path, 5)
   assert len(earlier) == 2
   assert earlier.apply(labels, np.asarray([9, 10])).tolist() == [
     [3, -1, -1, -1, -1, -1],
     [5, 7, 8, -1, -1, -1],
   ]
-  assert len(flips_lib.Flips.load(tmp_path / "elsewhere", 5)) == 0
-  (tmp_path / flips_lib.FILE).write_bytes(b"PK\3\4 not a log")
+  assert (
+    len(label_corrections.LabelCorrections.load(tmp_path / "elsewhere", 5)) == 0
+  )
+  (tmp_path / label_corrections.FILE).write_bytes(b"PK\3\4 not a log")
   with pytest.raises(ValueError, match="is damaged"):
-    flips_lib.Flips.load(tmp_path, 5)
+    label_corrections.LabelCorrections.load(tmp_path, 5)
 
 
 def test_suspects_are_mostly_examples_with_wrong_labels(
@@ -154,7 +156,9 @@ def test_suspects_are_mostly_examples_with_wrong_labels(
   use_mesh((2, 4))
   config = runs.make_config(source, noisy__method="elr", train__epochs=8.0)
   train.train(config, tmp_path / "run")
-  header, *lines = (tmp_path / "run" / suspects.FILE).read_text().splitlines()
+  header, *lines = (
+    (tmp_path / "run" / noisy_labels.FILE).read_text().splitlines()
+  )
   assert header.split("\t") == ["row", "labels", "believed", "probability"]
   rows = np.asarray([int(line.split("\t")[0]) for line in lines])
   believed = np.asarray([int(line.split("\t")[2]) for line in lines])

@@ -17,12 +17,12 @@ def no_cluster(monkeypatch):
       monkeypatch.delenv(name)
 
 
-def seat(*place):
-  return start._seat(*place, 5.0)
+def place(*place):
+  return start._place(*place, 5.0)
 
 
 def test_alone_without_flags_and_cluster():
-  assert seat(None, None, None) == (None, None)
+  assert place(None, None, None) == (None, None)
   start.initialize()  # does nothing
   start.initialize("localhost:1", 1, 0)
 
@@ -52,11 +52,11 @@ def test_the_place_under_slurm(monkeypatch):
     "SLURM_LOCALID": "1",
   }.items():
     monkeypatch.setenv(name, value)
-  found, devices = seat(None, None, None)
+  found, devices = place(None, None, None)
   assert found.host == "node07" and found.port > 1024
   assert (found.num_processes, found.process_id) == (6, 3)
   assert devices == [1]
-  found, _ = seat("other:99", None, None)
+  found, _ = place("other:99", None, None)
   assert found.address == "other:99" and found.process_id == 3
 
 
@@ -69,11 +69,11 @@ def test_the_place_under_open_mpi(monkeypatch):
     "OMPI_COMM_WORLD_LOCAL_RANK": "0",
   }.items():
     monkeypatch.setenv(name, value)
-  found, _ = seat(None, None, None)
+  found, _ = place(None, None, None)
   assert found.host == "10.20.30.40"
   assert (found.num_processes, found.process_id) == (4, 2)
 
 
 def test_a_pod_that_is_not_of_an_indexed_job_is_alone(monkeypatch):
   monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-  assert seat(None, None, None) == (None, None)
+  assert place(None, None, None) == (None, None)

@@ -1,4 +1,4 @@
-"""Large losses: thresholds, ties, flips; equal to a dense reference."""
+"""Large losses: thresholds, ties, corrections; equal to a dense reference."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ ONE_A_STEP = {"steps_per_epoch": 1, "num_epochs": 9}
 
 
 def reference(z, hot, weights, count, scheme, limit=None):
-  """Losses `[N]`, gradient `[N, L]` and flips by sorting all losses."""
+  """Losses `[N]`, gradient `[N, L]` and corrections by sorting all losses."""
   unobserved = (hot == 0) & (weights > 0)[:, None]
   ranked = np.sort(z[unobserved])[::-1]
   if limit is None:
@@ -32,8 +32,10 @@ def reference(z, hot, weights, count, scheme, limit=None):
   slopes = 1 / (1 + np.exp(-z)) - target
   if scheme == "reject":
     values[modified] = slopes[modified] = 0
-  flips = {tuple(place) for place in np.argwhere(unobserved & (z > limit))}
-  return values.sum(1), slopes, flips
+  corrections = {
+    tuple(place) for place in np.argwhere(unobserved & (z > limit))
+  }
+  return values.sum(1), slopes, corrections
 
 
 def make_head(schedule, scheme, **options):
@@ -63,7 +65,7 @@ def check_step(
     params["rows"] = np.round(2 * params["rows"])
     params["bias"] = np.zeros_like(params["bias"])
   z = x.astype(float) @ params["rows"][row].T + params["bias"][row]
-  values, slopes, flips = reference(
+  values, slopes, corrections = reference(
     z, hot, targets.weights, count, scheme, limit
   )
   share = targets.weights / targets.weights.sum()
@@ -75,15 +77,15 @@ def check_step(
   np.testing.assert_allclose(dx, slopes @ params["rows"][row], atol=2e-5)
   np.testing.assert_allclose(changes["rows"][row], slopes.T @ x, atol=2e-5)
   if scheme == "correct_forever":
-    ids, examples = found["flipped_ids"], found["flipped_examples"]
+    ids, examples = found["corrected_ids"], found["corrected_examples"]
     assert ((ids < 0) == (examples < 0)).all()
     there = ids >= 0
     said = list(zip(examples[there].tolist(), ids[there].tolist()))
     assert len(said) == len(set(said))
-    assert set(said) == flips
+    assert set(said) == corrections
   else:
     assert found.keys() == {"loss"}
-  return flips
+  return corrections
 
 
 @pytest.mark.parametrize(
@@ -107,30 +109,30 @@ def test_a_step_equals_the_dense_reference(
   counts = {0: 0, 1: 12, 5: 56 if scheme != "correct_forever" else 12}
   run = jax.jit(head.step)
   for step, count in counts.items():
-    flips = check_step(head, step, count, scheme, shape, run=run)
-    assert len(flips) == max(count - 1, 0)
+    corrections = check_step(head, step, count, scheme, shape, run=run)
+    assert len(corrections) == max(count - 1, 0)
 
 
 @pytest.mark.parametrize("scheme", large_loss.SCHEMES)
-def test_ties_at_the_threshold_are_modified_but_not_flipped(scheme):
+def test_ties_at_the_threshold_are_modified_but_not_corrected(scheme):
   schedule = large_loss.Schedule(
     **ONE_A_STEP, share=0.02, grows=scheme != "correct_forever"
   )
   count = -int(-N * NUM_LABELS * 0.02 // 1)
-  flips = check_step(
+  corrections = check_step(
     make_head(schedule, scheme), 1, count, scheme, (2, 4), whole=True
   )
-  assert len(flips) < count - 1
+  assert len(corrections) < count - 1
 
 
 @pytest.mark.parametrize("scheme", large_loss.SCHEMES)
-def test_more_flips_than_there_are_labels(scheme):
+def test_more_corrections_than_there_are_labels(scheme):
   schedule = large_loss.Schedule(
     **ONE_A_STEP, share=1.0, grows=scheme != "correct_forever"
   )
   head = make_head(schedule, scheme, chunk_size=8)
-  flips = check_step(head, 1, N * NUM_LABELS, scheme, (2, 4))
-  assert len(flips) > (N - 1) * (NUM_LABELS - P) - 1
+  corrections = check_step(head, 1, N * NUM_LABELS, scheme, (2, 4))
+  assert len(corrections) > (N - 1) * (NUM_LABELS - P) - 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 4)])

@@ -203,7 +203,9 @@ def test_neither_rows_move_nor_are_they_copied(dtype, which):
   if dtype == jnp.bfloat16:
     limit += 4 * num_rows // 8  # the bias's gradient is summed in float32
     if jax.__version_info__ < (0, 12):
-      limit += (2 * d + 4) * num_rows // 8  # see chunks.hold; bias in float32
+      limit += (
+        (2 * d + 4) * num_rows // 8
+      )  # see chunks.to_bits; bias in float32
   assert compiled.memory_analysis().temp_size_in_bytes <= limit
   sent = re.findall(
     r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|reduce-scatter|all-to-all|"

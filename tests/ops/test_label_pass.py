@@ -320,7 +320,7 @@ def test_temporaries_are_a_few_chunks(loss, devices, reduce):
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
 def test_temporaries_of_bfloat16_are_never_float32_rows(loss):
   compiled, chunk = compile_gradients(loss, 1, jnp.bfloat16)
-  copies = 1 if jax.__version_info__ < (0, 12) else 0  # see chunks.hold
+  copies = 1 if jax.__version_info__ < (0, 12) else 0  # see chunks.to_bits
   limit = copies * 2 * 2**21 * (32 + 1) + 4 * chunk
   assert compiled.memory_analysis().temp_size_in_bytes <= limit
 

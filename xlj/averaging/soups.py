@@ -40,7 +40,7 @@ from xlj.evaluation import evaluate
 from xlj.evaluation import evaluator
 from xlj.inference import predictor
 from xlj.model import model as model_lib
-from xlj.runs import flips
+from xlj.runs import label_corrections
 
 FILE = "soup.json"
 MODES = ("uniform", "greedy")
@@ -184,7 +184,7 @@ def _check_arrays(candidates: Sequence[Candidate]) -> None:
         )
 
 
-def cook(
+def make_soup(
   workdirs: Sequence[str | Path],
   output: str | Path,
   *,
@@ -407,8 +407,10 @@ def _write(
   recipe: dict[str, Any],
 ) -> None:
   """Writes the other files of the directory; without the config it is none."""
-  if (workdir / flips.FILE).exists():
-    shutil.copyfile(workdir / flips.FILE, output / flips.FILE)
+  if (workdir / label_corrections.FILE).exists():
+    shutil.copyfile(
+      workdir / label_corrections.FILE, output / label_corrections.FILE
+    )
   (output / FILE).write_text(json.dumps(recipe, indent=2) + "\n")
   config.checkpoint.dir = ""  # Not where the first run has its own.
   partial = output / f"{config_lib.FILE}.partial"

@@ -12,7 +12,7 @@ from typing import Any
 
 from xlj.checkpoint import errors
 from xlj.distributed import exchange
-from xlj.distributed import lobby
+from xlj.distributed import rendezvous
 
 _PREFIX = "xlj/save"
 
@@ -87,9 +87,8 @@ class Commit:
     if service is None or self._waiting:
       return errors.reason_of_failed_save(error)
     me = exchange.process_id()
-    text = (
-      f"process {me} ({lobby.who()}): {errors.reason_of_failed_save(error)}"
-    )
+    reason = errors.reason_of_failed_save(error)
+    text = f"process {me} ({rendezvous.who()}): {reason}"
     try:
       service.key_value_set(f"{self._place()}/fault/{me}", text)
       self._join(service)

@@ -8,7 +8,7 @@ import secrets
 from xlj.checkpoint import errors
 from xlj.checkpoint import steps
 from xlj.distributed import exchange
-from xlj.distributed import lobby
+from xlj.distributed import rendezvous
 
 
 def probe(
@@ -37,7 +37,9 @@ def probe(
     fault = errors.reason(error)
   said = [
     json.loads(text)
-    for text in gather("probe", json.dumps([mine.name, fault, lobby.who()]))
+    for text in gather(
+      "probe", json.dumps([mine.name, fault, rendezvous.who()])
+    )
   ]
   faults = [
     f"{_process(i, said)} cannot write to {path}: {text}"

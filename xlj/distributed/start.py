@@ -16,7 +16,7 @@ from absl import logging
 import jax
 
 from xlj.distributed import errors
-from xlj.distributed import lobby
+from xlj.distributed import rendezvous
 from xlj.distributed import watch
 
 _CLUSTERS = jax._src.clusters.ClusterEnv
@@ -49,36 +49,36 @@ def initialize(
       have the same.
     LostPeerError: If a process is missing.
   """
-  seat, local_devices = _seat(
+  place, local_devices = _place(
     coordinator_address, num_processes, process_id, initialization_timeout
   )
-  if seat is None or seat.num_processes == 1:
+  if place is None or place.num_processes == 1:
     return
-  lobby.meet(seat)
+  rendezvous.meet(place)
   # JAX notices lost processes too, but ends this one without a name for them.
   patience = max(2 * int(peer_timeout), int(peer_timeout) + 30)
   jax.distributed.initialize(
-    seat.address,
-    seat.num_processes,
-    seat.process_id,
+    place.address,
+    place.num_processes,
+    place.process_id,
     local_devices,
     cluster_detection_method="deactivate",
     initialization_timeout=max(1, int(initialization_timeout)),
     heartbeat_timeout_seconds=patience,
   )
-  watch.start(seat.address, peer_timeout, stall_timeout)
-  if seat.process_id == 0:
+  watch.start(place.address, peer_timeout, stall_timeout)
+  if place.process_id == 0:
     logging.info(
-      "All %d processes are here, at %s", seat.num_processes, seat.address
+      "All %d processes are here, at %s", place.num_processes, place.address
     )
 
 
-def _seat(
+def _place(
   address: str | None,
   num_processes: int | None,
   process_id: int | None,
   timeout: float,
-) -> tuple[lobby.Seat | None, Sequence[int] | None]:
+) -> tuple[rendezvous.Place | None, Sequence[int] | None]:
   """The place in the job, and the devices of this process, None for all."""
   devices = None
   given = {
@@ -112,7 +112,7 @@ def _seat(
       f"--process_id={process_id} is not in [0, {num_processes - 1}], the"
       f" numbers of --num_processes={num_processes}"
     )
-  return lobby.Seat(address, num_processes, process_id, timeout), devices
+  return rendezvous.Place(address, num_processes, process_id, timeout), devices
 
 
 def _detected(

@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 from xlj.distributed import exchange
-from xlj.distributed import lobby
+from xlj.distributed import rendezvous
 
 LOST = 75  # exit status: another process is gone; starting again may help
 _SIGNS = "xlj/signs"
@@ -123,7 +123,7 @@ class _Watch:
   """The signs of life of a job, seen from one of its processes."""
 
   def __init__(self, address: str, peer_timeout: float, stall_timeout: float):
-    self.own = Sign(lobby.who())
+    self.own = Sign(rendezvous.who())
     self._address = address
     self._patience = peer_timeout
     self._peer_timeout = peer_timeout

@@ -67,7 +67,7 @@ def restructured(
     config=config,
     trees=trees,
     order=order,
-    flips=run.flips.renumbered(table),
+    corrections=run.corrections.renumbered(table),
   )
 
 

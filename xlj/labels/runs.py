@@ -24,7 +24,7 @@ from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.report import machine
 from xlj.report import report
-from xlj.runs import flips as flips_lib
+from xlj.runs import label_corrections
 from xlj.training import preparation
 
 ORDER_FILE = "label_order.txt"
@@ -43,7 +43,7 @@ class Run:
     facts: Saved with them.
     order: Which label has which row.
     names: Of all ids; None if labels have no names.
-    flips: Labels that training has made positives.
+    corrections: Labels that training has made positives.
   """
 
   workdir: Path
@@ -54,7 +54,7 @@ class Run:
   facts: dict[str, Any]
   order: label_order.LabelOrder
   names: list[str] | None
-  flips: flips_lib.Flips
+  corrections: label_corrections.LabelCorrections
 
   @property
   def num_labels(self) -> int:
@@ -145,7 +145,7 @@ def load(workdir: str | Path) -> Run:
     facts,
     order,
     splits.label_names(config, workdir),
-    flips_lib.Flips.load(workdir, step),
+    label_corrections.LabelCorrections.load(workdir, step),
   )
 
 
@@ -227,8 +227,8 @@ def _write_files(
   run: Run, config: ml_collections.ConfigDict, output: Path
 ) -> None:
   """Writes the other files; without the config it is no run."""
-  if len(run.flips):
-    run.flips.save(output)
+  if len(run.corrections):
+    run.corrections.save(output)
   facts = json.dumps(machine.facts(jax.devices()), indent=2)
   (output / report.MACHINE_FILE).write_text(facts + "\n")
   if config.data.num_ids:

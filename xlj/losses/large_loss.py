@@ -231,7 +231,7 @@ class LargeLoss:
   def report(
     self, stats: Statistics | None, targets: targets_lib.Targets
   ) -> dict[str, jax.Array]:
-    """The labels to flip: `flipped_ids [K]` of `flipped_examples [K]`.
+    """The labels to correct: `corrected_ids [K]` of `corrected_examples [K]`.
 
     Args:
       stats: Merged statistics over all labels.
@@ -244,10 +244,10 @@ class LargeLoss:
     if stats is None or self.scheme != "correct_forever":
       return {}
     best = stats.largest
-    flips = best.scores > self._limit(stats, targets.ids.shape[0])
+    corrections = best.scores > self._limit(stats, targets.ids.shape[0])
     return {
-      "flipped_ids": jnp.where(flips, best.labels, -1),
-      "flipped_examples": jnp.where(flips, best.examples, -1),
+      "corrected_ids": jnp.where(corrections, best.labels, -1),
+      "corrected_examples": jnp.where(corrections, best.examples, -1),
     }
 
   def _limit(self, stats: Statistics | None, num_examples: int) -> jax.Array:

@@ -82,7 +82,7 @@ class Spherical:
       `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
     """
     # A gradient by what is the same on all devices would be summed over them.
-    stats = chunks.vary(stats, tuple(chunks.varying(z)))
+    stats = chunks.mark_varying(stats, tuple(chunks.varying(z)))
     losses, by_logits, by_sums = spherical_loss.losses_and_gradients(
       self.of, stats.positives, positives.used, stats.sums
     )

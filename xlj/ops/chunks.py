@@ -192,7 +192,7 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   )
 
 
-def fenced(unknown: Any, function: Callable[..., Any], *args: Any) -> Any:
+def isolated(unknown: Any, function: Callable[..., Any], *args: Any) -> Any:
   """`function(*args)`, which XLA on CPUs must not merge with what is around it.
 
   There, if reading a chunk of two arrays, computing, and writing it back are
@@ -217,7 +217,7 @@ def fenced(unknown: Any, function: Callable[..., Any], *args: Any) -> Any:
   def never(*args):
     shapes = jax.eval_shape(function, *args)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return vary(zeros, tuple(axes))
+    return mark_varying(zeros, tuple(axes))
 
   return lax.cond(unknown >= 0, function, never, *args)
 
@@ -226,11 +226,11 @@ def transposed(a: jax.Array, start: Any) -> jax.Array:
   """`a.T [n, m]` of `a [m, n]`, a part of the chunk at `start`.
 
   XLA on CPUs multiplies bfloat16 matrices several times faster if neither is
-  transposed; behind the fence it does not see that one is.
+  transposed; isolated it does not see that one is.
   """
   if a.dtype != jnp.bfloat16:
     return a.T
-  return fenced(start, lambda a: a.T, a)
+  return isolated(start, lambda a: a.T, a)
 
 
 def label_axis(dtype: jax.typing.DTypeLike, num_examples: int) -> int:
@@ -258,7 +258,7 @@ def both_ways(
   return transposed(grad, start), grad
 
 
-def hold(array: jax.Array) -> jax.Array:
+def to_bits(array: jax.Array) -> jax.Array:
   """The array as a loop over its chunks should hold it.
 
   Before jax 0.12, XLA on CPUs converts a whole bfloat16 array to float32 before
@@ -277,12 +277,12 @@ def hold(array: jax.Array) -> jax.Array:
 
 
 def _converts_bfloat16() -> bool:
-  """Whether this is the compiler that `hold` is for."""
+  """Whether this is the compiler that `to_bits` is for."""
   return jax.default_backend() == "cpu" and jax.__version_info__ < (0, 12)
 
 
-def release(array: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """Undoes `hold` of an array, or of a chunk, of type `dtype`."""
+def from_bits(array: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """Undoes `to_bits` of an array, or of a chunk, of type `dtype`."""
   if array.dtype == dtype:
     return array
   return lax.bitcast_convert_type(array, dtype)
@@ -292,8 +292,8 @@ def take(arrays: Any, start: Any, size: int) -> Any:
   """`array[start : start + size]` of each array of a tree."""
 
   def one(a: jax.Array) -> jax.Array:
-    part = lax.dynamic_slice_in_dim(hold(a), start, size)
-    return release(part, a.dtype)
+    part = lax.dynamic_slice_in_dim(to_bits(a), start, size)
+    return from_bits(part, a.dtype)
 
   return jax.tree.map(one, arrays)
 
@@ -326,22 +326,22 @@ def write_blocks(arrays: Any, parts: Any, blocks: jax.Array, size: int) -> Any:
   return jax.tree.map(one, arrays, parts)
 
 
-def held_zeros(arrays: Any) -> Any:
+def zeros_as_bits(arrays: Any) -> Any:
   """Zeros like each array of a tree, to be written chunk by chunk."""
-  return jax.tree.map(lambda a: hold(jnp.zeros_like(a)), arrays)
+  return jax.tree.map(lambda a: to_bits(jnp.zeros_like(a)), arrays)
 
 
 def write(
-  held: jax.Array, part: jax.Array, like: jax.Array, start: Any
+  bits: jax.Array, part: jax.Array, like: jax.Array, start: Any
 ) -> jax.Array:
-  """`held`, an array like `like`, with `part` from `start` on."""
-  part = hold(part.astype(like.dtype))
-  return lax.dynamic_update_slice_in_dim(held, part, start, 0)
+  """`bits`, an array like `like`, with `part` from `start` on."""
+  part = to_bits(part.astype(like.dtype))
+  return lax.dynamic_update_slice_in_dim(bits, part, start, 0)
 
 
-def release_all(held: Any, like: Any) -> Any:
-  """The arrays of a tree that were held, each of the type of its like."""
-  return jax.tree.map(lambda h, a: release(h, a.dtype), held, like)
+def all_from_bits(bits: Any, like: Any) -> Any:
+  """The arrays of a tree of `to_bits`, each of the type of its like."""
+  return jax.tree.map(lambda h, a: from_bits(h, a.dtype), bits, like)
 
 
 def logits(
@@ -376,7 +376,7 @@ def logits(
   return jnp.where(jnp.expand_dims(is_label, 1 - label_axis), z, -jnp.inf)
 
 
-def vary(tree: Any, axes: Sequence[str]) -> Any:
+def mark_varying(tree: Any, axes: Sequence[str]) -> Any:
   """Types arrays as different between the devices along mesh axes.
 
   Args:

@@ -74,7 +74,9 @@ def label_attend(
 
   def local(q, keys, values, bias):
     q = shards_lib.gather(q, shards)
-    rows = _Rows(*chunks.vary((keys, values, bias), tuple(chunks.varying(q))))
+    rows = _Rows(
+      *chunks.mark_varying((keys, values, bias), tuple(chunks.varying(q)))
+    )
     return shards_lib.total_of_own(_attend(plan, q, rows), shards)
 
   in_rows = (False, True, True, True)
@@ -199,10 +201,10 @@ def _attend_bwd(plan, residuals, dmean):
     return dq + _product(dz, part.keys) * plan.scale, held
 
   dtype = chunks.accumulator(q, rows.keys, rows.values)
-  carry = jnp.zeros_like(q, dtype=dtype), chunks.held_zeros(rows)
+  carry = jnp.zeros_like(q, dtype=dtype), chunks.zeros_as_bits(rows)
   num_rows = rows.keys.shape[0]
   dq, held = chunks.for_chunks(num_rows, plan.rows.chunk, body, carry)
-  return dq.astype(q.dtype), chunks.release_all(held, rows)
+  return dq.astype(q.dtype), chunks.all_from_bits(held, rows)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)

@@ -55,7 +55,7 @@ def label_rows(
   plan = shards_lib.plan(shards, ids, rows, num_labels, 1, None)
 
   def local(ids, rows):
-    rows = chunks.vary(rows, tuple(chunks.varying(ids)))
+    rows = chunks.mark_varying(rows, tuple(chunks.varying(ids)))
     return _rows_of_all(plan, memory, ids, rows)
 
   spec = P(shards.batch)
@@ -101,7 +101,7 @@ def label_logits(
   def local(x, ids, rows, bias):
     is_label = _is_label(plan, ids)
     x, ids = shards_lib.gather((x, ids), shards)
-    rows, bias = chunks.vary((rows, bias), tuple(chunks.varying(x)))
+    rows, bias = chunks.mark_varying((rows, bias), tuple(chunks.varying(x)))
     index = _local_index(plan, ids, rows)
     own = _local_logits(memory, x, rows, bias, index)
     z = shards_lib.total_of_own(own, shards)
@@ -147,9 +147,9 @@ def take(rows: jax.Array, index: jax.Array) -> jax.Array:
   Returns:
     `[M, D]`.
   """
-  held = chunks.hold(jnp.asarray(rows))
+  held = chunks.to_bits(jnp.asarray(rows))
   part = held.at[index].get(mode="fill", fill_value=0)
-  return chunks.release(part, rows.dtype)
+  return chunks.from_bits(part, rows.dtype)
 
 
 def _take_fwd(rows, index):
@@ -158,8 +158,8 @@ def _take_fwd(rows, index):
 
 def _take_bwd(residuals, gradient):
   rows, index = residuals
-  held = _add_rows(chunks.held_zeros(rows), rows, index, gradient)
-  return chunks.release(held, rows.dtype), None
+  held = _add_rows(chunks.zeros_as_bits(rows), rows, index, gradient)
+  return chunks.from_bits(held, rows.dtype), None
 
 
 take.defvjp(_take_fwd, _take_bwd)
@@ -176,10 +176,10 @@ def _add_rows(
   index = jnp.where(index < num_rows, index, -1)
   index, sums = sum_duplicates(index, values)
   index = jnp.where(index < 0, num_rows, index)
-  before = chunks.release(
+  before = chunks.from_bits(
     held.at[index].get(mode="fill", fill_value=0), like.dtype
   )
-  after = chunks.hold((before + sums).astype(like.dtype))
+  after = chunks.to_bits((before + sums).astype(like.dtype))
   return held.at[index].set(after, mode="drop")
 
 
@@ -197,7 +197,7 @@ def _rows_of_all(plan, memory, ids, rows):
 
   out = jnp.zeros_like(ids, shape=shape, dtype=rows.dtype)
   others = tuple(chunks.varying(rows) - set(plan.shards.rows))
-  out = chunks.vary(out, (*plan.shards.batch, *others))
+  out = chunks.mark_varying(out, (*plan.shards.batch, *others))
   size = _examples_at_a_time(plan.shards, memory, ids, rows)
   return chunks.for_chunks(shape[0], size, body, out)
 
@@ -216,8 +216,8 @@ def _rows_of_all_bwd(plan, memory, residuals, gradient):
     return _add_rows(held, rows, index, part.reshape(index.shape[0], -1))
 
   size = _examples_at_a_time(plan.shards, memory, ids, rows)
-  held = chunks.for_chunks(ids.shape[0], size, body, chunks.held_zeros(rows))
-  return None, chunks.release(held, rows.dtype)
+  held = chunks.for_chunks(ids.shape[0], size, body, chunks.zeros_as_bits(rows))
+  return None, chunks.from_bits(held, rows.dtype)
 
 
 _rows_of_all.defvjp(_rows_of_all_fwd, _rows_of_all_bwd)
@@ -267,12 +267,12 @@ def _local_logits_bwd(memory, residuals, gradient):
   dbias = None
   if bias is not None:
     dbias = jnp.zeros_like(bias, dtype=chunks.accumulator(bias))
-  carry = jnp.zeros_like(x), chunks.held_zeros(rows), dbias
+  carry = jnp.zeros_like(x), chunks.zeros_as_bits(rows), dbias
   size = _examples_at_a_time(None, memory, index, rows)
   dx, held, dbias = chunks.for_chunks(x.shape[0], size, body, carry)
   if bias is not None and dbias is not None:
     dbias = dbias.astype(bias.dtype)
-  return dx, chunks.release(held, rows.dtype), dbias, None
+  return dx, chunks.from_bits(held, rows.dtype), dbias, None
 
 
 _local_logits.defvjp(_local_logits_fwd, _local_logits_bwd)

@@ -118,7 +118,7 @@ def _local_loss(plan, reduce, x, targets, rows, bias, label_values):
   shards = plan.rows.shards
   x, targets = shards_lib.gather((x, targets), shards)
   # Rows that a user's own mesh axes do not split get the sum over those.
-  rows, bias = chunks.vary((rows, bias), tuple(chunks.varying(x)))
+  rows, bias = chunks.mark_varying((rows, bias), tuple(chunks.varying(x)))
   inputs = _Inputs(
     *jax.lax.stop_gradient((targets.ids, targets.values, label_values))
   )
@@ -198,7 +198,7 @@ def _statistics(plan, x, rows, bias, inputs):
     return plan.loss.accumulate(stats, z, positives)
 
   stats = plan.loss.init(*inputs.ids.shape)
-  stats = chunks.vary(stats, tuple(chunks.varying(x)))
+  stats = chunks.mark_varying(stats, tuple(chunks.varying(x)))
   stats = chunks.for_chunks(rows.shape[0], plan.rows.chunk, body, stats)
   axes = plan.rows.shards.rows
   return plan.loss.merge(stats, axes) if axes else stats
@@ -250,11 +250,11 @@ def _gradients(plan, stats, x, rows, bias, inputs, scale):
   carry = (
     jnp.zeros_like(x, shape=x.shape[:1], dtype=dtype),
     jnp.zeros_like(x, dtype=dtype),
-    *chunks.held_zeros((rows, bias)),
+    *chunks.zeros_as_bits((rows, bias)),
   )
   carry = chunks.for_chunks(rows.shape[0], plan.rows.chunk, body, carry)
   losses, dx, drows, dbias = carry
-  drows, dbias = chunks.release_all((drows, dbias), (rows, bias))
+  drows, dbias = chunks.all_from_bits((drows, dbias), (rows, bias))
   return losses, dx.astype(x.dtype), drows, dbias
 
 

@@ -152,9 +152,9 @@ def _local_sums_bwd(plan, rows, gradient):
     grad += jnp.where(is_label, gradient.total[None], 0)
     return chunks.write(drows, grad, rows, start)
 
-  held = chunks.held_zeros(rows)
+  held = chunks.zeros_as_bits(rows)
   held = chunks.for_chunks(rows.shape[0], plan.chunk, body, held)
-  return (chunks.release(held, rows.dtype),)
+  return (chunks.from_bits(held, rows.dtype),)
 
 
 _local_sums.defvjp(_local_sums_fwd, _local_sums_bwd)

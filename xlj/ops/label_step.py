@@ -164,7 +164,7 @@ class LabelRows:
 
         def nothing(grad, dx):
           zero = jnp.zeros_like(rows, dtype=jnp.float32)
-          return dx, chunks.vary(zero, tuple(chunks.varying(dx)))
+          return dx, chunks.mark_varying(zero, tuple(chunks.varying(dx)))
 
         if self.skip_below:
           dx, grads["rows"] = lax.cond(matters, products, nothing, grad, dx)
@@ -184,7 +184,7 @@ class LabelRows:
       wide_start, kahan_start = place.parts
       part = self._take(arrays, place)
       z = _kept_part(kept, place)
-      part, dwide, losses, dx = chunks.fenced(
+      part, dwide, losses, dx = chunks.isolated(
         unknown,
         lambda *args: chunk(place, *args),
         part,
@@ -296,7 +296,7 @@ class LabelRows:
     stats = loss.init(*targets.ids.shape)
     if not jax.tree.leaves(stats):
       return stats, None
-    stats = chunks.vary(stats, tuple(chunks.varying(targets.weights)))
+    stats = chunks.mark_varying(stats, tuple(chunks.varying(targets.weights)))
     kept = None
     if self.keep_logits is not None:
       # A chunk's logits take the place of as many rows, however they lie, so
@@ -304,7 +304,7 @@ class LabelRows:
       shape = self._num_rows(), targets.ids.shape[0]
       dtype = jnp.dtype(self.keep_logits)
       kept = jnp.zeros_like(targets.weights, shape=shape, dtype=dtype)
-      kept = chunks.hold(kept)
+      kept = chunks.to_bits(kept)
 
     def body(place, carry):
       stats, kept = carry
@@ -312,7 +312,7 @@ class LabelRows:
       stats = loss.accumulate(stats, z, self._positives(inputs, axis, place))
       if kept is not None:
         limit = jnp.finfo(self.keep_logits).max.astype(z.dtype)
-        z = chunks.hold(jnp.minimum(z, limit).astype(self.keep_logits))
+        z = chunks.to_bits(jnp.minimum(z, limit).astype(self.keep_logits))
         z = z.reshape(place.size, -1)
         kept = lax.dynamic_update_slice_in_dim(kept, z, place.start, 0)
       return stats, kept
@@ -331,7 +331,7 @@ class LabelRows:
     """Logits `[N, c]` of a chunk if they were kept, or None."""
     if part is None or self.keep_logits is None:
       return None
-    z = chunks.release(part, self.keep_logits)
+    z = chunks.from_bits(part, self.keep_logits)
     z = z.reshape(-1, place.size) if axis else z
     return z.astype(jnp.float32)
 
@@ -467,7 +467,7 @@ class LabelRows:
       return body(place, carry)
 
     most = max(1, min(_MOST_BLOCKS, size // per_block))
-    carry = chunks.vary(carry, self.axes)
+    carry = chunks.mark_varying(carry, self.axes)
     return chunks.for_blocks(visit.blocks, visit.count, most, part, carry)
 
   def _in_order(self, inputs: Inputs) -> Inputs:

@@ -287,7 +287,9 @@ class RowOptimizer:
   def _from_bits(self, tx_state: Any, values: Any) -> Any:
     """The state as the transformation expects it."""
     like = jax.eval_shape(self.tx.init, values)
-    return jax.tree.map(lambda a, b: chunks.release(a, b.dtype), tx_state, like)
+    return jax.tree.map(
+      lambda a, b: chunks.from_bits(a, b.dtype), tx_state, like
+    )
 
 
 def sgd(

@@ -173,7 +173,7 @@ def gather(tree: Any, shards: Shards) -> Any:
     tree = jax.tree.map(
       lambda a: lax.all_gather(a, shards.batch, tiled=True), tree
     )
-  return chunks.vary(tree, shards.rows)
+  return chunks.mark_varying(tree, shards.rows)
 
 
 def offset(shards: Shards, num_rows: int) -> jax.Array | int:

@@ -33,10 +33,10 @@ from xlj.model import model as model_lib
 from xlj.report import machine
 from xlj.report import progress
 from xlj.report import report
-from xlj.runs import flips as flips_lib
+from xlj.runs import label_corrections
 from xlj.training import first_stage
+from xlj.training import noisy_labels
 from xlj.training import preparation
-from xlj.training import suspects
 
 NOT_FINITE_FILE = "not_finite.jsonl"
 
@@ -260,7 +260,7 @@ def _steps(
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
   losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
-  flips = flips_lib.Flips.load(workdir, start)
+  corrections = label_corrections.LabelCorrections.load(workdir, start)
   with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
@@ -272,12 +272,12 @@ def _steps(
         state = state._replace(step=state.step + 1)
       else:
         inputs = evaluator.to_inputs(batch, data.order)
-        labels = flips.apply(np.asarray(inputs.label_ids), batch.rows)
+        labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)
         inputs = inputs._replace(label_ids=labels)
         state, metrics = step_fn(state, sharding.put_batch(inputs))
         losses[step] = metrics["loss"]
-        if "flipped_ids" in metrics:
-          _flip(flips, step, metrics, data.batches(config)[step - 1])
+        if "corrected_ids" in metrics:
+          _correct(corrections, step, metrics, data.batches(config)[step - 1])
       if recentre_every and step % recentre_every == 0:
         watch.note(f"recomputing centroids after step {step}")
         state = recentred(state)
@@ -294,8 +294,8 @@ def _steps(
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
       if save:
-        if first and len(flips):
-          flips.save(workdir)
+        if first and len(corrections):
+          corrections.save(workdir)
         meta = {
           "step": step,
           "examples": step * batch_size,
@@ -311,17 +311,17 @@ def _steps(
   return complete
 
 
-def _flip(
-  flips: flips_lib.Flips,
+def _correct(
+  corrections: label_corrections.LabelCorrections,
   step: int,
   metrics: dict[str, jax.Array],
   rows: np.ndarray,
 ) -> None:
   """Notes the labels that a step wants to be positives; `rows` of its batch."""
   ids, examples = jax.device_get(
-    (metrics.pop("flipped_ids"), metrics.pop("flipped_examples"))
+    (metrics.pop("corrected_ids"), metrics.pop("corrected_examples"))
   )
-  flips.add(step, np.where(examples < 0, -1, rows[examples]), ids)
+  corrections.add(step, np.where(examples < 0, -1, rows[examples]), ids)
 
 
 def _write_suspects(
@@ -335,10 +335,10 @@ def _write_suspects(
   if jax.process_index():
     return
   ids = data.order.to_data(ids)
-  found = suspects.find(data.split.labels, data.rows, ids, values)
-  path = workdir / suspects.FILE
+  found = noisy_labels.find(data.split.labels, data.rows, ids, values)
+  path = workdir / noisy_labels.FILE
   names = splits.label_names(config, workdir)
-  suspects.write(path, found, data.split.labels, ids, values, names)
+  noisy_labels.write(path, found, data.split.labels, ids, values, names)
   logging.info(
     "%d of %d examples probably have a wrong label: see %s",
     *(len(found), len(data.rows), path),

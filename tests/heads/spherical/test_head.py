@@ -350,4 +350,4 @@ def test_a_run_continues_on_other_devices(data_dir, tmp_path, use_mesh):
     found.append(predictor.load(workdir, which="last").topk(features, 5)[0])
   np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
   with pytest.raises(config_lib.ConfigError, match="a product of two"):
-    soups.cook([whole, parts], tmp_path / "soup")
+    soups.make_soup([whole, parts], tmp_path / "soup")

@@ -156,7 +156,7 @@ class GroupRows:
         return losses, dx, drows, dbias
 
       zeros = jnp.zeros_like(rows, dtype=jnp.float32)
-      zeros = chunks.vary(zeros, tuple(chunks.varying(dx)))
+      zeros = chunks.mark_varying(zeros, tuple(chunks.varying(dx)))
       losses, dx, drows, dbias = self._turns(
         inputs, pairs, groups, turn, (losses, dx, zeros, zeros[..., 0])
       )
@@ -172,7 +172,7 @@ class GroupRows:
     def body(groups, carry):
       arrays, losses, dx = carry
       part = chunks.take_blocks(arrays, groups, self.size)
-      new, losses, dx = chunks.fenced(
+      new, losses, dx = chunks.isolated(
         unknown, lambda *args: chunk(groups, *args), part, losses, dx
       )
       # A chunk may have groups that were not chosen.
@@ -185,7 +185,7 @@ class GroupRows:
 
     dx = jnp.zeros_like(inputs.x, dtype=jnp.float32)
     carry = (params, by_row, state.master), jnp.zeros_like(scale[0]), dx
-    carry = chunks.vary(carry, self.rows.axes)
+    carry = chunks.mark_varying(carry, self.rows.axes)
     (params, by_row, master), losses, dx = self._for_groups(
       inputs, pairs, body, carry
     )
@@ -213,7 +213,7 @@ class GroupRows:
       share = scale.at[turn.pairs // width].get(mode="fill", fill_value=0)
       return total + (values.reshape(share.shape) * share).sum()
 
-    total = chunks.vary(jnp.zeros_like(scale[0]), self.rows.axes)
+    total = chunks.mark_varying(jnp.zeros_like(scale[0]), self.rows.axes)
     return self._fold(params, inputs, pairs, fold, total)
 
   def topk(
@@ -270,7 +270,7 @@ class GroupRows:
       jnp.full((n * width, best), -jnp.inf),
       jnp.full((n * width, best), -1, jnp.int32),
     )
-    found = chunks.vary(found, self.rows.axes)
+    found = chunks.mark_varying(found, self.rows.axes)
     scores, rows = (
       a.reshape(n, -1) for a in self._fold(params, inputs, pairs, fold, found)
     )
@@ -289,7 +289,7 @@ class GroupRows:
     stats = loss.init(n, inputs.targets.ids.shape[1])
     if not jax.tree.leaves(stats):
       return stats
-    stats = chunks.vary(stats, self.rows.axes)
+    stats = chunks.mark_varying(stats, self.rows.axes)
 
     def fold(turn, z, stats):
       z = z.reshape(*turn.pairs.shape, self.size)

@@ -207,7 +207,7 @@ def refreshed(
     means = total / jnp.maximum(used.sum(1, keepdims=True), 1)
     return chunks.write_blocks(centroids, means, blocks, 1)
 
-  centroids = chunks.vary(centroids, rows.axes)
+  centroids = chunks.mark_varying(centroids, rows.axes)
   return chunks.for_blocks(
     visit.blocks, visit.count, _MOST_BLOCKS, part, centroids
   )

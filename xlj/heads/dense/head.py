@@ -201,7 +201,7 @@ class DenseHead:
       if self.wide_features:
         shape = self.wide_features, self.wide_columns // _num_shards()
         params["wide"] = jnp.zeros(shape)
-      return chunks.vary(params, _axes())
+      return chunks.mark_varying(params, _axes())
 
     if not _axes():
       return local(seed)
@@ -231,7 +231,9 @@ class DenseHead:
     abstract = self.optimizer.format.abstract(num_rows, self.dim)
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
     size = min(num_rows, max(1, _INIT_ELEMENTS // self.dim))
-    return chunks.for_chunks(num_rows, size, write, chunks.vary(empty, _axes()))
+    return chunks.for_chunks(
+      num_rows, size, write, chunks.mark_varying(empty, _axes())
+    )
 
   def init_optimizer(self, params: Params) -> Any:
     """Optimizer state for `params` (the wide path has none).

@@ -44,7 +44,7 @@ def call(
   axes = frozenset().union(
     *(chunks.varying(a) for a in jax.tree.leaves(inputs))
   )
-  inputs = chunks.vary(inputs, tuple(axes))
+  inputs = chunks.mark_varying(inputs, tuple(axes))
   kind: Any = jax.typeof(jax.tree.leaves(inputs)[0])
   return pl.pallas_call(
     kernel,

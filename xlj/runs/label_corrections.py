@@ -1,7 +1,8 @@
 """Labels that a run has come to take for positives, beside the data.
 
 The data set itself is never changed. The log is kept with the run: who goes on
-from the checkpoint of a step sees the flips up to that step, whatever the mesh.
+from the checkpoint of a step sees the corrections up to that step, whatever the
+mesh.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ FILE = "label_flips.npz"
 _LEAST = 4  # more labels that a row has room for; then twice as many, ...
 
 
-class Flips:
+class LabelCorrections:
   """A log of (row, label) pairs, each of them once.
 
   Labels are numbered as the head does.
   """
 
   def __init__(self) -> None:
-    """No label is flipped."""
+    """No label is corrected."""
     self._labels: dict[int, list[int]] = {}
     self._log: list[tuple[int, int, int]] = []  # step, row, label
     self._width = 0
 
   def __len__(self) -> int:
-    """How many labels are flipped."""
+    """How many labels are corrected."""
     return len(self._log)
 
   def add(self, step: int, rows: np.ndarray, labels: np.ndarray) -> None:
-    """Flips labels of rows.
+    """Corrects labels of rows.
 
     Args:
       step: The step that found them.
@@ -48,7 +49,7 @@ class Flips:
         while self._width < len(known):
           self._width = max(_LEAST, 2 * self._width)
 
-  def renumbered(self, table: np.ndarray) -> Flips:
+  def renumbered(self, table: np.ndarray) -> LabelCorrections:
     """The log for labels with other numbers.
 
     Args:
@@ -57,21 +58,21 @@ class Flips:
     Returns:
       A new log.
     """
-    out = Flips()
+    out = LabelCorrections()
     for step, row, label in self._log:
       if table[label] >= 0:
         out.add(step, np.asarray([row]), np.asarray([table[label]]))
     return out
 
   def apply(self, label_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The labels of a batch with those that are flipped.
+    """The labels of a batch with those that are corrected.
 
     Args:
       label_ids: int32 `[N, P]`, -1 for padding.
       rows: int `[N]`.
 
     Returns:
-      int32 `[N, P + W]`, with room for the flips of any row.
+      int32 `[N, P + W]`, with room for the corrections of any row.
     """
     if not self._log:
       return label_ids
@@ -95,8 +96,8 @@ class Flips:
     os.replace(partial, path)
 
   @classmethod
-  def load(cls, directory: Path, step: int) -> Flips:
-    """Reads what was flipped up to a step.
+  def load(cls, directory: Path, step: int) -> LabelCorrections:
+    """Reads what was corrected up to a step.
 
     Args:
       directory: Of the run.

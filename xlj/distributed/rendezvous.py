@@ -38,7 +38,7 @@ _MAX_LINE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class Seat:
+class Place:
   """A process's place in a job.
 
   Attributes:
@@ -69,23 +69,23 @@ def who() -> str:
   return f"{socket.gethostname()}, pid {os.getpid()}"
 
 
-def meet(seat: Seat) -> None:
+def meet(place: Place) -> None:
   """Returns when all processes of the job are there.
 
   Args:
-    seat: This process's place.
+    place: This process's place.
 
   Raises:
     StartError: If another process has the same number (a second coordinator,
       above all), the number of processes differs, or the port is taken.
     LostPeerError: If some are not there in time; it names them.
   """
-  deadline = time.monotonic() + seat.timeout
-  if seat.process_id:
-    _Guest(seat, deadline).wait()
+  deadline = time.monotonic() + place.timeout
+  if place.process_id:
+    _Guest(place, deadline).wait()
     return
-  with _listen(seat) as listener:
-    _Host(seat, listener, deadline).wait()
+  with _listen(place) as listener:
+    _Host(place, listener, deadline).wait()
 
 
 # --- process 0 ---------------------------------------------------------------
@@ -94,8 +94,8 @@ def meet(seat: Seat) -> None:
 class _Host:
   """Process 0: lets the others in."""
 
-  def __init__(self, seat: Seat, listener: socket.socket, deadline: float):
-    self._seat = seat
+  def __init__(self, place: Place, listener: socket.socket, deadline: float):
+    self._place = place
     self._listener = listener
     self._deadline = deadline
     self._present = {0: who()}
@@ -118,10 +118,10 @@ class _Host:
 
   def _call_address(self) -> None:
     """Whoever answers there: if it is not this process, there are two."""
-    self._said = _say_hello(self._seat, self._seat.host)
+    self._said = _say_hello(self._place, self._place.host)
 
   def _wait(self) -> None:
-    seat, words = self._seat, _Words(self._deadline)
+    place, words = self._place, _Words(self._deadline)
     with selectors.DefaultSelector() as selector:
       selector.register(self._listener, selectors.EVENT_READ)
       while self._missing():
@@ -131,7 +131,7 @@ class _Host:
           raise errors.LostPeerError(self._who_did_not_come())
         if words.due():
           text = exchange.processes(self._missing())
-          words.say(f"Waiting for {text} of {seat.num_processes}")
+          words.say(f"Waiting for {text} of {place.num_processes}")
           self._tell_all({"missing": self._missing()})
         for key, _ in selector.select(_RETRY_S):
           self._serve(key.fileobj, selector)
@@ -139,12 +139,12 @@ class _Host:
       self._tell_all({"go": True})
 
   def _missing(self) -> list[int]:
-    everybody = range(self._seat.num_processes)
+    everybody = range(self._place.num_processes)
     return [i for i in everybody if i not in self._present]
 
   def _who_did_not_come(self) -> str:
-    seat = self._seat
-    text = _did_not_come(self._missing(), seat)
+    place = self._place
+    text = _did_not_come(self._missing(), place)
     if self._said is None:
       text += (
         f"; nothing answers there from process 0 either: is it an address of"
@@ -178,10 +178,10 @@ class _Host:
     process, count, name = message["process"], message["of"], message["who"]
     there = self._present.get(process)
     said = ""
-    if count != self._seat.num_processes:
+    if count != self._place.num_processes:
       said = (
         f"process {process} ({name}) was started for {count} processes, process"
-        f" 0 ({who()}) for {self._seat.num_processes}; give all the same"
+        f" 0 ({who()}) for {self._place.num_processes}; give all the same"
         " --num_processes"
       )
     elif there is not None and there != name:
@@ -206,33 +206,33 @@ class _Host:
           call.send(message)
 
 
-def _listen(seat: Seat) -> socket.socket:
+def _listen(place: Place) -> socket.socket:
   """Listens at the coordinator's port, of all addresses of this host."""
   both = socket.has_dualstack_ipv6()
   try:
     return socket.create_server(
-      ("", seat.port),
+      ("", place.port),
       family=socket.AF_INET6 if both else socket.AF_INET,
       dualstack_ipv6=both,
-      backlog=min(seat.num_processes, 4096),
+      backlog=min(place.num_processes, 4096),
     )
   except OSError as error:
     if error.errno != errno.EADDRINUSE:
       raise
   # Perhaps by a coordinator that will say who it is.
   raise errors.StartError(
-    _say_hello(seat, "localhost")
-    or f"port {seat.port} of process 0 ({who()}) is taken by another program;"
+    _say_hello(place, "localhost")
+    or f"port {place.port} of process 0 ({who()}) is taken by another program;"
     " give another one in --coordinator_address"
   )
 
 
-def _say_hello(seat: Seat, host: str) -> str | None:
+def _say_hello(place: Place, host: str) -> str | None:
   """Calls as process 0; what is objected to that, None if nobody answers."""
   with contextlib.suppress(OSError, ValueError):
-    with socket.create_connection((host, seat.port), _CALL_S) as sock:
+    with socket.create_connection((host, place.port), _CALL_S) as sock:
       call = _Call(sock)
-      call.send(_hello(seat))
+      call.send(_hello(place))
       for message in call.read():
         return str(message.get("error", ""))
   return None
@@ -244,8 +244,8 @@ def _say_hello(seat: Seat, host: str) -> str | None:
 class _Guest:
   """Any other process: calls until it is let in."""
 
-  def __init__(self, seat: Seat, deadline: float):
-    self._seat = seat
+  def __init__(self, place: Place, deadline: float):
+    self._place = place
     self._deadline = deadline
     self._words = _Words(deadline)
     self._trouble = "nothing answers"
@@ -261,22 +261,22 @@ class _Guest:
         self._trouble = getattr(error, "strerror", None) or str(error)
       if self._words.due():
         self._words.say(
-          f"Waiting for process 0 at {self._seat.address}: {self._trouble}"
+          f"Waiting for process 0 at {self._place.address}: {self._trouble}"
         )
       time.sleep(_RETRY_S)
     if self._missing:
-      raise errors.LostPeerError(_did_not_come(self._missing, self._seat))
+      raise errors.LostPeerError(_did_not_come(self._missing, self._place))
     raise errors.LostPeerError(
-      f"process 0, the coordinator, is not at {self._seat.address} after"
-      f" {self._seat.timeout:.0f} s: {self._trouble}"
+      f"process 0, the coordinator, is not at {self._place.address} after"
+      f" {self._place.timeout:.0f} s: {self._trouble}"
     )
 
   def _call(self) -> bool:
-    """Waits in the lobby; False if process 0 left it."""
-    seat = self._seat
-    with socket.create_connection((seat.host, seat.port), _CALL_S) as sock:
+    """Waits at the rendezvous; False if process 0 left it."""
+    place = self._place
+    with socket.create_connection((place.host, place.port), _CALL_S) as sock:
       call = _Call(sock)
-      call.send(_hello(seat))
+      call.send(_hello(place))
       sock.settimeout(1.0)
       while time.monotonic() < self._deadline + _CALL_S:
         try:
@@ -291,10 +291,10 @@ class _Guest:
           if "go" in message:
             return True
           self._missing = message["missing"]
-          others = [i for i in self._missing if i != seat.process_id]
+          others = [i for i in self._missing if i != place.process_id]
           if others and self._words.due():
             text = exchange.processes(others)
-            self._words.say(f"Waiting for {text} of {seat.num_processes}")
+            self._words.say(f"Waiting for {text} of {place.num_processes}")
     return False
 
 
@@ -343,17 +343,17 @@ class _Words:
     logging.info("%s (%.0f s left)", text, max(0, self._deadline - now))
 
 
-def _did_not_come(missing: list[int], seat: Seat) -> str:
+def _did_not_come(missing: list[int], place: Place) -> str:
   return (
-    f"{exchange.processes(missing)} of {seat.num_processes} did not come to"
-    f" {seat.address} within {seat.timeout:.0f} s"
+    f"{exchange.processes(missing)} of {place.num_processes} did not come to"
+    f" {place.address} within {place.timeout:.0f} s"
   )
 
 
-def _hello(seat: Seat) -> dict[str, Any]:
+def _hello(place: Place) -> dict[str, Any]:
   return {
     "job": _JOB,
-    "process": seat.process_id,
-    "of": seat.num_processes,
+    "process": place.process_id,
+    "of": place.num_processes,
     "who": who(),
   }

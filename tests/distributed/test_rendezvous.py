@@ -8,19 +8,19 @@ import pytest
 
 from tests import processes
 from xlj.distributed import errors
-from xlj.distributed import lobby
+from xlj.distributed import rendezvous
 
 # Its processes start from one that has imported the module.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
 
 
-def come(queue, seat):
+def come(queue, place):
   try:
-    lobby.meet(seat)
-    queue.put((seat.process_id, "", ""))
+    rendezvous.meet(place)
+    queue.put((place.process_id, "", ""))
   except (errors.StartError, errors.LostPeerError, OSError) as error:
-    queue.put((seat.process_id, type(error).__name__, str(error)))
+    queue.put((place.process_id, type(error).__name__, str(error)))
 
 
 def gather(ids, *, counts=None, timeout=20.0, delays=None, port=None):
@@ -30,10 +30,10 @@ def gather(ids, *, counts=None, timeout=20.0, delays=None, port=None):
   started = []
   for i, process_id in enumerate(ids):
     count = counts[i] if counts else max(ids) + 1
-    seat = lobby.Seat(address, count, process_id, timeout)
+    place = rendezvous.Place(address, count, process_id, timeout)
     if delays:
       time.sleep(delays[i])
-    started.append(CONTEXT.Process(target=come, args=(queue, seat)))
+    started.append(CONTEXT.Process(target=come, args=(queue, place)))
     started[-1].start()
   found = [queue.get(timeout=60) for _ in ids]
   for process in started:
@@ -94,8 +94,8 @@ def test_a_taken_port_and_a_stranger_are_named():
 def test_strangers_who_call_do_no_harm():
   port = processes.free_port()
   queue = CONTEXT.Queue()
-  seats = [lobby.Seat(f"127.0.0.1:{port}", 2, i, 20.0) for i in range(2)]
-  started = [CONTEXT.Process(target=come, args=(queue, s)) for s in seats]
+  places = [rendezvous.Place(f"127.0.0.1:{port}", 2, i, 20.0) for i in range(2)]
+  started = [CONTEXT.Process(target=come, args=(queue, s)) for s in places]
   started[0].start()
   deadline = time.monotonic() + 20
   for text in (b"GET / HTTP/1.1\r\n\r\n", b"\xff\xfe\n", b"[1]\n", b"x" * 9000):
@@ -107,7 +107,7 @@ def test_strangers_who_call_do_no_harm():
       except ConnectionRefusedError:  # not there yet
         time.sleep(0.05)
   started[1].start()
-  assert sorted(queue.get(timeout=60) for _ in seats) == [
+  assert sorted(queue.get(timeout=60) for _ in places) == [
     (0, "", ""),
     (1, "", ""),
   ]
