@@ -1,4 +1,5 @@
-# make demo: the whole job on generated data.   make test: the tests.
+# make demo: the whole job on generated data.   make test: the quick tests.
+# make test-all: every test there is.
 # Each makes a virtual environment of its own and installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -6,7 +7,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TEST := $(VENV)/installed-test
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-all lint format clean
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 $(INSTALLED): pyproject.toml
 	@echo "Installing xlj and what it needs into $(VENV) (about a minute)"
@@ -23,10 +25,12 @@ demo: $(INSTALLED)
 	$(BIN)/python launch/demo.py
 
 test: $(INSTALLED_TEST)
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(PYTEST) tests
 
 test-slow: $(INSTALLED_TEST)
-	$(BIN)/python -m pytest -m slow tests
+	$(PYTEST) -m slow tests
+
+test-all: test test-slow
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .
