@@ -5,9 +5,12 @@ from pathlib import Path
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "lm_vocab.py"
 
 
+@pytest.mark.slow
 def test_both_losses_train_the_same_model(tmp_path):
   text = tmp_path / "text.txt"
   text.write_text("the cat sat on the mat\nand the dog saw it\n" * 20)

@@ -202,6 +202,7 @@ def precision(workdir, model):
   return 100 * np.mean(right[np.arange(len(rows)), ids[:, 0]] != 0)
 
 
+@pytest.mark.slow
 def test_a_greedy_soup_leaves_out_what_spoils_it(trained, tmp_path):
   rate = {"optim.head.learning_rate": 0.5}
   spoiled = variant(trained, tmp_path / "spoiled", 15, negated, **rate)

@@ -11,6 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "label_scale.py"
 
 
+@pytest.mark.slow
 def test_loss_falls(tmp_path):
   file = tmp_path / "out.json"
   out = subprocess.run(

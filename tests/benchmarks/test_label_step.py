@@ -18,6 +18,7 @@ def benchmarks(monkeypatch):
   monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
+@pytest.mark.slow
 def test_contract(tmp_path):
   file = tmp_path / "out.json"
   out = subprocess.run(

@@ -19,6 +19,7 @@ def numbers(word, output):
   return [int(found) for found in re.findall(rf"{word} (\d+)", output)]
 
 
+@pytest.mark.slow
 def test_killed_at_random_points_nothing_finished_is_lost(tmp_path):
   """Each continues from where the one before was killed."""
   rng = random.Random(0)

@@ -25,6 +25,7 @@ def make_config(data_dir, head, **overrides):
   return runs.make_config(data_dir, **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", cases.some(HEADS, ["mhc"]))
 def test_a_run_continues_elsewhere_and_predicts(
   head, data_dir, tmp_path, use_mesh
@@ -129,6 +130,7 @@ def test_every_set_takes_every_head(name, head):
   make_head.make_head(config_lib.resolve(config, runs.FACTS))
 
 
+@pytest.mark.slow
 def test_a_billion_labels_train_and_predict(tmp_path, use_mesh):
   use_mesh((2, 4))
   config = runs.config_file("billion_mhp").get_config("rows=20000")
@@ -145,6 +147,7 @@ def test_a_billion_labels_train_and_predict(tmp_path, use_mesh):
   assert (np.diff(scores, axis=1) <= 0).all()
 
 
+@pytest.mark.slow
 def test_next_words_have_a_perplexity(tmp_path, use_mesh):
   use_mesh((1, 1))
   text = "the cat sat on the mat <unk>\nthe dog sat on the cat <unk>\n" * 40

@@ -52,6 +52,7 @@ STATEFUL = ("ll_cp", "role", "elr", "ps_kd", "class_aware")
 LEARN = [method for method in METHODS if method not in STATEFUL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", cases.some(LEARN, ("ll_ct", "adjustment")))
 def test_a_run_learns(method, data_dir, tmp_path, use_mesh):
   use_mesh((2, 4))
@@ -61,6 +62,7 @@ def test_a_run_learns(method, data_dir, tmp_path, use_mesh):
   assert np.isfinite(found).all() and np.mean(found[-3:]) < found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", cases.some(STATEFUL, ("ll_cp", "elr")))
 def test_an_interrupted_run_goes_on_elsewhere_as_it_was(
   method, data_dir, tmp_path, use_mesh
@@ -137,6 +139,7 @@ def test_a_log_of_corrections(tmp_path):
     label_corrections.LabelCorrections.load(tmp_path, 5)
 
 
+@pytest.mark.slow
 def test_suspects_are_mostly_examples_with_wrong_labels(
   data_dir, tmp_path, use_mesh
 ):
@@ -225,6 +228,7 @@ def test_what_does_not_go_together_is_refused(case, data_dir, tmp_path):
     train.train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cascade_takes_large_losses_by_a_threshold(
   data_dir, tmp_path, use_mesh
 ):

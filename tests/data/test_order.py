@@ -29,6 +29,7 @@ def test_seed_and_epoch_change_the_order():
   assert (first[n:] == other[:n]).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_positions_are_uniform_and_uncorrelated():
   n = 2**10
   runs = np.stack([order_lib.Order(n, seed).rows(0, n) for seed in range(200)])

@@ -130,6 +130,7 @@ def test_damage_of_a_large_set_is_found_while_it_is_used(
   assert store.open_split(tmp_path, verify=False).verification is None
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_damage_is_found(tmp_path, all_are_large, monkeypatch):
   data_dir = runs.make_data(tmp_path / "data")
 

@@ -66,6 +66,7 @@ def wait_for_step(process, step):
   pytest.fail(process.stderr.read())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", cases.some([0, 2], [0]))
 def test_a_cut_link_ends_the_job_with_the_name_of_the_peer(cut):
   job = [start(i, "--steps=1000000") for i in range(COUNT)]
@@ -94,6 +95,7 @@ def test_a_cut_link_ends_the_job_with_the_name_of_the_peer(cut):
   assert seconds < 30 + 3 * PEER_TIMEOUT, lines
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_cannot_be_reached_is_named():
   hosts("cut", 0)
   try:

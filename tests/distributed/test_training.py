@@ -99,6 +99,7 @@ def test_two_processes_evaluate_and_predict_as_one_does(
     np.testing.assert_allclose(one["scores"], two["scores"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_told_to_stop_all_save_and_one_process_goes_on(
   data_dir, alone, tmp_path
 ):
@@ -119,6 +120,7 @@ def test_told_to_stop_all_save_and_one_process_goes_on(
   check_same_run(workdir, alone)
 
 
+@pytest.mark.slow
 def test_processes_that_were_started_differently_are_refused(
   data_dir, tmp_path
 ):

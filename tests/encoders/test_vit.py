@@ -89,5 +89,6 @@ def test_all_devices_together_do_what_one_does():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_digits():
   assert pictures.accuracy(make_encoder, 32, steps=300, rate=3e-3) > 0.92

@@ -32,6 +32,7 @@ def generated(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_held_out_generated_rows_are_scored(generated, capsys):
   found = evaluate.evaluate(generated)
   assert found["P@1"] > 5 * CHANCE
@@ -58,6 +59,7 @@ def test_a_directory_does_not_go_with_generated_rows(generated):
     evaluate.evaluate(generated, data_dir="somewhere")
 
 
+@pytest.mark.slow
 def test_a_next_word_run_has_a_perplexity(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(dense.DenseHead, "is_likelihood", True, raising=False)
   data = tmp_path / "data"

@@ -131,6 +131,7 @@ def test_deleted_labels_are_gone_and_others_as_before(trained, tmp_path):
   np.testing.assert_array_equal(counts_of(tmp_path / "out")[back], [2, 1])
 
 
+@pytest.mark.slow
 def test_calibration_that_takes_no_share_of_known_labels_changes_nothing(
   trained,
 ):
@@ -148,6 +149,7 @@ def test_calibration_that_takes_no_share_of_known_labels_changes_nothing(
   assert np.abs(other["rows"] - plain["rows"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_other_data_are_weighted_as_the_first_were(
   trained, tmp_path, monkeypatch
 ):

@@ -44,6 +44,7 @@ def examples(split, count):
   return dataclasses.replace(split, features=features, labels=labels)
 
 
+@pytest.mark.slow
 def test_logits_are_like_those_of_labels_with_as_many_examples(
   linear, tmp_path
 ):
@@ -69,6 +70,7 @@ def test_logits_are_like_those_of_labels_with_as_many_examples(
   np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_deleted_label_comes_back_by_its_name(linear):
   run, split = runs.load(linear / "run"), store.open_split(linear / "data")
   run = edit.delete(edit.rename(run, {3: "three"}), [3])

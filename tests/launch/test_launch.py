@@ -37,6 +37,7 @@ def trained(data_dir, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_train_leaves_what_people_look_at(trained):
   for name in ("config.json", "machine.json", "metrics.jsonl", "report.html"):
     assert (trained / name).stat().st_size > 0
@@ -118,6 +119,7 @@ def test_load_predicts_like_the_launcher(trained, data_dir):
     run.topk(np.zeros((1, run.num_features + 1), np.float32), k=1)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_the_curve_is_the_same(
   trained, data_dir, tmp_path
 ):

@@ -125,6 +125,7 @@ def test_ties_at_the_threshold_are_modified_but_not_corrected(scheme):
   assert len(corrections) < count - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", large_loss.SCHEMES)
 def test_more_corrections_than_there_are_labels(scheme):
   schedule = large_loss.Schedule(

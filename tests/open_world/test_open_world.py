@@ -46,6 +46,7 @@ def run(tmp_path_factory):
     return predictor.load(directory / "run", which="last")
 
 
+@pytest.mark.slow
 def test_the_range_of_labels_is_reported(run):
   rows = runs.records(run.workdir, "train")
   assert all(0 < row["range"] < row["loss"] for row in rows)
@@ -62,6 +63,7 @@ def test_the_memory_is_recomputed_within_and_after_an_epoch(run):
   np.testing.assert_allclose(memory[counts > 0], means[counts > 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_is_fitted_and_predicts_as_by_hand(run):
   split = store.open_split(run.config.data.dir)
   fitted = openmax.fit(run, tail=TAIL, likeliest=K)

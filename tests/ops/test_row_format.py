@@ -100,6 +100,7 @@ def test_the_expectation_is_the_value(dtype):
   np.testing.assert_allclose(mean, values, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", NARROW)
 def test_small_updates_survive(dtype):
   # Each update is far below the distance to the next number.

@@ -94,6 +94,7 @@ def test_a_billion_labels_are_planned_without_allocating_any(devices, tmp_path):
   assert ("XLA_PYTHON_CLIENT_MEM_FRACTION=0.97" in last) == (devices == 1)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_gets_the_most_that_does(tmp_path):
   config = billion.get_config("optimizer=adam,dtype=float32,blocks=8")
   found = plan.make(config, mesh_lib.make_mesh(), "v5e")

@@ -49,6 +49,7 @@ def test_losses_are_equal_on_all_meshes(whole):
     np.testing.assert_allclose(found[shape], found[1, 1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_continues_on_another_mesh(config, whole, tmp_path, use_mesh):
   parts, expected = tmp_path / "parts", runs.losses(whole((2, 4)))
   runs.stop_after(steps=12, config=config, workdir=parts)
@@ -127,6 +128,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(
   assert len(found["rows"]) == config.train.batch_size
 
 
+@pytest.mark.slow
 def test_batches_that_are_not_finite_are_skipped_under_a_budget(
   data_dir, whole, tmp_path, poison
 ):

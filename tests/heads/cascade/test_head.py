@@ -300,6 +300,7 @@ def test_excluded_labels_and_offsets():
   )
 
 
+@pytest.mark.slow
 def test_three_levels_learn():
   head = make_head("bce", 4, sizes=(8, 24, NUM_LABELS))
   x, targets = make_batch(4)

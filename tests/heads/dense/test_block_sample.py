@@ -158,6 +158,7 @@ def test_all_blocks_are_the_full_step_for_each_loss(loss):
   assert_same(got, expected, 1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(
   num_labels=st.integers(1, 60),

@@ -231,6 +231,7 @@ def test_what_is_rounded_does_not_depend_on_the_mesh(storage, shape):
   assert same > 0.99, same
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("storage", STORAGE)
 def test_narrow_rows_learn_what_float32_rows_learn(storage):
@@ -243,6 +244,7 @@ def test_narrow_rows_learn_what_float32_rows_learn(storage):
   assert abs(losses[-1] - expected[-1]) < 0.05 * expected[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
   "storage",
@@ -274,6 +276,7 @@ def test_updates_far_below_the_grid_are_not_lost(storage):
   assert abs(share(storage) - 1) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_compensation_of_the_most_frequent_labels_alone():
   storage = STORAGE["kahan"]

@@ -202,6 +202,7 @@ def test_all_labels_and_padding():
   np.testing.assert_allclose(np.exp(scores).sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_labels_beyond_int32_go_by_digits():
   head = make_head(num_labels=10**10, lengths=(2500, 2000, 2000))
   labels = np.array([10**10 - 1, 2**31, 0, 5] * 4)

@@ -137,6 +137,7 @@ def test_condition_by_its_definition():
   assert float(spherical.condition(3 * jnp.eye(4), jnp.eye(4) / 3)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name,decay,every",
   cases.first(

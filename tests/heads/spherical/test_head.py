@@ -206,6 +206,7 @@ def compare_with_textbook(shape, count, dtype, every):
   return np.abs(rows[labels] - w).max() / np.abs(w).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "shape", [(8, 1), pytest.param((1, 1), marks=pytest.mark.slow)]
 )
