@@ -10,7 +10,7 @@ import numpy as np
 from xlj.ops import label_pass
 from xlj.ops import targets as targets_lib
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[1] / "docs" / "adding_things.md"
 
 
 def code_with(text):
