@@ -62,7 +62,7 @@ def main() -> None:
     f"\n=== Done in {time.monotonic() - start:.0f} s\n"
     f"report:      {workdir / 'report.html'}\n"
     f"predictions: {predictions}\n"
-    "Train on your own files (see README.md for the formats):\n"
+    "Train on your own files (see docs/data.md for the formats):\n"
     f"  {sys.executable} launch/train.py --config=configs/xmc.py"
     " --config.data.dir=DIR --workdir=WD"
   )

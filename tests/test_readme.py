@@ -1,48 +1,150 @@
-"""Code in the README does what the text says."""
+"""What README.md and docs/ say exists, and their code does what they say."""
 
+import ast
+import importlib
 from pathlib import Path
 import re
+import shlex
 
 import jax
-import jax.numpy as jnp
+from ml_collections import config_dict
 import numpy as np
+import pytest
 
-from xlj.ops import label_pass
-from xlj.ops import targets as targets_lib
+from benchmarks import render_tables
+from xlj import config as config_lib
+from xlj.losses import sampled_softmax
+from xlj.ops import label_sample
 
-README = Path(__file__).parents[1] / "README.md"
-
-
-def code_with(text):
-  """The Python block of the README that contains the text."""
-  blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-  (found,) = [block for block in blocks if text in block]
-  return found
+ROOT = Path(__file__).parents[1]
+PAGES = [path.relative_to(ROOT).as_posix() for path in render_tables.pages()]
 
 
-def test_the_added_loss_is_exact():
-  names = {"__name__": "readme"}
-  exec(compile(code_with("class Poly"), str(README), "exec"), names)
-  loss = names["Poly"](0.7)
-  rng = np.random.default_rng(0)
-  x, rows = (rng.normal(size=s).astype(np.float32) for s in ((6, 4), (37, 4)))
-  ids = np.array([[0, 3], [36, -1], [5, 6], [-1, -1], [9, 1], [2, 30]], "i4")
-  targets = targets_lib.Targets(ids, np.ones(6, np.float32))
-  hot = np.zeros((6, 37), np.float32)
-  for n, label in zip(*np.nonzero(ids >= 0)):
-    hot[n, ids[n, label]] = 1
+def text_of(page):
+  return (ROOT / page).read_text()
 
-  def expected(x, rows):
-    z = x @ rows.T
-    signed = jnp.where(hot, z, -z)
-    each = jax.nn.softplus(-signed) + 0.7 * jax.nn.sigmoid(-signed)
-    return each.sum(1).mean()
 
-  def got(x, rows):
-    return label_pass.label_loss(x, rows, None, targets, loss, chunk_size=10)
+def blocks(page, language):
+  """The code blocks of a page in a language; "" for commands."""
+  found = re.findall(r"^```(\w*)\n(.*?)^```$", text_of(page), re.M | re.S)
+  return [code for name, code in found if name == language]
 
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-    jax.value_and_grad(got, (0, 1))(x, rows),
-    jax.value_and_grad(expected, (0, 1))(x, rows),
-  )
+
+def commands(page):
+  """The commands that a page shows, as lists of words."""
+  shown = "\n".join(blocks(page, "")).replace("\\\n", " ")
+  shown = re.sub(r" -- +(?=python)", "\n", shown)
+  quoted = re.findall(r"`([^`\n]+)`", text_of(page))
+  for line in [*shown.split("\n"), *quoted]:
+    found = re.search(r"python ((launch|benchmarks)/\w+\.py.*)", line)
+    if found:
+      yield shlex.split(found[1].split(";")[0])
+
+
+def fields(config, prefix=""):
+  """Full names of the fields of a config."""
+  for name, value in config.items():
+    if isinstance(value, config_dict.ConfigDict):
+      yield from fields(value, f"{prefix}{name}.")
+    yield prefix + name
+
+
+FIELDS = set(fields(config_lib.base()))
+
+
+def test_the_readme_is_a_front_door():
+  readme = text_of("README.md")
+  assert len(readme.splitlines()) <= 250
+  for page in PAGES[1:]:
+    assert f"({page})" in readme, f"README.md has no link to {page}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+  for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text_of(page)):
+    if not link.startswith("http"):
+      assert ((ROOT / page).parent / link).exists(), link
+
+
+# Those of docs/adding_things.md are tried in test_adding.
+@pytest.mark.parametrize(
+  "page", [page for page in PAGES if page != "docs/adding_things.md"]
+)
+def test_python_compiles_and_its_modules_exist(page):
+  for code in blocks(page, "python"):
+    for node in ast.walk(ast.parse(code)):
+      if isinstance(node, ast.Import):
+        for alias in node.names:
+          importlib.import_module(alias.name)
+      elif isinstance(node, ast.ImportFrom):
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+          if not hasattr(module, alias.name):
+            importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_modules_and_files_exist(page):
+  added = re.findall(r"^In `(.*)`:$", text_of(page), re.M)  # see test_adding
+  quoted = re.findall(r"`([^`\n]+)`", text_of(page))
+  for name in set(quoted) - set(added):
+    path = re.match(r"(xlj|launch|configs|benchmarks|tests)/[\w/.]*", name)
+    if path:
+      assert (ROOT / path[0]).exists(), name
+    parts = re.fullmatch(r"xlj(\.\w+)+", name)
+    if parts:
+      head, _, last = name.rpartition(".")
+      try:
+        importlib.import_module(name)
+      except ModuleNotFoundError:
+        assert hasattr(importlib.import_module(head), last), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_files_flags_and_fields_that_exist(page):
+  for script, *words in commands(page):
+    source = (ROOT / script).read_text()
+    for word in words:
+      flag = re.match(r"--([\w.]+)", word)
+      if not flag:
+        continue
+      if flag[1].startswith("config."):
+        assert flag[1].removeprefix("config.") in FIELDS, word
+      elif flag[1] == "config":
+        file = word.partition("=")[2].split(":")[0]
+        assert (ROOT / file).exists(), word
+      else:
+        assert re.search(rf"""["'](--)?{flag[1]}["']""", source), (script, word)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_fields_exist(page):
+  sections = {name.split(".")[0] for name in FIELDS if "." in name}
+  quoted = " ".join(re.findall(r"`([^`\n]+)`", text_of(page)))
+  for name in re.findall(
+    r"(?<![\w.])(?:config\.)?([a-z_]+(?:\.[a-z_]+)+)=", quoted
+  ):
+    if name.split(".")[0] in sections:
+      assert name in FIELDS, name
+
+
+def test_the_label_layer_does_what_the_page_says():
+  page = "docs/label_layer.md"
+  first, second = blocks(page, "python")
+  assert first in blocks("README.md", "python")
+  names = {
+    "ids": np.array([[0, 69_999], [3, -1]], np.int32),
+    "weights": np.ones(2, np.float32),
+    "x": np.ones((2, 4), np.float32),
+    "rows": np.zeros((70_000, 4), np.float32),
+    "bias": np.zeros(70_000, np.float32),
+    "key": jax.random.key(0),
+    "num_rows": 70_000,
+    "label_sample": label_sample,
+    "sampled_softmax": sampled_softmax,
+  }
+  exec(compile(first, page, "exec"), names)
+  assert names["loss"] == pytest.approx(np.log(70_000), rel=1e-5)
+  assert names["scores"].shape == names["ids"].shape == (2, 10)
+  exec(compile(second, page, "exec"), names)
+  assert names["loss"] == pytest.approx(np.log(70_000), rel=1e-2)

@@ -439,3 +439,13 @@ def test_real_sets(tmp_path, name):
   assert (names is not None) == has_names
   if name == "wordnet_hypernym":
     assert names[:2] == ["entity", "breathe, take a breath, respire, suspire"]
+
+
+def test_a_reader_of_a_new_ending_may_yield_dense_rows(tmp_path, monkeypatch):
+  monkeypatch.setitem(discover.ARRAYS, ".dat", "npy")
+  create(tmp_path, {"Y.trn.npz": "y"})
+  with open(tmp_path / "X.trn.dat", "wb") as file:
+    np.save(file, DENSE)
+  split = store.open_split(tmp_path, num_features=None, num_labels=None)
+  np.testing.assert_array_equal(split.features, DENSE)
+  assert_same(split.labels, Y)

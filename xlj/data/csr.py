@@ -262,6 +262,18 @@ class Csr:
     return out
 
 
+class Rows(NamedTuple):
+  """A block of rows as a reader yields it.
+
+  Attributes:
+    features: Csr, or float32 (or bytes) [n, F] where they are dense.
+    labels: Csr without values; None where the source cannot have labels.
+  """
+
+  features: Csr | np.ndarray
+  labels: Csr | None
+
+
 def concatenate(blocks: list[Csr]) -> Csr:
   """Stacks matrices on top of each other.
 

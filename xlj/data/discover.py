@@ -2,7 +2,7 @@
 
 For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
 
-  one file     P.txt P.svm P.svmlight P.libsvm, or failing all below, one file
+  one file     P.txt P.svm ... (`ONE_FILE`), or failing all below, one file
                NAME_P.txt, P_NAME.txt ... that is not raw text, ids or names
   split form   P_X_Xf.txt with P_X_Y.txt
   arrays       X.P.npz, X.P.npy, P_X.npz or P_X.npy, with Y.P.npz, P_Y.npz,
@@ -16,6 +16,7 @@ Text may end with .gz. Capitals do not matter. Two candidates are refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import dataclasses
 import os
 import pathlib
@@ -30,7 +31,17 @@ PREFIXES = {
 }
 SPLITS = tuple(PREFIXES)
 
-_TEXT = r"\.(txt|svm|svmlight|libsvm)(\.gz)?"
+# Formats by their endings, each with the module of `xlj.data` that reads it,
+# imported when it is needed (see `formats`). Features and labels in two files:
+ARRAYS = {".npy": "npy", ".npz": "arrays"}
+# Both in one file, whose name may go on with .gz.
+ONE_FILE = {
+  ".txt": "text",
+  ".svm": "text",
+  ".svmlight": "text",
+  ".libsvm": "text",
+}
+
 # Files that come with data sets and hold no rows of numbers.
 _NOT_ROWS = re.compile(
   r"(^|[._])(text|texts|raw|ids?|users?|items?|names?|map|labels?|filter)([._]|$)"
@@ -138,11 +149,12 @@ def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
 
 def _exact(names: list[str], prefix: str) -> dict[str, str]:
   """Feature files -> pattern of the label file ("" if it is the same file)."""
-  labels = rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y)(\.np[yz]|\.txt|\.txt\.gz)"
+  arrays = _any_of(ARRAYS)
+  labels = rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y)({arrays}|\.txt|\.txt\.gz)"
   kinds = (
-    (rf"{prefix}{_TEXT}", ""),
+    (rf"{prefix}{_one_file()}", ""),
     (rf"{prefix}_X_Xf\.txt(\.gz)?", labels),
-    (rf"(X\.{prefix}|{prefix}_X|{prefix}_X_Xf)\.np[yz]", labels),
+    (rf"(X\.{prefix}|{prefix}_X|{prefix}_X_Xf)({arrays})", labels),
   )
   return {
     name: partner
@@ -153,13 +165,21 @@ def _exact(names: list[str], prefix: str) -> dict[str, str]:
 
 def _loose(names: list[str], prefix: str) -> dict[str, str]:
   """Feature files whose names only contain the name of the split."""
-  pattern = rf"(.+[._-])?{prefix}([._-].+)?{_TEXT}"
+  pattern = rf"(.+[._-])?{prefix}([._-].+)?{_one_file()}"
   return {
     name: ""
     for name in _matching(names, pattern)
     if not _NOT_ROWS.search(name.lower())
     and not re.search(r"_X_|_[XY]\.|^[XY]\.", name)
   }
+
+
+def _one_file() -> str:
+  return rf"({_any_of(ONE_FILE)})(\.gz)?"
+
+
+def _any_of(endings: Iterable[str]) -> str:
+  return "|".join(map(re.escape, endings))
 
 
 def _matching(names: list[str], pattern: str) -> list[str]:

@@ -2,29 +2,35 @@
 
 `stream_rows` reads one file, whatever it is, as a stream of checked blocks;
 `stream_labels` and `stream_pairs` read the files that hold nothing but labels.
-The formats themselves are in `text`, `arrays` and `npy`, the writers in
-`writers`.
+The formats themselves are in `text` and in the modules that `discover.ARRAYS`
+and `discover.ONE_FILE` name; the writers in `writers`. Such a module has
+
+  stream_rows(path, num_features, num_labels) -> Iterator[csr.Rows]
+
+and for files of labels alone `stream_labels(path, num_labels)`, which yields
+`csr.Csr` without values; None takes the width that the file needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+import importlib
 import os
+import pathlib
+from typing import Any
 
 import numpy as np
 
-from xlj.data import arrays
-from xlj.data import checks
 from xlj.data import csr as csr_lib
+from xlj.data import discover
 from xlj.data import errors
 from xlj.data import lines
-from xlj.data import npy
 from xlj.data import parse
 from xlj.data import strict
 from xlj.data import text
 
 DataError = errors.DataError
-Rows = text.Rows
+Rows = csr_lib.Rows
 STDIN = lines.STDIN
 Path = str | os.PathLike[str]
 
@@ -39,10 +45,10 @@ def stream_rows(
 ) -> Iterator[Rows]:
   """Reads one file of features, with labels if it has them.
 
-  The ending decides: `.npz` is a SciPy CSR matrix, `.npy` a dense one, anything
-  else is text, whose first line tells the one-file format, the split form and
-  svmlight apart (see `text`). Memory is bounded by a block and the longest row
-  (and, of `.npz`, the row pointers); nothing is cached.
+  The ending decides: `.npz` is a SciPy CSR matrix, `.npy` a dense one, and what
+  has no other reader is text, whose first line tells the one-file format, the
+  split form and svmlight apart (see `text`). Memory is bounded by a block and
+  the longest row (and, of `.npz`, the row pointers); nothing is cached.
 
   Args:
     path: the file; "-" reads text, plain or gzip, from standard input.
@@ -65,14 +71,9 @@ def stream_rows(
     for features, labels in stream_rows("test.txt", num_features=1836):
       scores = predict(features)
   """
-  name = os.fspath(path)
-  if name.endswith(".npy"):
-    for dense in npy.stream_features(path, num_features):
-      yield Rows(dense, None)
-  elif name.endswith(".npz"):
-    columns = checks.Columns("feature", num_features)
-    for block in arrays.stream_npz(path, columns):
-      yield Rows(block, None)
+  reader = _reader(path)
+  if reader is not None:
+    yield from reader.stream_rows(path, num_features, num_labels)
   else:
     limits = text.Limits(num_features, num_labels, int(not zero_based))
     yield from text.stream(path, limits, kind)
@@ -97,12 +98,9 @@ def stream_labels(
       nor 1 is not.
     OSError: when the file cannot be read.
   """
-  if os.fspath(path).endswith(".npz"):
-    columns = checks.Columns("label", num_labels)
-    yield from arrays.stream_npz(path, columns)
-    return
-  if os.fspath(path).endswith(".npy"):
-    yield from npy.stream_labels(path, num_labels)
+  reader = _reader(path)
+  if reader is not None:
+    yield from reader.stream_labels(path, num_labels)
     return
   limits = text.Limits(num_labels, entries="label")
   for rows in text.stream(path, limits, text.Kind.MATRIX):
@@ -140,6 +138,18 @@ def read_pairs(path: Path, num_rows: int, num_labels: int) -> csr_lib.Csr:
   indptr = np.searchsorted(keys, np.arange(num_rows + 1) * num_labels)
   indices = (keys % max(num_labels, 1)).astype(np.int32)
   return csr_lib.Csr(indptr.astype(np.int64), indices, None, num_labels)
+
+
+def _reader(path: Path) -> Any:
+  """The module that reads a file; None for text."""
+  name = pathlib.PurePath(path)
+  module = discover.ARRAYS.get(name.suffix)
+  if module is None:
+    plain = name.with_suffix("") if name.suffix == ".gz" else name
+    module = discover.ONE_FILE.get(plain.suffix, "text")
+  if module == "text":
+    return None
+  return importlib.import_module(f"xlj.data.{module}")
 
 
 def _check_pairs(

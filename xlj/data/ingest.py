@@ -122,7 +122,7 @@ def _rows(
   files: discover.Files, options: Options, out: Writers
 ) -> dict[str, Any]:
   """Writes features and labels; returns the sizes."""
-  dense = _dense(files.features)
+  dense = SOURCE if _is_mapped(files.features) else None
   num_rows, num_features, num_labels, num_entries = 0, 0, 0, 0
   stream = formats.stream_rows(
     files.features,
@@ -136,7 +136,8 @@ def _rows(
     num_rows += features.shape[0]
     if isinstance(features, csr_lib.Csr):
       out.add_csr("features", features)
-    elif dense == COPY:
+    elif dense != SOURCE:
+      dense = COPY
       out.add("features", features, num_features)
     if files.labels is None:
       labels = _own_labels(files, options, labels, features.shape[0])
@@ -157,12 +158,12 @@ def _rows(
   }
 
 
-def _dense(path: pathlib.Path) -> str | None:
+def _is_mapped(path: pathlib.Path) -> bool:
+  """Whether dense features can be read where they are."""
   if path.suffix != ".npy":
-    return None
+    return False
   array = npy.open_features(path)
-  plain = array.dtype in (np.float32, np.uint8) and array.flags.c_contiguous
-  return SOURCE if plain else COPY
+  return array.dtype in (np.float32, np.uint8) and array.flags.c_contiguous
 
 
 def _own_labels(

@@ -124,6 +124,15 @@ def stream_features(
     yield block
 
 
+def stream_rows(
+  path: Path, num_features: int | None, num_labels: int | None
+) -> Iterator[csr_lib.Rows]:
+  """Reads a dense matrix as rows without labels; see `stream_features`."""
+  del num_labels
+  for block in stream_features(path, num_features):
+    yield csr_lib.Rows(block, None)
+
+
 def stream_labels(
   path: Path, num_labels: int | None = None
 ) -> Iterator[csr_lib.Csr]:

@@ -45,18 +45,6 @@ class Kind(enum.Enum):
   ONE_FILE = 3
 
 
-class Rows(NamedTuple):
-  """A block of rows.
-
-  Attributes:
-    features: Csr, or float32 [n, F] where they are dense.
-    labels: Csr without values; None where the source cannot have labels.
-  """
-
-  features: csr_lib.Csr | np.ndarray
-  labels: csr_lib.Csr | None
-
-
 class Header(NamedTuple):
   """Sizes that a file states; None where it does not."""
 
@@ -90,7 +78,7 @@ def stream(
   limits: Limits = NO_LIMITS,
   kind: Kind | None = None,
   block_bytes: int = lines.BLOCK_BYTES,
-) -> Iterator[Rows]:
+) -> Iterator[csr_lib.Rows]:
   """Reads a text file of rows.
 
   Args:
@@ -214,7 +202,7 @@ class _Reader:
     self._blank_line: int | None = None
     self._last_line = 1
 
-  def read(self, block: lines.Block) -> Rows:
+  def read(self, block: lines.Block) -> csr_lib.Rows:
     """Parses and checks a block."""
     text = block.text
     headerless = self._header.kind is Kind.HEADERLESS
@@ -237,7 +225,8 @@ class _Reader:
       features, labels = features.take(keep), labels.take(keep)
     self._num_rows += features.num_rows
     self._last_line = block.first_line + len(parsed.indptr) - 2
-    return Rows(features, None if self._header.kind is Kind.MATRIX else labels)
+    without = self._header.kind is Kind.MATRIX
+    return csr_lib.Rows(features, None if without else labels)
 
   def finish(self) -> None:
     """Checks the number of rows at the end of the file."""

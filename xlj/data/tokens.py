@@ -32,7 +32,6 @@ from xlj.data import discover
 from xlj.data import errors
 from xlj.data import ingest as ingest_lib
 from xlj.data import lines
-from xlj.data import text
 
 END = b"<eos>"
 UNKNOWN = b"<unk>"
@@ -181,7 +180,7 @@ def _ids(
 
 def _with_context(
   stream: Iterator[np.ndarray], context: int, num_words: int
-) -> Iterator[text.Rows]:
+) -> Iterator[csr_lib.Rows]:
   """Yields rows whose features are the `context` tokens before the label."""
   before = np.full(context, -1, np.int32)
   shift = np.arange(context) * num_words
@@ -191,7 +190,7 @@ def _with_context(
     latest_first = windows[:, ::-1]  # [n, K]
     real = latest_first >= 0
     indices = (latest_first + shift)[real].astype(np.int32)
-    yield text.Rows(
+    yield csr_lib.Rows(
       _rows(real.sum(axis=1), indices, context * num_words),
       _rows(np.ones(len(ids), np.int64), ids, num_words),
     )

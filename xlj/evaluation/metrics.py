@@ -37,6 +37,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlj.evaluation import pairs
+from xlj.evaluation import ratios
+
+# Metrics that are a sum over points divided by another, in the order of tables:
+# what a batch adds to both.
+RATIOS: dict[str, ratios.Ratio] = {
+  "P": ratios.precision,
+  "nDCG": ratios.ndcg,
+  "PSP": ratios.psp,
+  "PSnDCG": ratios.psndcg,
+  "Recall": ratios.recall,
+}
+_PROPENSITY_SCORED = ("PSP", "PSnDCG")
 
 
 class Ranking:
@@ -88,7 +100,12 @@ class Ranking:
         " 1 to 10"
       )
     self._label_counts = _of_length(num_labels, "label_counts", label_counts)
-    self._sums = _zeros(len(self.ks), num_labels if per_label else 0)
+    self._ratios = [
+      name
+      for name in RATIOS
+      if propensities is not None or name not in _PROPENSITY_SCORED
+    ]
+    self._sums = self._zeros(num_labels if per_label else 0)
     self._per_label = per_label
 
   @property
@@ -140,9 +157,12 @@ class Ranking:
       ids, labels = ids[keep], pairs.take(labels, keep)
     _check_distinct(ids, self.num_labels)
     hits = pairs.contains(labels, ids, self.num_labels)  # [N, width]
-    self._add_ranking(hits, np.diff(labels.indptr))
-    if self._propensities is not None:
-      self._add_propensity_scored(hits, ids, labels, self._propensities)
+    batch = ratios.Batch(self.ks, ids, hits, labels, self._propensities)
+    self._sums["points"] += len(hits)
+    for name in self._ratios:
+      top, bottom = RATIOS[name](batch)
+      self._sums[name][0] += top
+      self._sums[name][1] += bottom
     if self._per_label:
       self._count_labels(hits, ids, labels)
 
@@ -179,17 +199,9 @@ class Ranking:
     """
     if not self.num_points:
       raise ValueError("no point was added: there is nothing to average")
-    sums, points = self._sums, self._sums["points"]
-    figures = {
-      "P": sums["gain"] / (self.ks * points),
-      "nDCG": sums["ndcg"] / points,
-    }
-    if self._propensities is not None:
-      figures["PSP"] = _ratio(sums["ps_gain"], sums["ps_best_gain"])
-      figures["PSnDCG"] = _ratio(sums["ps_ndcg"], sums["ps_best_ndcg"])
-    figures["Recall"] = _ratio(sums["recall"], sums["labelled"])
+    figures = {name: ratios.divide(*self._sums[name]) for name in self._ratios}
     if self._per_label:
-      tested = np.flatnonzero(sums["true"])
+      tested = np.flatnonzero(self._sums["true"])
       figures |= self._macro(tested, ("Coverage", "MacroF1"))
     return {
       f"{name}@{k}": 100 * float(value)
@@ -255,41 +267,14 @@ class Ranking:
     # An empty set of labels has no mean; zero keeps the figures valid JSON.
     return {n: values[n].sum(axis=1) / max(len(ids), 1) for n in names}
 
-  def _add_ranking(self, hits: np.ndarray, lengths: np.ndarray) -> None:
-    gain, ndcg = self._discounted(hits, lengths)
-    recall = np.cumsum(hits, axis=1)[:, self.ks - 1]  # [N, len(ks)]
-    self._sums["points"] += len(hits)
-    self._sums["labelled"] += np.count_nonzero(lengths)
-    self._sums["gain"] += gain
-    self._sums["ndcg"] += ndcg
-    self._sums["recall"] += _ratio(recall, lengths[:, None]).sum(axis=0)
-
-  def _add_propensity_scored(
-    self,
-    hits: np.ndarray,
-    ids: np.ndarray,
-    labels: pairs.SparseRows,
-    propensities: np.ndarray,
-  ) -> None:
-    lengths = np.diff(labels.indptr)
-    gains = np.zeros(hits.shape)
-    gains[hits] = 1 / propensities[ids[hits]].astype(np.float64)
-    best = _best_gains(labels, propensities, self.width)
-    for name, values in (("ps", gains), ("ps_best", best)):
-      gain, ndcg = self._discounted(values, lengths)
-      self._sums[f"{name}_gain"] += gain
-      self._sums[f"{name}_ndcg"] += ndcg
-
-  def _discounted(
-    self, gains: np.ndarray, lengths: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over points of gain@k and of DCG@k / ideal@k, [len(ks)] each."""
-    discounts = 1 / np.log2(np.arange(2, self.width + 2))  # [width]
-    ideal = np.concatenate([[0.0], np.cumsum(discounts)])
-    dcg = np.cumsum(gains * discounts, axis=1)[:, self.ks - 1]
-    gain = np.cumsum(gains, axis=1)[:, self.ks - 1]
-    normalised = _ratio(dcg, ideal[np.minimum(self.ks, lengths[:, None])])
-    return gain.sum(axis=0), normalised.sum(axis=0)
+  def _zeros(self, num_labels: int) -> dict[str, np.ndarray]:
+    num_ks = len(self.ks)
+    sums: dict[str, np.ndarray] = {"points": np.zeros((), np.int64)}
+    sums |= {name: np.zeros((2, num_ks)) for name in self._ratios}
+    sums["true"] = np.zeros(num_labels, np.int32)
+    for name in ("predicted", "hit"):
+      sums[name] = np.zeros((num_ks, num_labels), np.int32)
+    return sums
 
   def _count_labels(
     self, hits: np.ndarray, ids: np.ndarray, labels: pairs.SparseRows
@@ -302,41 +287,6 @@ class Ranking:
     np.add.at(self._sums["true"], np.asarray(labels.indices), 1)
     np.add.at(self._sums["predicted"], (row[real], ids[real]), 1)
     np.add.at(self._sums["hit"], (row[hits], ids[hits]), 1)
-
-
-def _zeros(num_ks: int, num_labels: int) -> dict[str, np.ndarray]:
-  sums: dict[str, np.ndarray] = {
-    name: np.zeros((), np.int64) for name in ("points", "labelled")
-  }
-  per_k = ("gain", "ndcg", "recall")
-  scored = ("ps_gain", "ps_ndcg", "ps_best_gain", "ps_best_ndcg")
-  sums |= {name: np.zeros(num_ks) for name in (*per_k, *scored)}
-  sums["true"] = np.zeros(num_labels, np.int32)
-  for name in ("predicted", "hit"):
-    sums[name] = np.zeros((num_ks, num_labels), np.int32)
-  return sums
-
-
-def _best_gains(
-  labels: pairs.SparseRows, propensities: np.ndarray, width: int
-) -> np.ndarray:
-  """The `width` largest 1 / p_l of each point's labels, [N, width]."""
-  lengths = np.diff(labels.indptr)
-  points = np.repeat(np.arange(len(lengths)), lengths)  # [nnz]
-  gains = 1 / propensities[np.asarray(labels.indices)].astype(np.float64)
-  gains = gains[np.lexsort((-gains, points))]
-  rank = np.arange(len(gains)) - np.repeat(labels.indptr[:-1], lengths)
-  kept = rank < width
-  best = np.zeros((len(lengths), width))
-  best[points[kept], rank[kept]] = gains[kept]
-  return best
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-  """top / bottom, and 0 where bottom is 0."""
-  top, bottom = np.broadcast_arrays(top, bottom)
-  zeros = np.zeros(top.shape)
-  return np.divide(top, bottom, out=zeros, where=bottom != 0)
 
 
 def _check_distinct(ids: np.ndarray, num_labels: int) -> None:
