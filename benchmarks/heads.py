@@ -33,7 +33,7 @@ from xlj import mesh
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.data import pipeline
-from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.training import preparation
 
@@ -160,7 +160,7 @@ class Side:
         seed=1,
         start_step=0,
         rows=data.rows,
-        process=evaluator.this_process(),
+        process=batches.this_process(),
       )
       self._order = data.order
       self._step = jax.jit(self._model.train_step, donate_argnums=0)
@@ -174,7 +174,7 @@ class Side:
     """One step and one prediction, timed."""
     with jax.set_mesh(self._mesh):
       batch = next(self._batches)
-      inputs = sharding.put_batch(evaluator.to_inputs(batch, self._order))
+      inputs = sharding.put_batch(batches.to_inputs(batch, self._order))
       start = time.perf_counter()
       self._state, metrics = self._step(self._state, inputs)
       jax.block_until_ready(metrics)

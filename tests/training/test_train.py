@@ -9,7 +9,7 @@ from tests import meshes
 from tests import runs
 from xlj import config as config_lib
 from xlj.data import order
-from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.training import preparation
 from xlj.training import train
 
@@ -83,7 +83,7 @@ def poison(monkeypatch):
   """Gives some rows of the training split features that are not finite."""
 
   def use(rows):
-    to_inputs = evaluator.to_inputs
+    to_inputs = batches.to_inputs
 
     def poisoned(batch, order):
       inputs = to_inputs(batch, order)
@@ -91,7 +91,7 @@ def poison(monkeypatch):
       values = np.where(bad, np.inf, inputs.feature_values)
       return inputs._replace(feature_values=values.astype(np.float32))
 
-    monkeypatch.setattr(evaluator, "to_inputs", poisoned)
+    monkeypatch.setattr(batches, "to_inputs", poisoned)
 
   return use
 

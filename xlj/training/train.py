@@ -1,6 +1,6 @@
 """The training loop: data, model, steps, validation, checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import math
@@ -21,14 +21,13 @@ from xlj.checkpoint import probe
 from xlj.config import check as config_check
 from xlj.config import make_head
 from xlj.config import splits
-from xlj.data import padding
-from xlj.data import pipeline
 from xlj.data import statistics
 from xlj.data import weighting as weighting_lib
 from xlj.distributed import exchange
 from xlj.distributed import stopping
 from xlj.distributed import watch
 from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.report import machine
 from xlj.report import progress
@@ -193,14 +192,14 @@ def _centring(
 
   def run(state):
     rows = model.zero_rows()
-    for inputs in evaluator.inputs(
+    for inputs in batches.of_split(
       data.split,
       data.weighting,
       data.order,
       batch_size=config.eval.batch_size,
       rows=data.rows,
     ):
-      rows = add(rows, state.model, inputs)
+      rows = add(rows, state.model, sharding.put_batch(inputs))
     return finish(rows, state)
 
   return run
@@ -254,7 +253,14 @@ def _steps(
   step_fn = jax.jit(model.train_step, donate_argnums=0)
   recentred = _centring(model, config, data, model.recentred)
   recentre_every = make_head.recentre_every(config)
-  batches = _batches(start, config, data)
+  stream = batches.for_training(
+    config,
+    data.split,
+    data.weighting,
+    rows=data.rows,
+    sampler=data.sampler,
+    start=start,
+  )
   bar = progress.Progress(
     stop, initial_step=start, examples_per_step=batch_size, enabled=first
   )
@@ -264,14 +270,14 @@ def _steps(
   with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
-      batch = next(batches)
+      batch = next(stream)
       data.split.check()
       watch.note(f"taking step {step}")
       metrics = {}
       if step in skip:
         state = state._replace(step=state.step + 1)
       else:
-        inputs = evaluator.to_inputs(batch, data.order)
+        inputs = batches.to_inputs(batch, data.order)
         labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)
         inputs = inputs._replace(label_ids=labels)
         state, metrics = step_fn(state, sharding.put_batch(inputs))
@@ -342,31 +348,6 @@ def _write_suspects(
   logging.info(
     "%d of %d examples probably have a wrong label: see %s",
     *(len(found), len(data.rows), path),
-  )
-
-
-def _batches(
-  start: int, config: ml_collections.ConfigDict, data: preparation.Data
-) -> Iterator[pipeline.Batch]:
-  """This process's part of the batches after step `start`."""
-  widths = padding.plan(
-    data.split,
-    batch_size=config.train.batch_size,
-    rows=data.rows,
-    max_features=config.data.max_features,
-    max_labels=config.data.max_labels,
-  )
-  return pipeline.train_batches(
-    data.split,
-    data.weighting,
-    batch_size=config.train.batch_size,
-    seed=config.seed + config.train.shuffle,
-    start_step=start,
-    rows=data.rows,
-    order=data.sampler,
-    widths=widths,
-    process=evaluator.this_process(),
-    num_threads=config.data.threads,
   )
 
 
