@@ -35,20 +35,17 @@ ALLOWED = {
   },
   "model": {"sharding", "ops", "losses", "encoders", "heads", "data", "config"},
   "runs": {
-    "files", "sharding", "mesh", "data", "distributed", "checkpoint", "report",
-    "config", "model",
+    "files", "sharding", "mesh", "data", "checkpoint", "report", "config",
+    "model",
   },
-  "inference": {
-    "files", "sharding", "mesh", "data", "checkpoint", "config", "model",
-    "runs",
-  },
+  "inference": {"files", "sharding", "data", "config", "model", "runs"},
   "evaluation": {
     "files", "sharding", "data", "synthetic", "distributed", "report", "config",
-    "model", "runs", "inference",
+    "model", "inference",
   },
   "open_world": {
     "sharding", "ops", "heads.dense", "heads.oltr", "data", "config", "model",
-    "runs", "inference", "evaluation",
+    "inference",
   },
   "planning": {"sharding", "ops", "encoders", "config", "model"},
   "training": {
@@ -60,8 +57,8 @@ ALLOWED = {
     "model", "runs", "inference", "evaluation",
   },
   "labels": {
-    "sharding", "mesh", "ops", "heads.dense", "data", "checkpoint", "report",
-    "config", "model", "runs", "inference", "training",
+    "sharding", "ops", "heads.dense", "data", "config", "model", "runs",
+    "inference", "training",
   },
   "launching": {"distributed", "config"},
 }  # fmt: skip

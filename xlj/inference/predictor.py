@@ -2,20 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from xlj import config as config_lib
-from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.checkpoint import checkpointer
-from xlj.data import label_order
 from xlj.data import weighting as weighting_lib
 from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.runs import directory
 
 CONFIDENCES = ("probability", "cosine", "reachability")
 
@@ -37,54 +32,31 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
   """
-  workdir = Path(workdir).absolute()
-  config = config_lib.load(workdir / config_lib.FILE)
-  mesh = mesh_lib.make_mesh()
-  with jax.set_mesh(mesh):
-    model = model_lib.Model(config)
-    step, state = _restore(config, workdir, model, which)
-    order = label_order_of(config, workdir, model, state["buffers"])
-  return Predictor(workdir, config, mesh, step, state, order)
+  return Predictor(directory.load(workdir, which=which))
 
 
 class Predictor:
   """The model of a run with its weighting; see `load`."""
 
-  def __init__(
-    self,
-    workdir: Path,
-    config: ml_collections.ConfigDict,
-    mesh: jax.sharding.Mesh,
-    step: int,
-    state: dict[str, Any],
-    order: label_order.LabelOrder,
-  ):
-    """Makes one of what a run consists of.
-
-    Args:
-      workdir: Where it comes from.
-      config: Its config.
-      mesh: That of its arrays.
-      step: Steps taken.
-      state: The `model` part of its state.
-      order: Which label has which row.
-    """
-    self.workdir, self.config, self.mesh = workdir, config, mesh
-    self.step, self.state, self.order = step, state, order
-    with jax.set_mesh(mesh):
-      self.model = model_lib.Model(config)
+  def __init__(self, run: directory.Run):
+    """Takes over a run."""
+    self.run = run
+    self.workdir, self.config, self.mesh = run.workdir, run.config, run.mesh
+    self.step, self.state, self.order = run.step, run.trees["model"], run.order
+    with jax.set_mesh(run.mesh):
+      self.model = run.model()
     self.weighting = self._weighting()
     self._topk = jax.jit(self.model.topk, static_argnums=2)
 
   @property
   def num_labels(self) -> int:
     """Number of labels L."""
-    return self.config.data.num_labels
+    return self.run.num_labels
 
   @property
   def num_ids(self) -> int:
     """Number of label ids, those of deleted and merged labels included."""
-    return config_lib.num_ids(self.config)
+    return self.run.num_ids
 
   @property
   def num_features(self) -> int:
@@ -95,9 +67,7 @@ class Predictor:
     """Training examples by label id, int64 `[num_ids]`; None if not counted."""
     if "label_counts" not in self.state["buffers"]:
       return None
-    with jax.set_mesh(self.mesh):
-      counts = by_label(self.model, self.state["buffers"]["label_counts"])
-    return self.order.by_data_id(counts.astype(np.int64))
+    return self.order.by_data_id(self.run.counts())
 
   def topk(
     self, features: batches.Features, k: int
@@ -209,63 +179,3 @@ class Predictor:
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
-
-
-def by_label(model: model_lib.Model, a: jax.Array) -> np.ndarray:
-  """A buffer `[R, ...]` by row as `[L, ...]` by the head's labels."""
-  rows = model.layout.row_of_label(np.arange(model.layout.num_labels))
-  return sharding.whole(a)[rows]
-
-
-def label_order_of(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  model: model_lib.Model,
-  buffers: dict[str, jax.Array],
-) -> label_order.LabelOrder:
-  """Which label of a run has which row.
-
-  Args:
-    config: The run's config.
-    workdir: Its directory.
-    model: Its model.
-    buffers: Those of its state, on the mesh in context.
-
-  Returns:
-    The order.
-
-  Raises:
-    DataError: The file that says so is not as it was written.
-  """
-  if config.data.num_ids:
-    return label_order.LabelOrder.from_file(
-      workdir / config.head.order, config.data.num_ids, config.data.num_labels
-    )
-  if "label_ids" in buffers:
-    ids = by_label(model, buffers["label_ids"])
-    return label_order.LabelOrder.of(ids)
-  return label_order.LabelOrder.identity()
-
-
-def _restore(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  model: model_lib.Model,
-  which: str,
-) -> tuple[int, dict[str, Any]]:
-  """Step and state of a checkpoint, on the mesh in context."""
-  if which not in ("best", "last"):
-    raise config_lib.ConfigError(
-      f"which checkpoint: {which!r}; use 'best' or 'last'"
-    )
-  with checkpointer.Checkpointer(
-    config.checkpoint.dir or workdir / checkpointer.DIRECTORY,
-    best_metric=config.eval.metric,
-    read_only=True,
-  ) as keeper:
-    found = keeper.restore_model(model.abstract().model, best=which == "best")
-  if found is None:
-    raise config_lib.ConfigError(
-      f"{workdir} holds no finished checkpoint; train it first"
-    )
-  return found

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,9 @@ from xlj.distributed import watch
 from xlj.evaluation import evaluator
 from xlj.model import batches
 from xlj.model import model as model_lib
-from xlj.report import machine
 from xlj.report import progress
 from xlj.report import report
+from xlj.runs import directory
 from xlj.runs import label_corrections
 from xlj.training import first_stage
 from xlj.training import noisy_labels
@@ -78,37 +77,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
     data.order.fingerprint(),
     "give all the same software, or name a file in head.order",
   )
-  _claim(workdir, config)
-  directory = config.checkpoint.dir or workdir / checkpointer.DIRECTORY
-  probe.probe(directory)
+  directory.claim(workdir, config)
+  probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
-    with checkpointer.Checkpointer(
-      directory,
-      keep=config.checkpoint.keep,
-      keep_every=config.checkpoint.keep_every,
-      best_metric=config.eval.metric,
-    ) as keeper:
+    with directory.keeper(workdir, config) as keeper:
       complete = _loop(model, keeper, config, data, workdir)
   if jax.process_index() == 0:
     report.write_report(workdir)
   return complete
-
-
-def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-  """Writes the config into the directory, or checks that it is the same."""
-  if jax.process_index():
-    return
-  path = workdir / config_lib.FILE
-  if path.exists():
-    config_lib.check_same_run(config_lib.load(path), config, workdir)
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  facts = json.dumps(machine.facts(jax.devices()), indent=2)
-  (workdir / report.MACHINE_FILE).write_text(facts + "\n")
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(config_lib.to_json(config))
-  os.replace(partial, path)
 
 
 def _start(
