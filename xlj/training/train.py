@@ -42,6 +42,10 @@ NOT_FINITE_FILE = "not_finite.jsonl"
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   """Trains a model, or continues the run that `workdir` holds.
 
+  A checkpoint is saved each `checkpoint.every` steps, at the end, and where a
+  validation, each `eval.every` steps, finds the best `eval.metric` so far: "the
+  best" is that of all validations.
+
   As one of several processes (see `xlj.distributed`), all of them call it with
   the same config and a directory that they share.
 
@@ -219,7 +223,9 @@ def _steps(
 
   The order matters: the state is validated and saved before the batch of the
   next step is taken, so a restored run sees exactly the batches that the
-  interrupted one had not seen.
+  interrupted one had not seen. What is the best by validation so far is saved
+  even where no save is due; states that are saved without a validation are not
+  compared.
 
   Raises:
     _NotFiniteError: If the loss of a step, or its gradient, is not finite.
@@ -242,6 +248,7 @@ def _steps(
     stop, initial_step=start, examples_per_step=batch_size, enabled=first
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
+  best = -math.inf  # by validation, since this start
   losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
   corrections = label_corrections.LabelCorrections.load(workdir, start)
   with bar, writer, stopping.Stopping() as told:
@@ -252,7 +259,7 @@ def _steps(
       watch.note(f"taking step {step}")
       metrics = {}
       if step in skip:
-        state = state._replace(step=state.step + 1)
+        state = model.skip(state)
       else:
         inputs = batches.to_inputs(batch, data.order)
         labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)
@@ -267,15 +274,19 @@ def _steps(
       bar.update(step, metrics)
       last = step == stop or told.after(step)
       save = last or step % config.checkpoint.every == 0
-      if save or step % config.train.log_every == 0:
+      log = save or step % config.train.log_every == 0
+      validate = step % config.eval.every == 0 or step == stop
+      if log or validate:
         _check_finite(losses)
         losses.clear()
-        if metrics:
-          writer.write(step, "train", metrics)
+      if log and metrics:
+        writer.write(step, "train", metrics)
       scores = None
-      if validator and (step % config.eval.every == 0 or step == stop):
+      if validator and validate:
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
+        score = scores.get(config.eval.metric, -math.inf)
+        save, best = save or score > best, max(best, score)
       if save:
         if first and len(corrections):
           corrections.save(workdir)
