@@ -28,13 +28,11 @@ from typing import Any
 
 import jax
 
-from xlj import config as config_lib
-from xlj import mesh
 from xlj import sharding
-from xlj.checkpoint import checkpointer
 from xlj.data import pipeline
-from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.runs import directory
 from xlj.training import preparation
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,20 +137,15 @@ class Side:
 
   def __init__(self, workdir: pathlib.Path):
     """Restores it and runs everything once."""
-    config = config_lib.load(workdir / config_lib.FILE)
-    self._config = config
-    self._mesh = mesh.make_mesh()
+    run = directory.load(workdir, which="last", training=True)
+    self._config, self._mesh = run.config, run.mesh
     with jax.set_mesh(self._mesh):
-      self._model = model_lib.Model(config)
-      _, data = preparation.prepare(config)
-      abstract = self._model.abstract()
-      directory = workdir / checkpointer.DIRECTORY
-      with checkpointer.Checkpointer(directory, read_only=True) as keeper:
-        step, *trees, _ = keeper.restore_newest(
-          abstract.model, abstract.training
-        )
-      count = sharding.replicate(jax.numpy.int32(step))
-      self._state = model_lib.State(*trees, step=count)
+      self._model = run.model()
+      _, data = preparation.prepare(run.config)
+      count = sharding.replicate(jax.numpy.int32(run.step))
+      self._state = model_lib.State(
+        run.trees["model"], run.trees["training"], count
+      )
       self._batches = pipeline.train_batches(
         data.split,
         data.weighting,
@@ -160,7 +153,7 @@ class Side:
         seed=1,
         start_step=0,
         rows=data.rows,
-        process=evaluator.this_process(),
+        process=batches.this_process(),
       )
       self._order = data.order
       self._step = jax.jit(self._model.train_step, donate_argnums=0)
@@ -174,7 +167,7 @@ class Side:
     """One step and one prediction, timed."""
     with jax.set_mesh(self._mesh):
       batch = next(self._batches)
-      inputs = sharding.put_batch(evaluator.to_inputs(batch, self._order))
+      inputs = sharding.put_batch(batches.to_inputs(batch, self._order))
       start = time.perf_counter()
       self._state, metrics = self._step(self._state, inputs)
       jax.block_until_ready(metrics)

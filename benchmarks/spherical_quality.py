@@ -28,6 +28,7 @@ from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.data import pipeline
 from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.training import preparation
 
@@ -135,19 +136,19 @@ def train(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]:
   idf = np.ones(config.data.num_features, np.float32)
   start = jax.random.key(config.seed), data.order.data_ids, counts, idf
   state = model.init(*map(sharding.replicate, start))
-  batches = pipeline.train_batches(
+  stream = pipeline.train_batches(
     data.split,
     data.weighting,
     batch_size=config.train.batch_size,
     seed=config.seed,
     rows=data.rows,
-    process=evaluator.this_process(),
+    process=batches.this_process(),
     num_threads=0,
   )
   step = jax.jit(model.train_step, donate_argnums=0)
   used = count = 0
   while used < seconds:
-    inputs = evaluator.to_inputs(next(batches), data.order)
+    inputs = batches.to_inputs(next(stream), data.order)
     begin = time.process_time()
     state, metrics = step(state, sharding.put_batch(inputs))
     jax.block_until_ready(metrics)

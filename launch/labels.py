@@ -23,6 +23,7 @@ from xlj.labels import append
 from xlj.labels import edit
 from xlj.labels import files
 from xlj.labels import runs
+from xlj.runs import directory
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
@@ -81,7 +82,7 @@ def main() -> None:
   )
 
 
-def _edited(run: runs.Run) -> runs.Run:
+def _edited(run: directory.Run) -> directory.Run:
   if _DELETE.value:
     return edit.delete(run, files.read_ids(_DELETE.value, run))
   if _MERGE.value:

@@ -102,6 +102,7 @@ def make_config(data_dir, **more):
     "head__wide": False,
     "data__validation": 0.2,
     "checkpoint__every": 5,
+    "eval__every": 5,  # or the best of others is kept as well
     "checkpoint__keep": 4,
     "train__num_steps": 20,
     "optim__encoder__learning_rate": 0.02,

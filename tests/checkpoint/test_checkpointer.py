@@ -110,6 +110,24 @@ def test_the_best_is_chosen_by_the_metric_asked_for(tmp_path):
   assert states.steps_kept(tmp_path) == [1, 3]
 
 
+def test_it_is_said_where_nothing_was_scored(tmp_path, caplog):
+  with meshes.mesh((1, 1)) as mesh, caplog.at_level("INFO", logger="absl"):
+    with checkpointer.Checkpointer(tmp_path) as keeper:
+      for step in (1, 2):
+        trees = states.place(mesh, states.make_trees(step))
+        keeper.save(step, *trees, states.META)
+      keeper.wait()
+      assert keeper.best_step() == 2
+      assert "the newest, of step 2, is taken for the best" in caplog.text
+      caplog.clear()
+      trees = states.place(mesh, states.make_trees(3))
+      keeper.save(3, *trees, states.META, {"P@1": 1.0})
+      keeper.save(4, *trees, states.META)
+      keeper.wait()
+      assert keeper.best_step() == 3
+      assert "for the best" not in caplog.text
+
+
 def test_an_unfinished_save_is_ignored(tmp_path):
   with meshes.mesh((1, 1)) as mesh:
     with checkpointer.Checkpointer(tmp_path) as keeper:

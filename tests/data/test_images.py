@@ -19,7 +19,7 @@ from xlj.data import names
 from xlj.data import npy
 from xlj.data import pipeline
 from xlj.data import store
-from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.training import preparation
 from xlj.training import train
@@ -206,7 +206,7 @@ def test_bytes_arrive_at_the_training_step(digits):
   assert batch.feature_values.dtype == np.uint8
   with meshes.mesh((8, 1)):
     model = model_lib.Model(config)
-    inputs = sharding.put_batch(evaluator.to_inputs(batch, data.order))
+    inputs = sharding.put_batch(batches.to_inputs(batch, data.order))
     before = model.abstract()
     after, metrics = jax.eval_shape(model.train_step, before, inputs)
   assert metrics["loss"].shape == ()

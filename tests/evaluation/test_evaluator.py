@@ -10,7 +10,6 @@ from xlj import sharding
 from xlj.config import families
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
-from xlj.data import pipeline
 from xlj.data import store
 from xlj.evaluation import evaluator
 from xlj.evaluation import metrics
@@ -197,16 +196,6 @@ def test_nothing_by_label_leaves_out_what_needs_it(linear):
   assert all(everything[k] == value for k, value in found.compute().items())
   sizes = [np.size(sums) for sums in found.state.values()]
   assert max(sizes) == 2 * len(KS)
-
-
-def test_inputs_have_the_labels_of_the_head():
-  labels = np.array([[0, 5, -1], [12, -1, -1]])
-  inputs = evaluator.to_inputs(
-    pipeline.Batch(None, np.zeros((2, F)), labels, np.ones(2), np.arange(2)),
-    ORDER,
-  )
-  np.testing.assert_array_equal(ORDER.to_data(inputs.label_ids), labels)
-  assert (inputs.label_ids == -1).sum() == 3
 
 
 def test_popularity_predicts_the_most_frequent_labels():

@@ -176,7 +176,7 @@ def test_other_data_are_weighted_as_the_first_were(
   )
   ((num_rows, idf),) = used
   assert num_rows == len(few)
-  weighting = before.as_predictor().weighting
+  weighting = runs.as_predictor(before).weighting
   assert weighting is not None
   np.testing.assert_array_equal(idf, weighting.idf)
   assert runs.load(tmp_path / "out").step == before.step + 2

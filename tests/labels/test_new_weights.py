@@ -50,7 +50,7 @@ def test_logits_are_like_those_of_labels_with_as_many_examples(
 ):
   before, split = runs.load(linear / "run"), store.open_split(linear / "data")
   run = append.append(before, examples(split, 20))
-  weighting = run.as_predictor().weighting
+  weighting = runs.as_predictor(run).weighting
   assert weighting is not None
   x = weighting(split.features).to_scipy().toarray()
   # Of labels with 2 to 8 examples; new ones have 4.

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests import meshes
+from tests import runs
 from xlj import config as config_lib
 from xlj import sharding
 from xlj.config import check as config_check
@@ -54,6 +56,38 @@ def test_linear_weights_are_updated_in_place(shape, wide_labels):
   assert memory.output_size_in_bytes < 1.2 * weights
   # Logits and their gradient, `[N, l]`, are all that is large.
   assert memory.temp_size_in_bytes < weights / 8
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"optim__encoder__name": "sgd", "optim__head__name": "momentum"},
+    {"optim__encoder__name": "adam", "optim__head__name": "adam"},
+    {"head__type": "mhc", "head__groups": (16,)},
+    {"head__type": "mhp", "data__max_labels": 1},
+    {"head__type": "oltr", "data__max_labels": 1},
+  ],
+  ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_a_step_that_is_left_out_counts_for_schedules(fields):
+  config = runs.resolved(
+    family="embedding",
+    data__feature_norm=1.0,
+    encoder__input_scale=1.0,
+    predict__propensity_power=0.0,
+    **fields,
+  )
+  with meshes.mesh((1, 1)):
+    model = model_lib.Model(config)
+    state = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype), model.abstract()
+    )
+    found = model.skip(state)
+  leaves = jax.tree.leaves(found.training)
+  counts = [a for a in leaves if not a.shape and a.dtype == jnp.int32]
+  assert counts and all(count == 1 for count in counts)
+  assert found.step == 1
+  jax.tree.map(np.testing.assert_array_equal, found.model, state.model)
 
 
 def test_the_losses_of_a_config_are_those_of_the_model():

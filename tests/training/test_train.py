@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,10 @@ from tests import meshes
 from tests import runs
 from xlj import config as config_lib
 from xlj.data import order
-from xlj.evaluation import evaluator
+from xlj.evaluation import metrics
+from xlj.inference import predictor
+from xlj.model import batches
+from xlj.runs import directory
 from xlj.training import preparation
 from xlj.training import train
 
@@ -68,6 +72,32 @@ def test_an_interrupted_run_repeats_bit_for_bit(config, whole, tmp_path):
   assert runs.records(parts, "eval") == runs.records(expected, "eval")
 
 
+def test_the_best_is_saved_though_no_save_is_due(
+  data_dir, tmp_path, use_mesh, monkeypatch
+):
+  use_mesh((1, 1))
+  config = runs.make_config(
+    data_dir, train__num_steps=7, eval__every=2, checkpoint__every=3
+  )
+  scores = iter([10.0, 30.0, 20.0, 5.0])  # of the steps 2, 4, 6 and 7
+  compute = metrics.Ranking.compute
+  monkeypatch.setattr(
+    metrics.Ranking,
+    "compute",
+    lambda self: compute(self) | {"P@1": next(scores)},
+  )
+  train.train(config, tmp_path)
+  saved = sorted(
+    int(path.name) for path in (tmp_path / "checkpoints").iterdir()
+  )
+  assert saved == [4, 6, 7]
+  assert predictor.load(tmp_path).step == 4
+  evaluated = {
+    row["step"]: row["P@1"] for row in runs.records(tmp_path, "eval")
+  }
+  assert evaluated == {2: 10.0, 4: 30.0, 6: 20.0, 7: 5.0}
+
+
 @pytest.mark.parametrize("field", ["train", "eval"])
 def test_a_batch_that_devices_do_not_divide_is_refused(
   field, data_dir, tmp_path
@@ -84,7 +114,7 @@ def poison(monkeypatch):
   """Gives some rows of the training split features that are not finite."""
 
   def use(rows):
-    to_inputs = evaluator.to_inputs
+    to_inputs = batches.to_inputs
 
     def poisoned(batch, order):
       inputs = to_inputs(batch, order)
@@ -92,7 +122,7 @@ def poison(monkeypatch):
       values = np.where(bad, np.inf, inputs.feature_values)
       return inputs._replace(feature_values=values.astype(np.float32))
 
-    monkeypatch.setattr(evaluator, "to_inputs", poisoned)
+    monkeypatch.setattr(batches, "to_inputs", poisoned)
 
   return use
 
@@ -144,6 +174,10 @@ def test_batches_that_are_not_finite_are_skipped_under_a_budget(
   np.testing.assert_allclose(skipping[: step - 1], clean[: step - 1], rtol=1e-5)
   found = (tmp_path / "skipping" / train.NOT_FINITE_FILE).read_text()
   assert len(found.splitlines()) == 2
+  # Learning rates and Adam's corrections are those of the step.
+  found = directory.load(tmp_path / "skipping", which="last", training=True)
+  counts = [a for a in jax.tree.leaves(found.trees["training"]) if not a.shape]
+  assert len(counts) > 1 and all(count == found.step for count in counts)
   # A continued run knows what was skipped.
   train.train(config, tmp_path / "skipping")
   config.train.skip_nonfinite = 1

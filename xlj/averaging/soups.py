@@ -14,9 +14,7 @@ newest checkpoint, with other weights. For the arithmetic see
 
 from collections.abc import Sequence
 import json
-import os
 from pathlib import Path
-import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -25,9 +23,9 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
+from xlj import files
 from xlj import mesh as mesh_lib
 from xlj.averaging import average
-from xlj.checkpoint import checkpointer
 from xlj.checkpoint import errors
 from xlj.checkpoint import reader
 from xlj.checkpoint import steps
@@ -40,6 +38,7 @@ from xlj.evaluation import evaluate
 from xlj.evaluation import evaluator
 from xlj.inference import predictor
 from xlj.model import model as model_lib
+from xlj.runs import directory as run_directory
 from xlj.runs import label_corrections
 
 FILE = "soup.json"
@@ -107,13 +106,11 @@ def find(workdirs: Sequence[str | Path], last: int = 0) -> list[Candidate]:
     if paths.count(path) > 1:
       raise config_lib.ConfigError(f"{path} is given more than once")
   count = last or (1 if len(paths) > 1 else None)
-  configs = [config_lib.load(path / config_lib.FILE) for path in paths]
+  configs = [run_directory.load_config(path) for path in paths]
   found = []
   for path, config in zip(paths, configs):
     _check_config(configs[0], config, paths[0], path)
-    directory = steps.resolve(
-      config.checkpoint.dir or path / checkpointer.DIRECTORY
-    )
+    directory = steps.resolve(run_directory.checkpoints(path, config))
     newest = steps.finished(directory)[::-1]
     if not newest:
       raise config_lib.ConfigError(
@@ -220,10 +217,9 @@ def make_soup(
   output = Path(output).absolute()
   if mode not in MODES:
     raise config_lib.ConfigError(f"mode is {mode!r}; use one of {MODES}")
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-    raise config_lib.ConfigError(f"{output} is not empty; use another output")
+  run_directory.check_new(output)
   found = find(workdirs, last)
-  config = config_lib.load(found[0].workdir / config_lib.FILE)
+  config = run_directory.load_config(found[0].workdir)
   metric = metric or config.eval.metric
   with jax.set_mesh(mesh_lib.make_mesh()):
     model = model_lib.Model(config)
@@ -231,9 +227,7 @@ def make_soup(
     if mode == "greedy":
       scorer = _scorer(found[0].workdir, metric, data_dir, split)
     soup = _mix(model, found, scorer, metric)
-    # Of the same rows as those of validation, or not to be compared with them.
-    scores = None if split else soup.scores
-    _save(model, soup, found[0], config, output, scores)
+    run = _run(model, soup, found[0], config)
   recipe = {
     "mode": mode,
     "split": split or "held out",
@@ -242,7 +236,10 @@ def make_soup(
     "candidates": soup.candidates,
   }
   if jax.process_index() == 0:
-    _write(found[0].workdir, config, output, recipe)
+    output.mkdir(parents=True, exist_ok=True)
+    files.write_text(output / FILE, json.dumps(recipe, indent=2) + "\n")
+  # Of the same rows as those of validation, or not to be compared with them.
+  run_directory.write(run, output, None if split else soup.scores)
   return recipe
 
 
@@ -374,16 +371,14 @@ def _held_out(
   return data, pipeline.holdout(data.num_rows, share, config.seed)[1]
 
 
-def _save(
+def _run(
   model: model_lib.Model,
   soup: _Soup,
   first: Candidate,
   config: ml_collections.ConfigDict,
-  output: Path,
-  scores: dict[str, float] | None,
-) -> None:
-  """Writes the checkpoint, with what is needed to go on from it."""
-  abstract = model.abstract()
+) -> run_directory.Run:
+  """The first run with other weights, with what is needed to go on from it."""
+  abstract, workdir = model.abstract(), first.workdir
   params = average.encode(soup.values, abstract.model)
   params["buffers"] = soup.buffers
   training, facts = first.read("training", abstract.training)
@@ -394,25 +389,17 @@ def _save(
     out_shardings=model.shardings().training["head"],
   )
   training["head"] = renew(training["head"], params["head"])
-  with checkpointer.Checkpointer(
-    output / checkpointer.DIRECTORY, best_metric=config.eval.metric
-  ) as keeper:
-    keeper.save(first.step, params, training, facts, scores)
-
-
-def _write(
-  workdir: Path,
-  config: ml_collections.ConfigDict,
-  output: Path,
-  recipe: dict[str, Any],
-) -> None:
-  """Writes the other files of the directory; without the config it is none."""
-  if (workdir / label_corrections.FILE).exists():
-    shutil.copyfile(
-      workdir / label_corrections.FILE, output / label_corrections.FILE
-    )
-  (output / FILE).write_text(json.dumps(recipe, indent=2) + "\n")
-  config.checkpoint.dir = ""  # Not where the first run has its own.
-  partial = output / f"{config_lib.FILE}.partial"
-  partial.write_text(config_lib.to_json(config))
-  os.replace(partial, output / config_lib.FILE)
+  names = None
+  if (workdir / splits.NAMES_FILE).exists():
+    names = splits.label_names(config, workdir)
+  return run_directory.Run(
+    workdir,
+    config,
+    jax.sharding.get_mesh(),
+    first.step,
+    {"model": params, "training": training},
+    run_directory.order_of(workdir, config, model, soup.buffers),
+    facts,
+    names,
+    label_corrections.LabelCorrections.load(workdir, first.step),
+  )

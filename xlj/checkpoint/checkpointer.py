@@ -194,7 +194,16 @@ class Checkpointer:
   def best_step(self) -> int | None:
     """Step of the best finished checkpoint by the metric, else the newest."""
     best = steps.best_of(self._all_scores())
-    return self.latest_step() if best is None else best
+    if best is not None:
+      return best
+    newest = self.latest_step()
+    if newest is not None and self._first:
+      logging.info(
+        "No checkpoint in %s was scored by %s: the newest, of step %d, is taken"
+        " for the best",
+        *(self._path, self._best_metric, newest),
+      )
+    return newest
 
   def restore_newest(
     self, abstract_model: Any, abstract_training: Any

@@ -27,6 +27,7 @@ import uuid
 
 from absl import logging
 
+from xlj import files
 from xlj.data import errors
 
 try:
@@ -131,9 +132,8 @@ def write_stamp(
     return
   target = _stamp_path(place, path)
   target.parent.mkdir(exist_ok=True)
-  part = target.with_suffix(f".{os.getpid()}.tmp")
-  part.write_text(json.dumps(stamp))
-  part.replace(target)
+  with files.replacing(target, shared=True) as partial:
+    partial.write_text(json.dumps(stamp))
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from typing import Any, TYPE_CHECKING
 from absl import logging
 import numpy as np
 
+from xlj import files
 from xlj.data import discover
 from xlj.data import errors
 
@@ -86,14 +87,14 @@ def convert(
     )
   labels = [path.name for path in _children(found["train"])]
   # All are listed before the first is read: that is when most mistakes show.
-  files = {
+  listed = {
     split: _listed(place, labels, unknown)
     for split, place in found.items()
     if place is not None
   }
   read = _reader(size, channels)
   target.mkdir(parents=True, exist_ok=True)
-  for split, (paths, ids) in files.items():
+  for split, (paths, ids) in listed.items():
     features = target / f"X.{_SHORT[split]}.npy"
     shape = (len(paths), *size, channels)
     _write_images(features, paths, shape, read, num_threads)
@@ -232,29 +233,24 @@ def _reader(
 
 def _write_images(
   path: pathlib.Path,
-  files: Sequence[pathlib.Path],
+  images: Sequence[pathlib.Path],
   shape: tuple[int, ...],
   read: Callable[[pathlib.Path], np.ndarray],
   num_threads: int,
 ) -> None:
-  """Writes the images of files as uint8 [N, H, W, C], block by block."""
-  partial = path.with_name(f"{path.name}.partial")
-  out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-  try:
+  """Writes image files as uint8 [N, H, W, C], block by block."""
+  with (
+    files.replacing(path) as partial,
     # Decoders release the interpreter's lock.
-    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-      for start in range(0, len(files), _BLOCK):
-        block = list(pool.map(read, files[start : start + _BLOCK]))
-        out[start : start + len(block)] = block
+    concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
+  ):
+    out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+    for start in range(0, len(images), _BLOCK):
+      block = list(pool.map(read, images[start : start + _BLOCK]))
+      out[start : start + len(block)] = block
     out.flush()
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:
-  """Writes under another name first: a reader never sees half a file."""
-  partial = path.with_name(f"{path.name}.partial")
-  with open(partial, "wb") as file:
+  with files.replacing(path) as partial, partial.open("wb") as file:
     np.save(file, array)
-  partial.replace(path)

@@ -5,13 +5,13 @@ Legend: N rows, F features, L labels, G groups of labels.
 
 import dataclasses
 import pathlib
-import tempfile
 from typing import Literal
 import zipfile
 
 from absl import logging
 import numpy as np
 
+from xlj import files
 from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import store
@@ -308,25 +308,18 @@ def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
 
 
 def _save(path: pathlib.Path, fingerprint: str, what: Statistics) -> None:
-  """Writes under another name first: a reader never sees half a file."""
   path.parent.mkdir(parents=True, exist_ok=True)
   frequency, counts = what.document_frequency, what.label_counts
-  with tempfile.NamedTemporaryFile(
-    dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
-  ) as file:
-    partial = pathlib.Path(file.name)
-    try:
-      np.savez(
-        file,
-        version=_VERSION,
-        fingerprint=fingerprint,
-        num_rows=what.num_rows,
-        label_counts=np.zeros(0) if counts is None else counts,
-        document_frequency=np.zeros(0) if frequency is None else frequency,
-        feature_kind=what.feature_kind,
-      )
-      file.close()
-      partial.replace(path)
-    except BaseException:
-      partial.unlink(missing_ok=True)
-      raise
+  with (
+    files.replacing(path, shared=True) as partial,
+    partial.open("wb") as file,
+  ):
+    np.savez(
+      file,
+      version=_VERSION,
+      fingerprint=fingerprint,
+      num_rows=what.num_rows,
+      label_counts=np.zeros(0) if counts is None else counts,
+      document_frequency=np.zeros(0) if frequency is None else frequency,
+      feature_kind=what.feature_kind,
+    )

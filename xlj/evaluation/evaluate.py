@@ -11,6 +11,7 @@ from absl import logging
 import jax
 import numpy as np
 
+from xlj import files
 from xlj.config import splits
 from xlj.data import statistics
 from xlj.data import store
@@ -165,7 +166,7 @@ def _baselines(
 def _write(workdir: Path, found: Mapping[str, Any]) -> None:
   """Leaves the figures for the report, and renews it."""
   text = json.dumps(found, indent=2) + "\n"
-  (workdir / report.EVALUATION_FILE).write_text(text)
+  files.write_text(workdir / report.EVALUATION_FILE, text)
   path = report.write_report(workdir)
   logging.info("Wrote %s", path)
 

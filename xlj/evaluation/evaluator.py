@@ -12,12 +12,12 @@ import numpy as np
 from xlj import sharding
 from xlj.data import label_order
 from xlj.data import padding
-from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
 from xlj.distributed import watch
 from xlj.evaluation import metrics
 from xlj.evaluation import pairs
+from xlj.model import batches
 from xlj.model import model as model_lib
 
 _BLOCK = 4096  # rows that the popularity baseline scores at a time
@@ -27,7 +27,7 @@ class Ranked(NamedTuple):
   """Predictions for some rows of a split.
 
   Attributes:
-    rows: int64 `[n]` rows of the split.
+    rows: int32 `[n]` rows of the split.
     scores: float32 `[n, k]`, descending.
     ids: int32 `[n, k]` label ids; -1 where there is none.
   """
@@ -118,9 +118,8 @@ class Evaluator:
     if not self._model.head.is_likelihood:
       return {}
     total = count = 0.0
-    for batch in self._batches():
-      inputs = sharding.put_batch(to_inputs(batch, self._order))
-      loss, weight = self._summed(state, inputs)
+    for inputs in self._batches():
+      loss, weight = self._summed(state, sharding.put_batch(inputs))
       total, count = total + float(loss), count + float(weight)
     mean = total / count
     # Beyond, a float overflows; a model so far off has no perplexity to tell.
@@ -136,28 +135,27 @@ class Evaluator:
     Yields:
       Predictions for the real rows of each batch of this process.
     """
-    for number, batch in enumerate(self._batches()):
+    for number, inputs in enumerate(self._batches()):
       watch.note(f"scoring batch {number}")
-      inputs, exclude = sharding.put_batch(
-        (to_inputs(batch, self._order), self._exclude(batch.rows))
-      )
+      rows = np.asarray(inputs.rows)
+      inputs, exclude = sharding.put_batch((inputs, self._exclude(rows)))
       scores, ids = self._topk(state, inputs, k, exclude)
-      real = batch.rows >= 0
+      real = rows >= 0
       yield Ranked(
-        batch.rows[real],
+        rows[real],
         sharding.local_rows(scores)[real],
         self._order.to_data(sharding.local_rows(ids)[real]),
       )
 
-  def _batches(self) -> Iterator[pipeline.Batch]:
+  def _batches(self) -> Iterator[model_lib.Inputs]:
     """One pass over this process's part of the rows."""
-    return pipeline.eval_batches(
+    return batches.of_split(
       self._split,
       self._weighting,
+      self._order,
       batch_size=self._batch_size,
       rows=self._rows,
       widths=self._widths,
-      process=this_process(),
     )
 
   def _loss_of(
@@ -195,50 +193,6 @@ class Evaluator:
     missing = len(rows) - len(forbidden)
     forbidden = self._order.to_head(forbidden)
     return np.pad(forbidden, ((0, missing), (0, 0)), constant_values=-1)
-
-
-def this_process() -> pipeline.Slice:
-  """The part of each global batch that this process reads."""
-  return pipeline.Slice(jax.process_index(), jax.process_count())
-
-
-def inputs(
-  split: store.Split,
-  weighting: weighting_lib.Weighting | None,
-  order: label_order.LabelOrder,
-  *,
-  batch_size: int,
-  rows: np.ndarray | None = None,
-) -> Iterator[model_lib.Inputs]:
-  """One pass over the rows of a split, on the devices of the mesh in context.
-
-  Args:
-    split: The data.
-    weighting: Of its features.
-    order: The head's numbers of its labels.
-    batch_size: Examples at a time, over all devices.
-    rows: Rows to read; by default all.
-
-  Yields:
-    A batch; the last one may be filled up with rows of weight 0.
-  """
-  for batch in pipeline.eval_batches(
-    split, weighting, batch_size=batch_size, rows=rows, process=this_process()
-  ):
-    yield sharding.put_batch(to_inputs(batch, order))
-
-
-def to_inputs(
-  batch: pipeline.Batch, order: label_order.LabelOrder
-) -> model_lib.Inputs:
-  """The arrays of a batch that the model reads."""
-  return model_lib.Inputs(
-    batch.feature_ids,
-    batch.feature_values,
-    order.to_head(batch.label_ids),
-    batch.weights,
-    batch.rows.astype(np.int32),
-  )
 
 
 def popularity(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from xlj import config as config_lib
+from xlj import files
 from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import formats
@@ -135,7 +136,8 @@ def _open(path: str) -> Iterator[IO[str]]:
     with open(path, "w") as output:
       yield output
     return
-  partial = f"{path}.partial"
-  with open(partial, "w", encoding="utf-8") as output:
+  with (
+    files.replacing(path) as partial,
+    partial.open("w", encoding="utf-8") as output,
+  ):
     yield output
-  os.replace(partial, path)

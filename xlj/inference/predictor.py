@@ -1,33 +1,18 @@
 """A trained run, restored for inference on whatever devices are here."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
-import scipy.sparse
 
-from xlj import config as config_lib
-from xlj import mesh as mesh_lib
 from xlj import sharding
-from xlj.checkpoint import checkpointer
-from xlj.data import csr as csr_lib
-from xlj.data import label_order
-from xlj.data import pipeline
 from xlj.data import weighting as weighting_lib
+from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.runs import directory
 
 CONFIDENCES = ("probability", "cosine", "reachability")
-Features = (
-  csr_lib.Csr
-  | np.ndarray
-  | scipy.sparse.sparray
-  | scipy.sparse.spmatrix
-  | Sequence[Mapping[int, float]]
-)
 
 
 def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
@@ -47,54 +32,31 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
   """
-  workdir = Path(workdir).absolute()
-  config = config_lib.load(workdir / config_lib.FILE)
-  mesh = mesh_lib.make_mesh()
-  with jax.set_mesh(mesh):
-    model = model_lib.Model(config)
-    step, state = _restore(config, workdir, model, which)
-    order = label_order_of(config, workdir, model, state["buffers"])
-  return Predictor(workdir, config, mesh, step, state, order)
+  return Predictor(directory.load(workdir, which=which))
 
 
 class Predictor:
   """The model of a run with its weighting; see `load`."""
 
-  def __init__(
-    self,
-    workdir: Path,
-    config: ml_collections.ConfigDict,
-    mesh: jax.sharding.Mesh,
-    step: int,
-    state: dict[str, Any],
-    order: label_order.LabelOrder,
-  ):
-    """Makes one of what a run consists of.
-
-    Args:
-      workdir: Where it comes from.
-      config: Its config.
-      mesh: That of its arrays.
-      step: Steps taken.
-      state: The `model` part of its state.
-      order: Which label has which row.
-    """
-    self.workdir, self.config, self.mesh = workdir, config, mesh
-    self.step, self.state, self.order = step, state, order
-    with jax.set_mesh(mesh):
-      self.model = model_lib.Model(config)
+  def __init__(self, run: directory.Run):
+    """Takes over a run."""
+    self.run = run
+    self.workdir, self.config, self.mesh = run.workdir, run.config, run.mesh
+    self.step, self.state, self.order = run.step, run.trees["model"], run.order
+    with jax.set_mesh(run.mesh):
+      self.model = run.model()
     self.weighting = self._weighting()
     self._topk = jax.jit(self.model.topk, static_argnums=2)
 
   @property
   def num_labels(self) -> int:
     """Number of labels L."""
-    return self.config.data.num_labels
+    return self.run.num_labels
 
   @property
   def num_ids(self) -> int:
     """Number of label ids, those of deleted and merged labels included."""
-    return config_lib.num_ids(self.config)
+    return self.run.num_ids
 
   @property
   def num_features(self) -> int:
@@ -105,11 +67,11 @@ class Predictor:
     """Training examples by label id, int64 `[num_ids]`; None if not counted."""
     if "label_counts" not in self.state["buffers"]:
       return None
-    with jax.set_mesh(self.mesh):
-      counts = by_label(self.model, self.state["buffers"]["label_counts"])
-    return self.order.by_data_id(counts.astype(np.int64))
+    return self.order.by_data_id(self.run.counts())
 
-  def topk(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
+  def topk(
+    self, features: batches.Features, k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.
 
     As one of several processes, all of them have to ask the same.
@@ -139,7 +101,7 @@ class Predictor:
       return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
     return np.concatenate(scores), np.concatenate(ids)
 
-  def embed(self, features: Features) -> np.ndarray:
+  def embed(self, features: batches.Features) -> np.ndarray:
     """What the encoder makes of examples, the vectors that meet label rows.
 
     Args:
@@ -162,7 +124,7 @@ class Predictor:
     return np.concatenate(found)
 
   def confidence(
-    self, features: Features, by: str = "probability"
+    self, features: batches.Features, by: str = "probability"
   ) -> np.ndarray:
     """How sure the model is that an example is of any label at all.
 
@@ -191,7 +153,7 @@ class Predictor:
     return np.concatenate(found)
 
   def batches(
-    self, features: Features
+    self, features: batches.Features
   ) -> Iterator[tuple[int, model_lib.Inputs]]:
     """What the model reads of the examples, in batches on the devices.
 
@@ -204,60 +166,12 @@ class Predictor:
     Raises:
       ValueError: If the number of features does not fit the model.
     """
-    rows = self._rows(features)
-    size = self.config.eval.batch_size
-    for start in range(0, _count(rows), size):
-      part = _slice(rows, start, start + size)
-      inputs = self._inputs(part)
+    for count, inputs in batches.of_features(
+      self.config, features, self.weighting, self.mesh.size
+    ):
       with jax.set_mesh(self.mesh):
         placed = sharding.put_batch(inputs)
-      yield _count(part), placed
-
-  def _inputs(self, rows: csr_lib.Csr | np.ndarray) -> model_lib.Inputs:
-    """At most one batch; sizes are rounded up to powers of two."""
-    count = _count(rows)
-    size = _power_of_two(max(count, self.mesh.size))
-    size += -size % self.mesh.size
-    if isinstance(rows, csr_lib.Csr):
-      if self.weighting is not None:
-        rows = self.weighting(rows)
-      width = _power_of_two(max(8, int(rows.row_lengths.max(initial=0))))
-      ids, values, _ = rows.pad(width, fill=0)
-      feature_ids, feature_values = _fill(ids, size), _fill(values, size)
-    else:
-      feature_ids = None
-      # Bytes stay bytes: the encoder makes floats of them on the device.
-      dtype = rows.dtype if rows.dtype == np.uint8 else np.float32
-      feature_values = _fill(np.asarray(rows, dtype), size)
-    inputs = model_lib.Inputs(
-      feature_ids,
-      feature_values,
-      np.full((size, 1), -1, np.int32),
-      np.zeros((size,), np.float32),
-    )
-    mine = pipeline.Slice(jax.process_index(), jax.process_count()).of(size)
-    return jax.tree.map(lambda array: array[mine], inputs)
-
-  def _rows(self, features: Features) -> csr_lib.Csr | np.ndarray:
-    """Checks the examples and brings them to Csr or a dense array."""
-    if isinstance(features, Sequence):
-      rows = _from_dicts(features, self.num_features)
-    elif isinstance(features, csr_lib.Csr | np.ndarray):
-      rows = features
-      if isinstance(rows, np.ndarray) and rows.ndim == 4:
-        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
-    else:
-      rows = csr_lib.Csr.from_scipy(features)
-    if rows.shape[1] > self.num_features:
-      raise ValueError(
-        f"the examples have {rows.shape[1]} features, the model"
-        f" {self.num_features}"
-      )
-    if isinstance(rows, np.ndarray) and not self.config.data.dense:
-      return csr_lib.Csr.from_scipy(scipy.sparse.csr_array(rows))
-    if isinstance(rows, csr_lib.Csr) and self.config.data.dense:
-      return rows.to_scipy().toarray()
-    return rows
+      yield count, placed
 
   def _weighting(self) -> weighting_lib.Weighting | None:
     if self.config.data.dense:
@@ -265,91 +179,3 @@ class Predictor:
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
-
-
-def by_label(model: model_lib.Model, a: jax.Array) -> np.ndarray:
-  """A buffer `[R, ...]` by row as `[L, ...]` by the head's labels."""
-  rows = model.layout.row_of_label(np.arange(model.layout.num_labels))
-  return sharding.whole(a)[rows]
-
-
-def label_order_of(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  model: model_lib.Model,
-  buffers: dict[str, jax.Array],
-) -> label_order.LabelOrder:
-  """Which label of a run has which row.
-
-  Args:
-    config: The run's config.
-    workdir: Its directory.
-    model: Its model.
-    buffers: Those of its state, on the mesh in context.
-
-  Returns:
-    The order.
-
-  Raises:
-    DataError: The file that says so is not as it was written.
-  """
-  if config.data.num_ids:
-    return label_order.LabelOrder.from_file(
-      workdir / config.head.order, config.data.num_ids, config.data.num_labels
-    )
-  if "label_ids" in buffers:
-    ids = by_label(model, buffers["label_ids"])
-    return label_order.LabelOrder.of(ids)
-  return label_order.LabelOrder.identity()
-
-
-def _restore(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  model: model_lib.Model,
-  which: str,
-) -> tuple[int, dict[str, Any]]:
-  """Step and state of a checkpoint, on the mesh in context."""
-  if which not in ("best", "last"):
-    raise config_lib.ConfigError(
-      f"which checkpoint: {which!r}; use 'best' or 'last'"
-    )
-  with checkpointer.Checkpointer(
-    config.checkpoint.dir or workdir / checkpointer.DIRECTORY,
-    best_metric=config.eval.metric,
-    read_only=True,
-  ) as keeper:
-    found = keeper.restore_model(model.abstract().model, best=which == "best")
-  if found is None:
-    raise config_lib.ConfigError(
-      f"{workdir} holds no finished checkpoint; train it first"
-    )
-  return found
-
-
-def _from_dicts(
-  rows: Sequence[Mapping[int, float]], num_features: int
-) -> csr_lib.Csr:
-  ids = [sorted(row) for row in rows]
-  values = [[row[i] for i in order] for row, order in zip(rows, ids)]
-  return csr_lib.Csr.from_rows(ids, num_features, values)
-
-
-def _count(rows: csr_lib.Csr | np.ndarray) -> int:
-  return rows.num_rows if isinstance(rows, csr_lib.Csr) else len(rows)
-
-
-def _slice(
-  rows: csr_lib.Csr | np.ndarray, start: int, stop: int
-) -> csr_lib.Csr | np.ndarray:
-  if isinstance(rows, csr_lib.Csr):
-    return rows.slice_rows(start, stop)
-  return rows[start:stop]
-
-
-def _fill(block: np.ndarray, size: int) -> np.ndarray:
-  return np.pad(block, ((0, size - len(block)), (0, 0)))
-
-
-def _power_of_two(n: int) -> int:
-  return 1 << (n - 1).bit_length()

@@ -14,20 +14,20 @@ from xlj.data import label_order
 from xlj.data import store
 from xlj.labels import arrays
 from xlj.labels import new_weights
-from xlj.labels import runs
+from xlj.runs import directory
 
 METHODS = ("prototype", "teen", "features", "naive_bayes")
 
 
 def append(
-  run: runs.Run,
+  run: directory.Run,
   data: store.Split,
   *,
   method: str = "prototype",
   names: list[str] | None = None,
   share: float = 0.5,
   scale: float = 16.0,
-) -> runs.Run:
+) -> directory.Run:
   """A run with more labels: those of the data that have no row.
 
   Args:
@@ -87,7 +87,7 @@ def append(
   return _named(found, new, names)
 
 
-def _check(run: runs.Run, method: str) -> None:
+def _check(run: directory.Run, method: str) -> None:
   if method not in METHODS:
     raise config_lib.ConfigError(
       f"method is {method!r}; use one of {', '.join(METHODS)}"
@@ -105,7 +105,7 @@ def _check(run: runs.Run, method: str) -> None:
     )
 
 
-def _new_ids(run: runs.Run, data: store.Split) -> np.ndarray:
+def _new_ids(run: directory.Run, data: store.Split) -> np.ndarray:
   """Ids of the data without a row, ascending."""
   ids = np.unique(data.labels.indices).astype(np.int64)
   known = ids < run.num_ids
@@ -113,7 +113,9 @@ def _new_ids(run: runs.Run, data: store.Split) -> np.ndarray:
   return ids[~known]
 
 
-def _named(run: runs.Run, new: np.ndarray, names: list[str] | None) -> runs.Run:
+def _named(
+  run: directory.Run, new: np.ndarray, names: list[str] | None
+) -> directory.Run:
   """A run with names of its new labels, if its labels have any."""
   if run.names is None and names is None:
     return run

@@ -16,18 +16,18 @@ from xlj import sharding
 from xlj.data import label_order
 from xlj.heads.dense import head as dense
 from xlj.labels import label_edit
-from xlj.labels import runs
 from xlj.model import model as model_lib
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
+from xlj.runs import directory
 
 
 def restructured(
-  run: runs.Run,
+  run: directory.Run,
   order: label_order.LabelOrder,
   sources: np.ndarray,
   targets: np.ndarray,
-) -> runs.Run:
+) -> directory.Run:
   """A run with other labels: rows moved, cut off, or new and 0.
 
   Args:
@@ -43,7 +43,7 @@ def restructured(
   config = ml_collections.ConfigDict(run.config.to_dict())
   config.data.num_labels = len(order.data_ids)
   config.data.num_ids = len(order.head_ids)
-  config.head.order = runs.ORDER_FILE
+  config.head.order = directory.ORDER_FILE
   for field in ("wide_labels", "kahan_labels"):
     if field in config.head and config.head[field] >= config.data.num_labels:
       config.head[field] = 0  # all
@@ -189,7 +189,7 @@ def _renumbered(ids: jax.Array, table: jax.Array) -> jax.Array:
   return run(ids, table)
 
 
-def values(run: runs.Run, labels: np.ndarray) -> dict[str, np.ndarray]:
+def values(run: directory.Run, labels: np.ndarray) -> dict[str, np.ndarray]:
   """What the head has learned of labels.
 
   Args:
@@ -211,11 +211,11 @@ def values(run: runs.Run, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def with_values(
-  run: runs.Run,
+  run: directory.Run,
   labels: np.ndarray,
   values: dict[str, np.ndarray],
   counts: np.ndarray,
-) -> runs.Run:
+) -> directory.Run:
   """A run with other weights of some labels.
 
   Args:

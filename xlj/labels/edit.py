@@ -14,6 +14,7 @@ from xlj.data import label_order
 from xlj.labels import arrays
 from xlj.labels import label_edit
 from xlj.labels import runs
+from xlj.runs import directory
 
 
 class Label(NamedTuple):
@@ -32,7 +33,9 @@ class Label(NamedTuple):
   state: str
 
 
-def delete(run: runs.Run, ids: Sequence[int] | np.ndarray) -> runs.Run:
+def delete(
+  run: directory.Run, ids: Sequence[int] | np.ndarray
+) -> directory.Run:
   """A run without some labels.
 
   They are not predicted any more, and no loss, statistic or optimizer knows
@@ -55,7 +58,7 @@ def delete(run: runs.Run, ids: Sequence[int] | np.ndarray) -> runs.Run:
   return _without(run, gone, {})
 
 
-def merge(run: runs.Run, into: Mapping[int, int]) -> runs.Run:
+def merge(run: directory.Run, into: Mapping[int, int]) -> directory.Run:
   """A run where some labels mean the same as others.
 
   The row of a label becomes the mean of those merged, by their numbers of
@@ -124,8 +127,8 @@ def _merged(
 
 
 def _without(
-  run: runs.Run, gone: np.ndarray, instead: Mapping[int, int]
-) -> runs.Run:
+  run: directory.Run, gone: np.ndarray, instead: Mapping[int, int]
+) -> directory.Run:
   """A run without some of the head's labels.
 
   Args:
@@ -148,7 +151,7 @@ def _without(
   return arrays.restructured(run, order, sources, targets)
 
 
-def rename(run: runs.Run, names: Mapping[int, str]) -> runs.Run:
+def rename(run: directory.Run, names: Mapping[int, str]) -> directory.Run:
   """A run with other names of some labels.
 
   Args:
@@ -175,7 +178,7 @@ def rename(run: runs.Run, names: Mapping[int, str]) -> runs.Run:
   return dataclasses.replace(run, names=found)
 
 
-def listed(run: runs.Run) -> Iterator[Label]:
+def listed(run: directory.Run) -> Iterator[Label]:
   """Every id of a run, in order."""
   counts = run.order.by_data_id(run.counts())
   for label, head in enumerate(run.head_ids.tolist()):

@@ -11,11 +11,12 @@ from xlj import config as config_lib
 from xlj.data import errors
 from xlj.data import lines
 from xlj.labels import runs
+from xlj.runs import directory
 
 Path = str | os.PathLike[str]
 
 
-def read_ids(path: Path, run: runs.Run) -> list[int]:
+def read_ids(path: Path, run: directory.Run) -> list[int]:
   """The ids of labels, one on each line.
 
   Args:
@@ -35,7 +36,7 @@ def read_ids(path: Path, run: runs.Run) -> list[int]:
   return list(found)
 
 
-def read_merges(path: Path, run: runs.Run) -> dict[int, int]:
+def read_merges(path: Path, run: directory.Run) -> dict[int, int]:
   """Which labels go into which: `gone<TAB>kept` on each line.
 
   Args:
@@ -57,7 +58,7 @@ def read_merges(path: Path, run: runs.Run) -> dict[int, int]:
   return merged
 
 
-def read_renames(path: Path, run: runs.Run) -> dict[int, str]:
+def read_renames(path: Path, run: directory.Run) -> dict[int, str]:
   """New names: `label<TAB>name` on each line.
 
   Args:
@@ -98,7 +99,7 @@ def _rows(
     raise errors.DataError(path, "no line with text", expected)
 
 
-def _finder(path: Path, run: runs.Run) -> Callable[[str, int], int]:
+def _finder(path: Path, run: directory.Run) -> Callable[[str, int], int]:
   """What finds the id of a label that has a row, given a text and its line."""
   by_name: dict[str, list[int]] = {}
   for label, name in enumerate(run.names or ()):

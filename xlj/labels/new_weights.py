@@ -31,6 +31,7 @@ from xlj.labels import arrays
 from xlj.labels import naive_bayes
 from xlj.labels import runs
 from xlj.labels import teen
+from xlj.runs import directory
 
 _OTHERS = 4096  # training examples that logits are compared on
 _KNOWN = 4096  # trained labels that new ones are compared with
@@ -57,7 +58,7 @@ class Examples(NamedTuple):
 
 
 def make(
-  run: runs.Run,
+  run: directory.Run,
   data: store.Split,
   new: np.ndarray,
   *,
@@ -80,7 +81,7 @@ def make(
     `bias [K]`, float32, as far as the head has them; and training examples
     `[K]`.
   """
-  p = run.as_predictor()
+  p = runs.as_predictor(run)
   rows, owner = _pairs(data, new)
   used, place = np.unique(rows, return_inverse=True)
   x = {name: a[place] for name, a in _inputs(p, data, used).items()}
@@ -128,7 +129,7 @@ def _inputs(
 
 
 def _others(
-  run: runs.Run, p: predictor_lib.Predictor, data: store.Split
+  run: directory.Run, p: predictor_lib.Predictor, data: store.Split
 ) -> dict[str, Matrix]:
   """The same of some training examples; of `data` if those are not there."""
   try:
@@ -168,7 +169,7 @@ class _Known(NamedTuple):
     return found
 
 
-def _known(run: runs.Run, width: int) -> _Known:
+def _known(run: directory.Run, width: int) -> _Known:
   """Of a run whose labels have so many numbers."""
   counts = run.counts()
   order = np.argsort(counts, kind="stable")
@@ -196,7 +197,7 @@ def _unit(a: np.ndarray) -> np.ndarray:
 
 
 def _scaled(
-  run: runs.Run,
+  run: directory.Run,
   values: Mapping[str, np.ndarray],
   known: _Known,
   others: Parts,
@@ -261,7 +262,7 @@ def _moments_of_logits(
 
 
 def _calibrated(
-  run: runs.Run, direction: np.ndarray, share: float, scale: float
+  run: directory.Run, direction: np.ndarray, share: float, scale: float
 ) -> np.ndarray:
   """Prototypes `[K, D]` by TEEN."""
   head, params = run.model().head, run.trees["model"]["head"]

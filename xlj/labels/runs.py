@@ -5,10 +5,7 @@ Legend: L labels, K of them.
 
 from collections.abc import Sequence
 import dataclasses
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 import jax
@@ -16,93 +13,14 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import mesh as mesh_lib
-from xlj.checkpoint import checkpointer
 from xlj.config import splits
-from xlj.data import label_order
 from xlj.inference import predictor
-from xlj.model import model as model_lib
-from xlj.report import machine
-from xlj.report import report
+from xlj.runs import directory
 from xlj.runs import label_corrections
 from xlj.training import preparation
 
-ORDER_FILE = "label_order.txt"
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A run at its newest checkpoint.
-
-  Attributes:
-    workdir: Where it was read from.
-    config: Its config.
-    mesh: That of its arrays.
-    step: Steps taken.
-    trees: The trees of arrays, "model" and "training".
-    facts: Saved with them.
-    order: Which label has which row.
-    names: Of all ids; None if labels have no names.
-    corrections: Labels that training has made positives.
-  """
-
-  workdir: Path
-  config: ml_collections.ConfigDict
-  mesh: jax.sharding.Mesh
-  step: int
-  trees: dict[str, Any]
-  facts: dict[str, Any]
-  order: label_order.LabelOrder
-  names: list[str] | None
-  corrections: label_corrections.LabelCorrections
-
-  @property
-  def num_labels(self) -> int:
-    """How many labels have a row, L."""
-    return self.config.data.num_labels
-
-  @property
-  def num_ids(self) -> int:
-    """How many ids there are."""
-    return config_lib.num_ids(self.config)
-
-  @property
-  def data_ids(self) -> np.ndarray:
-    """The id of each row's label, `[L]`."""
-    assert self.order.data_ids is not None  # `load` refuses other runs.
-    return self.order.data_ids
-
-  @property
-  def head_ids(self) -> np.ndarray:
-    """The head's number of each id, `[num_ids]`; -1 without a row."""
-    assert self.order.head_ids is not None
-    return self.order.head_ids
-
-  def model(self) -> model_lib.Model:
-    """The model."""
-    return model_lib.Model(self.config)
-
-  def counts(self) -> np.ndarray:
-    """Training examples of the head's labels, int64 `[L]`."""
-    with jax.set_mesh(self.mesh):
-      by_row = self.trees["model"]["buffers"]["label_counts"]
-      return predictor.by_label(self.model(), by_row).astype(np.int64)
-
-  def as_predictor(self) -> predictor.Predictor:
-    """What predicts as the run is, by its logits alone."""
-    config = ml_collections.ConfigDict(self.config.to_dict())
-    config.predict.propensity_power = 0.0
-    return predictor.Predictor(
-      self.workdir,
-      config,
-      self.mesh,
-      self.step,
-      self.trees["model"],
-      self.order,
-    )
-
-
-def load(workdir: str | Path) -> Run:
+def load(workdir: str | Path) -> directory.Run:
   """Reads a run to edit its labels, onto a mesh of all devices.
 
   Args:
@@ -117,36 +35,20 @@ def load(workdir: str | Path) -> Run:
     CheckpointError: None of its checkpoints is good.
   """
   workdir = Path(workdir).absolute()
-  config = config_lib.load(workdir / config_lib.FILE)
-  _check(config, workdir)
-  mesh = mesh_lib.make_mesh()
-  with jax.set_mesh(mesh):
-    model = model_lib.Model(config)
-    abstract = model.abstract()
-    with checkpointer.Checkpointer(
-      config.checkpoint.dir or workdir / checkpointer.DIRECTORY,
-      best_metric=config.eval.metric,
-      read_only=True,
-    ) as keeper:
-      found = keeper.restore_newest(abstract.model, abstract.training)
-  if found is None:
-    raise config_lib.ConfigError(
-      f"{workdir} holds no finished checkpoint; train it first"
-    )
-  step, tree, training, facts = found
-  with jax.set_mesh(mesh):
-    order = predictor.label_order_of(config, workdir, model, tree["buffers"])
-  return Run(
-    workdir,
-    config,
-    mesh,
-    step,
-    {"model": tree, "training": training},
-    facts,
-    order,
-    splits.label_names(config, workdir),
-    label_corrections.LabelCorrections.load(workdir, step),
+  _check(directory.load_config(workdir), workdir)
+  run = directory.load(workdir, which="last", training=True)
+  return dataclasses.replace(
+    run,
+    names=splits.label_names(run.config, workdir),
+    corrections=label_corrections.LabelCorrections.load(workdir, run.step),
   )
+
+
+def as_predictor(run: directory.Run) -> predictor.Predictor:
+  """What predicts as a run is, by its logits alone."""
+  config = ml_collections.ConfigDict(run.config.to_dict())
+  config.predict.propensity_power = 0.0
+  return predictor.Predictor(dataclasses.replace(run, config=config))
 
 
 def _check(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -170,7 +72,7 @@ def _check(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def save(
-  run: Run,
+  run: directory.Run,
   output: str | Path,
   *,
   train_dir: str | Path | None = None,
@@ -192,10 +94,8 @@ def save(
     DataError: The data cannot be read.
   """
   output = Path(output).absolute()
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-    raise config_lib.ConfigError(f"{output} is not empty; use another output")
+  directory.check_new(output)
   config = ml_collections.ConfigDict(run.config.to_dict())
-  config.checkpoint.dir = ""  # Not where the first run has its own.
   if steps:
     config.train.num_steps = run.step + steps
   if train_dir is not None:
@@ -210,39 +110,12 @@ def save(
       preparation.facts(split), num_labels=config.data.num_labels
     )
     config = config_lib.resolve(config, about)
-  with (
-    jax.set_mesh(run.mesh),
-    checkpointer.Checkpointer(
-      output / checkpointer.DIRECTORY, best_metric=config.eval.metric
-    ) as keeper,
-  ):
-    keeper.save(
-      run.step, run.trees["model"], run.trees["training"], run.facts, None
-    )
+  directory.write(dataclasses.replace(run, config=config), output)
   if jax.process_index() == 0:
-    _write_files(run, config, output)
+    logging.info("Wrote %s with %d labels", output, run.num_labels)
 
 
-def _write_files(
-  run: Run, config: ml_collections.ConfigDict, output: Path
-) -> None:
-  """Writes the other files; without the config it is no run."""
-  if len(run.corrections):
-    run.corrections.save(output)
-  facts = json.dumps(machine.facts(jax.devices()), indent=2)
-  (output / report.MACHINE_FILE).write_text(facts + "\n")
-  if config.data.num_ids:
-    run.order.to_file(output / ORDER_FILE)
-  if run.names is not None:
-    text = "".join(f"{name}\n" for name in run.names)
-    (output / splits.NAMES_FILE).write_text(text)
-  partial = output / f"{config_lib.FILE}.partial"
-  partial.write_text(config_lib.to_json(config))
-  os.replace(partial, output / config_lib.FILE)
-  logging.info("Wrote %s with %d labels", output, run.num_labels)
-
-
-def heads_of(run: Run, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+def heads_of(run: directory.Run, ids: Sequence[int] | np.ndarray) -> np.ndarray:
   """The head's numbers of labels.
 
   Args:

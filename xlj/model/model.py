@@ -243,6 +243,26 @@ class Model:
       )
     return State(model, training, state.step + 1), metrics
 
+  def skip(self, state: State) -> State:
+    """The state after a step that is left out.
+
+    Schedules and corrections of bias go by the number of the step, and so by
+    the same in all parts of the state.
+
+    Args:
+      state: The state.
+
+    Returns:
+      The state, with the same parameters.
+    """
+
+    def count(path: tuple[Any, ...], a: jax.Array) -> jax.Array:
+      # optax's name for it in all of its states.
+      return a + 1 if getattr(path[-1], "name", "") == "count" else a
+
+    training = jax.tree.map_with_path(count, state.training)
+    return state._replace(training=training, step=state.step + 1)
+
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """The loss of a batch in evaluation mode, a scalar."""
     return self.head.evaluate_loss(

@@ -28,10 +28,10 @@ import numpy as np
 from xlj import sharding
 from xlj.config import splits
 from xlj.data import store
-from xlj.evaluation import evaluator
 from xlj.heads.dense import head as dense
 from xlj.heads.oltr import head as oltr
 from xlj.inference import predictor
+from xlj.model import batches as batches_lib
 from xlj.model import model as model_lib
 from xlj.open_world import weibull
 from xlj.ops import label_gather
@@ -57,7 +57,7 @@ class OpenMax:
   likeliest: int
 
   def predict(
-    self, features: predictor.Features
+    self, features: batches_lib.Features
   ) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest label of each example after revision.
 
@@ -125,8 +125,11 @@ def fit(
   split = splits.open_split(config) if split is None else split
 
   def batches():
-    return evaluator.inputs(
-      split, run.weighting, run.order, batch_size=config.eval.batch_size
+    return map(
+      sharding.put_batch,
+      batches_lib.of_split(
+        split, run.weighting, run.order, batch_size=config.eval.batch_size
+      ),
     )
 
   with jax.set_mesh(run.mesh):

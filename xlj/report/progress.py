@@ -20,6 +20,8 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.summary.writer import event_file_writer
 import tqdm
 
+from xlj import files
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 _RESERVED = ("step", "time", "kind")
@@ -317,12 +319,7 @@ def _drop_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
   kept = [r for r in read_metrics(path) if r["step"] <= step]
   if path.exists():
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)  # a kill leaves the old file or the new one
+    files.write_text(path, text)
   return kept
 
 

@@ -16,6 +16,7 @@ import os
 import pathlib
 from typing import Any
 
+from xlj import files
 from xlj.report import figures
 from xlj.report import page
 from xlj.report import progress
@@ -78,9 +79,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     _machine(machine),
   ]
   path = workdir / REPORT_FILE
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(page.html(name, body), encoding="utf-8")
-  os.replace(partial, path)  # a reader never sees half a page
+  files.write_text(path, page.html(name, body))
   return path
 
 

@@ -7,11 +7,12 @@ mesh.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 import zipfile
 
 import numpy as np
+
+from xlj import files
 
 FILE = "label_flips.npz"
 _LEAST = 4  # more labels that a row has room for; then twice as many, ...
@@ -86,14 +87,12 @@ class LabelCorrections:
 
   def save(self, directory: Path) -> None:
     """Writes the log; a reader sees all of it, or the one before."""
-    path = directory / FILE
-    partial = path.with_name(f"{path.name}.partial")
     log = np.asarray(self._log, np.int64).reshape(-1, 3)
-    with partial.open("wb") as file:
+    with (
+      files.replacing(directory / FILE) as partial,
+      partial.open("wb") as file,
+    ):
       np.savez(file, step=log[:, 0], row=log[:, 1], label=log[:, 2])
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
 
   @classmethod
   def load(cls, directory: Path, step: int) -> LabelCorrections:

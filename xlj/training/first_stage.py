@@ -7,8 +7,8 @@ import jax
 import ml_collections
 
 from xlj import config as config_lib
-from xlj.checkpoint import checkpointer
 from xlj.model import model as model_lib
+from xlj.runs import directory
 
 # Where the two must agree for weights to mean the same.
 _SAME = ("data.fingerprint", "data.weighting", "data.l2", "data.num_features")
@@ -44,7 +44,7 @@ def load(config: ml_collections.ConfigDict) -> Stage:
     CheckpointError: None of its checkpoints is good.
   """
   workdir = Path(config.train.start_from).absolute()
-  saved = config_lib.load(workdir / config_lib.FILE)
+  saved = directory.load_config(workdir)
   with_rows = config.head.type == "oltr" and config.oltr.own_keys
   _check(saved, config, _SAME + (_SAME_ROWS if with_rows else ()), workdir)
   if with_rows and saved.head.type != "dense":
@@ -60,11 +60,7 @@ def load(config: ml_collections.ConfigDict) -> Stage:
       f"train.start_from is {workdir}, whose encoder has other weights; give"
       " the same section encoder"
     )
-  with checkpointer.Checkpointer(
-    saved.checkpoint.dir or workdir / checkpointer.DIRECTORY,
-    best_metric=saved.eval.metric,
-    read_only=True,
-  ) as keeper:
+  with directory.keeper(workdir, saved, read_only=True) as keeper:
     found = keeper.restore_model(abstract, best=False)
   if found is None:
     raise config_lib.ConfigError(

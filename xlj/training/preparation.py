@@ -19,6 +19,7 @@ from xlj.data import sampler as sampler_lib
 from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.runs import directory
 
 _SAMPLE_ROWS = 4096  # that the size of features is taken from
 _SAMPLE_ENTRIES = 2**25  # of dense ones, or images would fill the memory
@@ -98,9 +99,7 @@ def prepare(
     config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
   _scale(config, split, weighting)
   if workdir is not None and config.data.num_ids:
-    order = label_order.LabelOrder.from_file(
-      workdir / config.head.order, config.data.num_ids, num_labels
-    )
+    order = directory.edited_order(workdir, config)
   else:
     order = _order(config, split, rows, stats, weighting)
   sampler = None

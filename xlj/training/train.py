@@ -1,10 +1,9 @@
 """The training loop: data, model, steps, validation, checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,17 @@ from xlj.checkpoint import probe
 from xlj.config import check as config_check
 from xlj.config import make_head
 from xlj.config import splits
-from xlj.data import padding
-from xlj.data import pipeline
 from xlj.data import statistics
 from xlj.data import weighting as weighting_lib
 from xlj.distributed import exchange
 from xlj.distributed import stopping
 from xlj.distributed import watch
 from xlj.evaluation import evaluator
+from xlj.model import batches
 from xlj.model import model as model_lib
-from xlj.report import machine
 from xlj.report import progress
 from xlj.report import report
+from xlj.runs import directory
 from xlj.runs import label_corrections
 from xlj.training import first_stage
 from xlj.training import noisy_labels
@@ -43,6 +41,10 @@ NOT_FINITE_FILE = "not_finite.jsonl"
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   """Trains a model, or continues the run that `workdir` holds.
+
+  A checkpoint is saved each `checkpoint.every` steps, at the end, and where a
+  validation, each `eval.every` steps, finds the best `eval.metric` so far: "the
+  best" is that of all validations.
 
   As one of several processes (see `xlj.distributed`), all of them call it with
   the same config and a directory that they share.
@@ -79,37 +81,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
     data.order.fingerprint(),
     "give all the same software, or name a file in head.order",
   )
-  _claim(workdir, config)
-  directory = config.checkpoint.dir or workdir / checkpointer.DIRECTORY
-  probe.probe(directory)
+  directory.claim(workdir, config)
+  probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
-    with checkpointer.Checkpointer(
-      directory,
-      keep=config.checkpoint.keep,
-      keep_every=config.checkpoint.keep_every,
-      best_metric=config.eval.metric,
-    ) as keeper:
+    with directory.keeper(workdir, config) as keeper:
       complete = _loop(model, keeper, config, data, workdir)
   if jax.process_index() == 0:
     report.write_report(workdir)
   return complete
-
-
-def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-  """Writes the config into the directory, or checks that it is the same."""
-  if jax.process_index():
-    return
-  path = workdir / config_lib.FILE
-  if path.exists():
-    config_lib.check_same_run(config_lib.load(path), config, workdir)
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  facts = json.dumps(machine.facts(jax.devices()), indent=2)
-  (workdir / report.MACHINE_FILE).write_text(facts + "\n")
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(config_lib.to_json(config))
-  os.replace(partial, path)
 
 
 def _start(
@@ -193,14 +173,14 @@ def _centring(
 
   def run(state):
     rows = model.zero_rows()
-    for inputs in evaluator.inputs(
+    for inputs in batches.of_split(
       data.split,
       data.weighting,
       data.order,
       batch_size=config.eval.batch_size,
       rows=data.rows,
     ):
-      rows = add(rows, state.model, inputs)
+      rows = add(rows, state.model, sharding.put_batch(inputs))
     return finish(rows, state)
 
   return run
@@ -243,7 +223,9 @@ def _steps(
 
   The order matters: the state is validated and saved before the batch of the
   next step is taken, so a restored run sees exactly the batches that the
-  interrupted one had not seen.
+  interrupted one had not seen. What is the best by validation so far is saved
+  even where no save is due; states that are saved without a validation are not
+  compared.
 
   Raises:
     _NotFiniteError: If the loss of a step, or its gradient, is not finite.
@@ -254,24 +236,32 @@ def _steps(
   step_fn = jax.jit(model.train_step, donate_argnums=0)
   recentred = _centring(model, config, data, model.recentred)
   recentre_every = make_head.recentre_every(config)
-  batches = _batches(start, config, data)
+  stream = batches.for_training(
+    config,
+    data.split,
+    data.weighting,
+    rows=data.rows,
+    sampler=data.sampler,
+    start=start,
+  )
   bar = progress.Progress(
     stop, initial_step=start, examples_per_step=batch_size, enabled=first
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
+  best = -math.inf  # by validation, since this start
   losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
   corrections = label_corrections.LabelCorrections.load(workdir, start)
   with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
-      batch = next(batches)
+      batch = next(stream)
       data.split.check()
       watch.note(f"taking step {step}")
       metrics = {}
       if step in skip:
-        state = state._replace(step=state.step + 1)
+        state = model.skip(state)
       else:
-        inputs = evaluator.to_inputs(batch, data.order)
+        inputs = batches.to_inputs(batch, data.order)
         labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)
         inputs = inputs._replace(label_ids=labels)
         state, metrics = step_fn(state, sharding.put_batch(inputs))
@@ -284,15 +274,19 @@ def _steps(
       bar.update(step, metrics)
       last = step == stop or told.after(step)
       save = last or step % config.checkpoint.every == 0
-      if save or step % config.train.log_every == 0:
+      log = save or step % config.train.log_every == 0
+      validate = step % config.eval.every == 0 or step == stop
+      if log or validate:
         _check_finite(losses)
         losses.clear()
-        if metrics:
-          writer.write(step, "train", metrics)
+      if log and metrics:
+        writer.write(step, "train", metrics)
       scores = None
-      if validator and (step % config.eval.every == 0 or step == stop):
+      if validator and validate:
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
+        score = scores.get(config.eval.metric, -math.inf)
+        save, best = save or score > best, max(best, score)
       if save:
         if first and len(corrections):
           corrections.save(workdir)
@@ -342,31 +336,6 @@ def _write_suspects(
   logging.info(
     "%d of %d examples probably have a wrong label: see %s",
     *(len(found), len(data.rows), path),
-  )
-
-
-def _batches(
-  start: int, config: ml_collections.ConfigDict, data: preparation.Data
-) -> Iterator[pipeline.Batch]:
-  """This process's part of the batches after step `start`."""
-  widths = padding.plan(
-    data.split,
-    batch_size=config.train.batch_size,
-    rows=data.rows,
-    max_features=config.data.max_features,
-    max_labels=config.data.max_labels,
-  )
-  return pipeline.train_batches(
-    data.split,
-    data.weighting,
-    batch_size=config.train.batch_size,
-    seed=config.seed + config.train.shuffle,
-    start_step=start,
-    rows=data.rows,
-    order=data.sampler,
-    widths=widths,
-    process=evaluator.this_process(),
-    num_threads=config.data.threads,
   )
 
 

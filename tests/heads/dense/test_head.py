@@ -217,3 +217,32 @@ def test_add_to_rows_sums_the_vectors_of_each_label(shape):
     got = jax.jit(head.add_to_rows)(rows, *sharding.put_batch((targets.ids, x)))
   got = in_label_order(head, {"rows": got})["rows"]
   np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
+def test_a_linear_gradient_that_is_not_finite_makes_the_loss_so(shape):
+  head = dense.DenseHead(
+    num_labels=8,
+    dim=0,
+    loss=bce.BinaryCrossEntropy(),
+    optimizer=row_optimizer.RowOptimizer(optax.sgd(0.1)),
+    wide_features=F,
+    wide_learning_rate=lambda step: 0.5,
+    blocks=8,
+  )
+  features = feature_rows.SparseRows(
+    np.zeros((N, K), np.int32),
+    np.zeros((N, K), np.float32),
+    np.full(N, K, np.int32),
+  )
+  targets = targets_lib.Targets(np.zeros((N, 1), np.int32), np.ones(N, "f"))
+  params = {"wide": np.zeros((F, 8), "f"), "bias": np.zeros(8, "f")}
+  opt = jax.tree.map(np.asarray, head.init_optimizer(params))
+  with meshes.mesh(shape) as mesh:
+    params, opt = place(mesh, head, params, opt)
+    for value in (3.0, 3e38):  # times weights of 0, and N K of them
+      features.values[:] = value
+      batch = sharding.put_batch((features, targets))
+      new, _, _, metrics = jax.jit(head.step)(params, opt, 0, None, *batch)
+      assert np.isfinite(new["wide"]).all() == (value == 3)
+      assert np.isfinite(metrics["loss"]) == (value == 3)

@@ -1,0 +1,233 @@
+"""Batches for a model: of a split, or of examples that a caller has.
+
+What is made here are this process's rows, as numpy; `sharding.put_batch` brings
+them onto the devices.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import math
+
+import jax
+import ml_collections
+import numpy as np
+import scipy.sparse
+
+from xlj.data import csr as csr_lib
+from xlj.data import label_order
+from xlj.data import padding
+from xlj.data import pipeline
+from xlj.data import sampler as sampler_lib
+from xlj.data import store
+from xlj.data import weighting as weighting_lib
+from xlj.model import model as model_lib
+
+Features = (
+  csr_lib.Csr
+  | np.ndarray
+  | scipy.sparse.sparray
+  | scipy.sparse.spmatrix
+  | Sequence[Mapping[int, float]]
+)
+
+
+def for_training(
+  config: ml_collections.ConfigDict,
+  split: store.Split,
+  weighting: weighting_lib.Weighting | None,
+  *,
+  rows: np.ndarray,
+  sampler: sampler_lib.ByLabel | None = None,
+  start: int = 0,
+) -> Iterator[pipeline.Batch]:
+  """The batches after step `start`, without end.
+
+  Args:
+    config: A resolved config.
+    split: The data.
+    weighting: Of its features.
+    rows: Rows to train on.
+    sampler: Of the rows, if labels are drawn first.
+    start: Steps taken.
+
+  Returns:
+    Batches; see `to_inputs`.
+  """
+  widths = padding.plan(
+    split,
+    batch_size=config.train.batch_size,
+    rows=rows,
+    max_features=config.data.max_features,
+    max_labels=config.data.max_labels,
+  )
+  return pipeline.train_batches(
+    split,
+    weighting,
+    batch_size=config.train.batch_size,
+    seed=config.seed + config.train.shuffle,
+    start_step=start,
+    rows=rows,
+    order=sampler,
+    widths=widths,
+    process=this_process(),
+    num_threads=config.data.threads,
+  )
+
+
+def of_split(
+  split: store.Split,
+  weighting: weighting_lib.Weighting | None,
+  order: label_order.LabelOrder,
+  *,
+  batch_size: int,
+  rows: np.ndarray | None = None,
+  widths: padding.Widths | None = None,
+) -> Iterator[model_lib.Inputs]:
+  """One pass over the rows of a split.
+
+  Args:
+    split: The data.
+    weighting: Of its features.
+    order: The head's numbers of its labels.
+    batch_size: Examples at a time, over all devices.
+    rows: Rows to read; by default all.
+    widths: Of batches; by default what `padding.plan` finds.
+
+  Yields:
+    A batch; the last one may be filled up with rows of weight 0.
+  """
+  for batch in pipeline.eval_batches(
+    split,
+    weighting,
+    batch_size=batch_size,
+    rows=rows,
+    widths=widths,
+    process=this_process(),
+  ):
+    yield to_inputs(batch, order)
+
+
+def to_inputs(
+  batch: pipeline.Batch, order: label_order.LabelOrder
+) -> model_lib.Inputs:
+  """The arrays of a batch that the model reads."""
+  return model_lib.Inputs(
+    batch.feature_ids,
+    batch.feature_values,
+    order.to_head(batch.label_ids),
+    batch.weights,
+    batch.rows.astype(np.int32),
+  )
+
+
+def this_process() -> pipeline.Slice:
+  """The part of each global batch that this process reads."""
+  return pipeline.Slice(jax.process_index(), jax.process_count())
+
+
+def of_features(
+  config: ml_collections.ConfigDict,
+  features: Features,
+  weighting: weighting_lib.Weighting | None,
+  num_devices: int,
+) -> Iterator[tuple[int, model_lib.Inputs]]:
+  """Examples in batches, whose sizes are rounded up to powers of two.
+
+  Args:
+    config: A resolved config.
+    features: n examples with raw features, in any form of `Features`; images
+      are `[n, H, W, C]`.
+    weighting: Of the features.
+    num_devices: Those that share a batch.
+
+  Yields:
+    How many rows of a batch are examples, the first ones, and the batch.
+
+  Raises:
+    ValueError: If the number of features does not fit the model.
+  """
+  rows = _rows(config, features)
+  size = config.eval.batch_size
+  for start in range(0, _count(rows), size):
+    part = _slice(rows, start, start + size)
+    yield _count(part), _inputs(part, weighting, num_devices)
+
+
+def _rows(
+  config: ml_collections.ConfigDict, features: Features
+) -> csr_lib.Csr | np.ndarray:
+  """Checks the examples and brings them to Csr or a dense array."""
+  num_features = config.data.num_features
+  if isinstance(features, Sequence):
+    rows = _from_dicts(features, num_features)
+  elif isinstance(features, csr_lib.Csr | np.ndarray):
+    rows = features
+    if isinstance(rows, np.ndarray) and rows.ndim == 4:
+      rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+  else:
+    rows = csr_lib.Csr.from_scipy(features)
+  if rows.shape[1] > num_features:
+    raise ValueError(
+      f"the examples have {rows.shape[1]} features, the model {num_features}"
+    )
+  if isinstance(rows, np.ndarray) and not config.data.dense:
+    return csr_lib.Csr.from_scipy(scipy.sparse.csr_array(rows))
+  if isinstance(rows, csr_lib.Csr) and config.data.dense:
+    return rows.to_scipy().toarray()
+  return rows
+
+
+def _inputs(
+  rows: csr_lib.Csr | np.ndarray,
+  weighting: weighting_lib.Weighting | None,
+  num_devices: int,
+) -> model_lib.Inputs:
+  """At most one batch."""
+  size = _power_of_two(max(_count(rows), num_devices))
+  size += -size % num_devices
+  if isinstance(rows, csr_lib.Csr):
+    if weighting is not None:
+      rows = weighting(rows)
+    width = _power_of_two(max(8, int(rows.row_lengths.max(initial=0))))
+    ids, values, _ = rows.pad(width, fill=0)
+    feature_ids, feature_values = _fill(ids, size), _fill(values, size)
+  else:
+    feature_ids = None
+    # Bytes stay bytes: the encoder makes floats of them on the device.
+    dtype = rows.dtype if rows.dtype == np.uint8 else np.float32
+    feature_values = _fill(np.asarray(rows, dtype), size)
+  inputs = model_lib.Inputs(
+    feature_ids,
+    feature_values,
+    np.full((size, 1), -1, np.int32),
+    np.zeros((size,), np.float32),
+  )
+  mine = this_process().of(size)
+  return jax.tree.map(lambda array: array[mine], inputs)
+
+
+def _from_dicts(
+  rows: Sequence[Mapping[int, float]], num_features: int
+) -> csr_lib.Csr:
+  ids = [sorted(row) for row in rows]
+  values = [[row[i] for i in order] for row, order in zip(rows, ids)]
+  return csr_lib.Csr.from_rows(ids, num_features, values)
+
+
+def _count(rows: csr_lib.Csr | np.ndarray) -> int:
+  return rows.num_rows if isinstance(rows, csr_lib.Csr) else len(rows)
+
+
+def _slice(
+  rows: csr_lib.Csr | np.ndarray, start: int, stop: int
+) -> csr_lib.Csr | np.ndarray:
+  if isinstance(rows, csr_lib.Csr):
+    return rows.slice_rows(start, stop)
+  return rows[start:stop]
+
+
+def _fill(block: np.ndarray, size: int) -> np.ndarray:
+  return np.pad(block, ((0, size - len(block)), (0, 0)))
+
+
+def _power_of_two(n: int) -> int:
+  return 1 << (n - 1).bit_length()

@@ -1,0 +1,286 @@
+"""A run's directory: opened, claimed and written here alone.
+
+It holds the config, without which it is no run, the checkpoints unless
+`checkpoint.dir` has them elsewhere, and beside those what the config and the
+arrays do not say: the machine, labels that training has corrected, and, where
+labels have come or gone (see `xlj.labels`), their order and names.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from xlj import config as config_lib
+from xlj import files
+from xlj import mesh as mesh_lib
+from xlj import sharding
+from xlj.checkpoint import checkpointer
+from xlj.config import splits
+from xlj.data import label_order
+from xlj.model import model as model_lib
+from xlj.report import machine
+from xlj.report import report
+from xlj.runs import label_corrections
+
+ORDER_FILE = "label_order.txt"  # of a run whose labels were edited
+WHICH = ("best", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run at one of its checkpoints.
+
+  Attributes:
+    workdir: Where it was read from.
+    config: Its config.
+    mesh: That of its arrays.
+    step: Steps taken.
+    trees: The trees of arrays: "model", and "training" if asked for.
+    order: Which label has which row.
+    facts: Saved with the arrays for training.
+    names: Of all ids; None for those that the data have. `load` leaves them,
+      and the corrections, to who needs them.
+    corrections: Labels that training has made positives.
+  """
+
+  workdir: Path
+  config: ml_collections.ConfigDict
+  mesh: jax.sharding.Mesh
+  step: int
+  trees: dict[str, Any]
+  order: label_order.LabelOrder
+  facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+  names: list[str] | None = None
+  corrections: label_corrections.LabelCorrections = dataclasses.field(
+    default_factory=label_corrections.LabelCorrections
+  )
+
+  @property
+  def num_labels(self) -> int:
+    """How many labels have a row, L."""
+    return self.config.data.num_labels
+
+  @property
+  def num_ids(self) -> int:
+    """How many ids there are, those of deleted and merged labels included."""
+    return config_lib.num_ids(self.config)
+
+  @property
+  def data_ids(self) -> np.ndarray:
+    """The id of each row's label, `[L]`; for runs that keep ids."""
+    assert self.order.data_ids is not None
+    return self.order.data_ids
+
+  @property
+  def head_ids(self) -> np.ndarray:
+    """The head's number of each id, `[num_ids]`; -1 without a row; likewise."""
+    assert self.order.head_ids is not None
+    return self.order.head_ids
+
+  def model(self) -> model_lib.Model:
+    """The model."""
+    return model_lib.Model(self.config)
+
+  def counts(self) -> np.ndarray:
+    """Training examples of the head's labels, int64 `[L]`; likewise."""
+    with jax.set_mesh(self.mesh):
+      by_row = self.trees["model"]["buffers"]["label_counts"]
+      return _by_label(self.model(), by_row).astype(np.int64)
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+  """The config of a run.
+
+  Args:
+    workdir: Directory of the run.
+
+  Returns:
+    The config.
+
+  Raises:
+    ConfigError: There is none, or it cannot be read.
+  """
+  return config_lib.load(workdir / config_lib.FILE)
+
+
+def checkpoints(workdir: Path, config: ml_collections.ConfigDict) -> str | Path:
+  """Where a run has its checkpoints."""
+  return config.checkpoint.dir or workdir / checkpointer.DIRECTORY
+
+
+def keeper(
+  workdir: Path, config: ml_collections.ConfigDict, *, read_only: bool = False
+) -> checkpointer.Checkpointer:
+  """What saves and restores the checkpoints of a run; to be closed."""
+  return checkpointer.Checkpointer(
+    checkpoints(workdir, config),
+    keep=config.checkpoint.keep,
+    keep_every=config.checkpoint.keep_every,
+    best_metric=config.eval.metric,
+    read_only=read_only,
+  )
+
+
+def load(
+  workdir: str | Path, *, which: str = "best", training: bool = False
+) -> Run:
+  """Opens a run on a mesh of all devices.
+
+  Args:
+    workdir: Directory of the run.
+    which: "best" checkpoint by the validation metric, or "last".
+    training: Whether to read what only training needs as well, at the last
+      checkpoint alone.
+
+  Returns:
+    The run; the devices need not be those that trained it.
+
+  Raises:
+    ConfigError: The directory holds no finished checkpoint.
+    CheckpointError: None of its checkpoints is good.
+    DataError: A file about its labels is not as it was written.
+  """
+  if which not in WHICH:
+    raise config_lib.ConfigError(
+      f"which checkpoint: {which!r}; use 'best' or 'last'"
+    )
+  workdir = Path(workdir).absolute()
+  config = load_config(workdir)
+  mesh = mesh_lib.make_mesh()
+  with jax.set_mesh(mesh):
+    model = model_lib.Model(config)
+    abstract = model.abstract()
+    with keeper(workdir, config, read_only=True) as found_in:
+      if training:
+        found = found_in.restore_newest(abstract.model, abstract.training)
+      else:
+        found = found_in.restore_model(abstract.model, best=which == "best")
+    if found is None:
+      raise config_lib.ConfigError(
+        f"{workdir} holds no finished checkpoint; train it first"
+      )
+    step, *trees = found
+    facts = trees.pop() if training else {}
+    trees = dict(zip(("model", "training"), trees))
+    order = order_of(workdir, config, model, trees["model"]["buffers"])
+  return Run(workdir, config, mesh, step, trees, order, facts)
+
+
+def order_of(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  model: model_lib.Model,
+  buffers: dict[str, jax.Array],
+) -> label_order.LabelOrder:
+  """Which label of a run has which row.
+
+  Args:
+    workdir: The run's directory.
+    config: Its config.
+    model: Its model.
+    buffers: Those of its state, on the mesh in context.
+
+  Returns:
+    The order.
+
+  Raises:
+    DataError: The file that says so is not as it was written.
+  """
+  if config.data.num_ids:
+    return edited_order(workdir, config)
+  if "label_ids" in buffers:
+    return label_order.LabelOrder.of(_by_label(model, buffers["label_ids"]))
+  return label_order.LabelOrder.identity()
+
+
+def edited_order(
+  workdir: Path, config: ml_collections.ConfigDict
+) -> label_order.LabelOrder:
+  """The order of a run whose labels were edited, which a file of it says."""
+  return label_order.LabelOrder.from_file(
+    workdir / config.head.order, config.data.num_ids, config.data.num_labels
+  )
+
+
+def _by_label(model: model_lib.Model, a: jax.Array) -> np.ndarray:
+  """A buffer `[R, ...]` by row as `[L, ...]` by the head's labels."""
+  rows = model.layout.row_of_label(np.arange(model.layout.num_labels))
+  return sharding.whole(a)[rows]
+
+
+# --- writing -----------------------------------------------------------------
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Makes a directory that of a run, or checks that it is of the same.
+
+  Args:
+    workdir: The directory.
+    config: The resolved config.
+
+  Raises:
+    ConfigError: It is that of a run with another config.
+  """
+  if jax.process_index():
+    return
+  if (workdir / config_lib.FILE).exists():
+    config_lib.check_same_run(load_config(workdir), config, workdir)
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  _begin(workdir, config)
+
+
+def check_new(output: Path) -> None:
+  """Refuses a directory that `write` would find something in.
+
+  Args:
+    output: The directory.
+
+  Raises:
+    ConfigError: It is neither missing nor empty.
+  """
+  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    raise config_lib.ConfigError(f"{output} is not empty; use another output")
+
+
+def write(
+  run: Run, output: Path, metrics: dict[str, float] | None = None
+) -> None:
+  """Writes a run as the directory of another one.
+
+  Args:
+    run: The run, with all that training needs.
+    output: The new directory.
+    metrics: Of validation, of these very arrays.
+
+  Raises:
+    CheckpointError: The arrays cannot be saved.
+    OSError: A file cannot be written.
+  """
+  config = ml_collections.ConfigDict(run.config.to_dict())
+  config.checkpoint.dir = ""  # Not where the first run has its own.
+  with jax.set_mesh(run.mesh), keeper(output, config) as saver:
+    trees = run.trees
+    saver.save(run.step, trees["model"], trees["training"], run.facts, metrics)
+  if jax.process_index():
+    return
+  if len(run.corrections):
+    run.corrections.save(output)
+  if config.data.num_ids:
+    run.order.to_file(output / config.head.order)
+  if run.names is not None:
+    text = "".join(f"{name}\n" for name in run.names)
+    files.write_text(output / splits.NAMES_FILE, text)
+  _begin(output, config)
+
+
+def _begin(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes what every run has; the config, which makes it one, is last."""
+  facts = json.dumps(machine.facts(jax.devices()), indent=2)
+  files.write_text(workdir / report.MACHINE_FILE, facts + "\n")
+  files.write_text(workdir / config_lib.FILE, config_lib.to_json(config))
