@@ -77,7 +77,7 @@ def test_two_stages(data_dir, tmp_path, use_mesh):
   features = store.open_split(data_dir, "test").features.slice_rows(0, 16)
   run = predictor.load(second, which="last")
   _, ids = run.topk(features, 1)
-  for by in predictor.CONFIDENCES:
+  for by in run.model.head.confidences:
     sure = run.confidence(features, by)
     assert sure.shape == (16,) and np.isfinite(sure).all()
     kept = open_set.rejected(ids[:, 0], sure, np.median(sure))

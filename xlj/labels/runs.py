@@ -20,6 +20,9 @@ from xlj import mesh as mesh_lib
 from xlj.checkpoint import checkpointer
 from xlj.config import splits
 from xlj.data import label_order
+from xlj.heads import head as head_lib
+from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.report import machine
@@ -82,6 +85,10 @@ class Run:
     """The model."""
     return model_lib.Model(self.config)
 
+  def rows(self) -> rows_lib.Rows:
+    """What the head stores of labels."""
+    return rows_of(self.model())
+
   def counts(self) -> np.ndarray:
     """Training examples of the head's labels, int64 `[L]`."""
     with jax.set_mesh(self.mesh):
@@ -118,10 +125,10 @@ def load(workdir: str | Path) -> Run:
   """
   workdir = Path(workdir).absolute()
   config = config_lib.load(workdir / config_lib.FILE)
-  _check(config, workdir)
   mesh = mesh_lib.make_mesh()
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
+    _check(config, model.head, workdir)
     abstract = model.abstract()
     with checkpointer.Checkpointer(
       config.checkpoint.dir or workdir / checkpointer.DIRECTORY,
@@ -149,16 +156,13 @@ def load(workdir: str | Path) -> Run:
   )
 
 
-def _check(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def _check(
+  config: ml_collections.ConfigDict, head: head_lib.Head, workdir: Path
+) -> None:
   """Refuses a run whose labels are not rows of one matrix."""
-  head = config.head
   for wrong, why in (
-    (
-      head.type != "dense" or head.prototypes > 1,
-      f"head.type is {head.type!r}"
-      + (" with head.prototypes" if head.prototypes > 1 else ""),
-    ),
-    (head.order == "none", "head.order is 'none', which keeps no ids"),
+    ("rows" not in head.can, head_lib.lack(head, "rows")),
+    (config.head.order == "none", "head.order is 'none', which keeps no ids"),
     (bool(config.data.context), "its labels are the words of a text"),
     (bool(config.data.generator.rows), "its data are generated"),
   ):
@@ -240,6 +244,12 @@ def _write_files(
   partial.write_text(config_lib.to_json(config))
   os.replace(partial, output / config_lib.FILE)
   logging.info("Wrote %s with %d labels", output, run.num_labels)
+
+
+def rows_of(model: model_lib.Model) -> rows_lib.Rows:
+  """What a head whose labels can be edited stores of them."""
+  assert isinstance(model.head, dense.DenseHead)  # `load` refuses others.
+  return model.head.label_rows
 
 
 def heads_of(run: Run, ids: Sequence[int] | np.ndarray) -> np.ndarray:
