@@ -20,7 +20,8 @@ def resolved(facts=runs.FACTS, **fields):
 
 def test_open_fields_are_decided():
   head = make_head.make_head(resolved())
-  assert head.labels.cosine and not head.labels.use_bias
+  rows = head.labels.label_rows
+  assert rows.cosine and not rows.use_bias
   assert 18 < head.scale < 20  # it grows with log L
   assert make_head.make_head(resolved(oltr__scale=16.0)).scale == 16
   few = dataclasses.replace(runs.FACTS, num_labels=100, num_rows=5_000)
