@@ -28,6 +28,7 @@ from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.losses import softmax
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
@@ -74,13 +75,9 @@ def main() -> None:
 
 def make(options: argparse.Namespace) -> tuple[Any, Any]:
   """A compiled step of a state, and the state."""
-  head = dense.DenseHead(
-    num_labels=options.L,
-    dim=options.D,
-    loss=softmax.Softmax(),
-    optimizer=row_optimizer.RowOptimizer(optax.adam(1e-3)),
-    init_scale=0.05,
-  )
+  optimizer = row_optimizer.RowOptimizer(optax.adam(1e-3))
+  rows = rows_lib.Rows(options.L, options.D, optimizer, init_scale=0.05)
+  head = dense.DenseHead(rows, softmax.Softmax())
   rng = np.random.default_rng(0)
   batch = sharding.put_batch(
     (

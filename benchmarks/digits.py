@@ -36,6 +36,7 @@ from sklearn import datasets
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.heads.product import head as product
 from xlj.losses import softmax
 from xlj.ops import row_optimizer
@@ -101,13 +102,9 @@ def heads(
 ) -> dict[str, Head]:
   """The heads to compare, by name."""
   num_labels = 10**num_digits
-  full = dense.DenseHead(
-    num_labels,
-    _DIM,
-    softmax.Softmax(),
-    row_optimizer.RowOptimizer(tx),
-    init_scale=0.02,
-  )
+  optimizer = row_optimizer.RowOptimizer(tx)
+  rows = rows_lib.Rows(num_labels, _DIM, optimizer, init_scale=0.02)
+  full = dense.DenseHead(rows, softmax.Softmax())
   one = product.ProductHead(num_labels, _DIM, (10,) * num_digits, tx)
   mixed = dataclasses.replace(one, components=components)
   return {

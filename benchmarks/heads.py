@@ -28,7 +28,9 @@ from typing import Any
 
 import jax
 
+from xlj import heads as heads_lib
 from xlj import sharding
+from xlj.config import make_head
 from xlj.data import pipeline
 from xlj.model import batches
 from xlj.model import model as model_lib
@@ -190,13 +192,13 @@ class Side:
 
 def scored(config: Any) -> float:
   """Share of the labels that an example is scored against in training."""
-  head, num_labels = config.head, config.data.num_labels
-  if head.type == "mhp":
-    return sum(head.lengths) / num_labels
-  if head.type == "dense":
-    return 1.0
-  chosen = head.candidates if head.type == "mhc" else head.sample_groups
-  return chosen / head.groups[-1]
+  head = make_head.make_head(config)
+  if isinstance(head, heads_lib.ProductHead):
+    return sum(head.lengths) / head.num_labels
+  if isinstance(head, heads_lib.CascadeHead):
+    return head.candidates / head.levels[-1].layout.blocks
+  assert isinstance(head, heads_lib.DenseHead)
+  return head.sample_blocks / head.layout.blocks if head.sample_blocks else 1.0
 
 
 def print_table(records: dict[str, dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ import roofline
 
 from xlj import sharding
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import row_optimizer
@@ -110,10 +111,9 @@ def fused_step(problem: contestant.Problem) -> Step:
   )
   jax.set_mesh(mesh)  # stays
   options = problem.options
-  head = dense.DenseHead(
+  rows = rows_lib.Rows(
     num_labels=problem.L,
     dim=problem.D,
-    loss=LOSSES[problem.loss],
     optimizer=row_optimizer.RowOptimizer(
       optax.sgd(problem.learning_rate),
       dtype=problem.dtype,
@@ -124,6 +124,7 @@ def fused_step(problem: contestant.Problem) -> Step:
     chunk_size=options["chunk_size"],
     keep_logits=options["keep_logits"],
   )
+  head = dense.DenseHead(rows, LOSSES[problem.loss])
 
   def step(state, batch):
     params, opt_state = state
@@ -134,7 +135,7 @@ def fused_step(problem: contestant.Problem) -> Step:
     return (params, opt_state), (metrics["loss"], dx)
 
   def initial(some_rows):
-    params = head.optimizer.format.encode(_rows(problem, some_rows), None)
+    params = rows.encoded(_rows(problem, some_rows))
     return params, head.init_optimizer(params)
 
   state = jax.jit(

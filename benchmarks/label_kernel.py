@@ -29,6 +29,7 @@ import numpy as np
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import row_optimizer
@@ -81,15 +82,14 @@ def make_head(
   num_labels: int, dim: int, loss: str, dtype: str, kernels: bool
 ) -> dense.DenseHead:
   on = "interpret" if jax.default_backend() == "cpu" else "auto"
-  head = dense.DenseHead(
+  rows = rows_lib.Rows(
     num_labels=num_labels,
     dim=dim,
-    loss=LOSSES[loss],
     optimizer=row_optimizer.sgd(0.1, dtype=dtype),
     blocks=jax.device_count(),
     init_scale=0.5 / dim**0.5,
-    kernels=on if kernels else "never",
   )
+  head = dense.DenseHead(rows, LOSSES[loss], kernels=on if kernels else "never")
   if kernels and not head.uses_kernels:
     raise SystemExit(head.why_no_kernels() or "no device for kernels")
   return head
@@ -135,7 +135,7 @@ def check(loss: str, dtype: str) -> dict[str, Any]:
     params, _, dx, metrics = jax.jit(head.step)(
       params, state, jnp.zeros((), jnp.int32), *make_batch(*sizes)
     )
-    rows = head.optimizer.format.decode(params)
+    rows = head.label_rows.optimizer.format.decode(params)
     values = dx, rows, params["bias"], metrics["loss"]
     results.append([np.asarray(v, np.float32) for v in values])
   apart = [

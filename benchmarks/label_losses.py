@@ -21,6 +21,7 @@ import optax
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
@@ -31,6 +32,7 @@ from xlj.losses import remembered
 from xlj.losses import role
 from xlj.losses import softmax
 from xlj.losses import weighted_bce
+from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
@@ -93,7 +95,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     every = {
       name: pair for name, pair in every.items() if name in plain | set(chosen)
     }
-  label_values = make_label_values(options.L, options.D)
+  label_values = make_label_values(options.L)
   batches = {
     name: make_batch(options, getattr(loss, "remembered", REMEMBERED))
     for name, (_, loss) in every.items()
@@ -101,14 +103,14 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
   steps, temporaries = {}, {}
   params = state = None
   for name, (_, loss) in every.items():
-    head = dense.DenseHead(
+    rows = rows_lib.Rows(
       num_labels=options.L,
       dim=options.D,
-      loss=loss,
       optimizer=row_optimizer.RowOptimizer(optax.sgd(0.1)),
       init_scale=0.1,
       init_bias=-5.0,
     )
+    head = dense.DenseHead(rows, loss)
     if params is None:
       params, state = start(head)
     x, targets = batches[name]
@@ -176,15 +178,10 @@ def make_batch(options: argparse.Namespace, remembered: int) -> Any:
   )
 
 
-def make_label_values(num_labels: int, dim: int) -> Any:
+def make_label_values(num_labels: int) -> Any:
   """Values per label, by row."""
   rng = np.random.default_rng(1)
-  rows = dense.DenseHead(
-    num_labels,
-    dim,
-    softmax.Softmax(),
-    None,  # pyrefly: ignore
-  ).num_rows
+  rows = layout_lib.Layout(num_labels, rows_lib.Rows.blocks).num_rows
   labels = jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS)
   values = {
     "positive": np.ones(rows, np.float32),

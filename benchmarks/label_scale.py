@@ -32,6 +32,7 @@ import roofline
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import rounding
@@ -107,10 +108,9 @@ def parse() -> argparse.Namespace:
 
 def train(mesh: jax.sharding.Mesh, options: argparse.Namespace) -> dict:
   """Makes the rows, takes the steps, and returns what was measured."""
-  head = dense.DenseHead(
+  rows = rows_lib.Rows(
     num_labels=options.L,
     dim=options.D,
-    loss=LOSSES[options.loss],
     optimizer=row_optimizer.RowOptimizer(
       optax.sgd(options.learning_rate), dtype=options.dtype
     ),
@@ -120,6 +120,7 @@ def train(mesh: jax.sharding.Mesh, options: argparse.Namespace) -> dict:
     chunk_size=options.chunk_size,
     keep_logits=options.keep_logits,
   )
+  head = dense.DenseHead(rows, LOSSES[options.loss])
 
   def init(key):
     params = head.init(key)

@@ -165,10 +165,10 @@ def score(workdir: pathlib.Path, world: World) -> dict[str, float]:
   scores = open_set.by_shots(found, truth, world.counts)
   del scores["accuracy"]
   ways = {"probability": (found, run.confidence(world.features))}
-  if run.config.head.type == "oltr":
-    for kind in ("cosine", "reachability"):
-      ways[kind] = found, run.confidence(world.features, kind)
-  else:
+  others = [by for by in run.model.head.confidences if by != "probability"]
+  for kind in others:
+    ways[kind] = found, run.confidence(world.features, kind)
+  if not others:
     ways["openmax"] = openmax.fit(run).predict(world.features)
   for way, (found, sure) in ways.items():
     for name, value in rejecting(found, sure, truth).items():

@@ -31,6 +31,7 @@ import optax
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.heads.spherical import head as spherical
 from xlj.losses import spherical as spherical_losses
 from xlj.losses import spherical_sums as spherical_loss
@@ -107,12 +108,9 @@ def make_head(
   """The factored head, which holds the dense one."""
   threshold = spherical_loss.threshold_of(num_labels)
   schedule = optax.constant_schedule(RATE)
-  labels = dense.DenseHead(
+  rows = rows_lib.Rows(
     num_labels=num_labels,
     dim=options.D,
-    loss=spherical_losses.Spherical(
-      spherical_loss.ZLoss(num_labels, threshold)
-    ),
     optimizer=row_optimizer.RowOptimizer(
       optax.sgd(schedule), plain=row_optimizer.Sgd(schedule)
     ),
@@ -120,6 +118,8 @@ def make_head(
     blocks=jax.device_count(),
     init_scale=0.05,
   )
+  loss = spherical_loss.ZLoss(num_labels, threshold)
+  labels = dense.DenseHead(rows, spherical_losses.Spherical(loss))
   return spherical.SphericalHead(labels, refactor_every)
 
 

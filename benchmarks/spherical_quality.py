@@ -134,8 +134,13 @@ def train(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]:
   if counts is not None:
     counts = data.order.by_head_id(counts).astype(np.int32)
   idf = np.ones(config.data.num_features, np.float32)
-  start = jax.random.key(config.seed), data.order.data_ids, counts, idf
-  state = model.init(*map(sharding.replicate, start))
+  ids = data.order.data_ids
+  state = model.init(
+    sharding.replicate(jax.random.key(config.seed)),
+    None if ids is None else model.by_row(ids, -1),
+    None if counts is None else model.by_row(counts, 0),
+    sharding.replicate(idf),
+  )
   stream = pipeline.train_batches(
     data.split,
     data.weighting,

@@ -5,6 +5,7 @@ that does not grow with the number of labels is replicated.
 """
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
@@ -19,6 +20,18 @@ REPLICATED = P()
 BATCH = P(AXES)  # leading axis: examples
 LABELS = P(AXES)  # leading axis: label rows
 LABELS_LAST = P(None, AXES)  # feature-major weights `[F, L]`
+
+
+def axes() -> tuple[str, ...]:
+  """The mesh axes that rows are split over; none without a mesh in context."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return tuple(axis for axis in AXES if axis in mesh.shape)
+
+
+def num_shards() -> int:
+  """Number of devices that rows are split over; 1 without a mesh in context."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape[axis] for axis in axes())
 
 
 def named(mesh: jax.sharding.Mesh, specs: Any) -> Any:
@@ -68,6 +81,35 @@ def own_index(rows: jax.Array, num_rows: int) -> jax.Array:
   return jnp.where(inside, place, num_rows)
 
 
+def own_rows(num_rows: int) -> jax.Array:
+  """The numbers of this device's rows, of `num_rows` on all devices.
+
+  To be used inside a `shard_map` over the mesh.
+
+  Args:
+    num_rows: How many rows there are; a multiple of the number of devices.
+
+  Returns:
+    Integers `[r]`.
+  """
+  count = num_rows // num_shards()
+  return jax.lax.axis_index(AXES) * count + jnp.arange(count)
+
+
+def gather_batch(tree: Any) -> Any:
+  """The examples of all devices, `[n, ...]` to `[N, ...]`.
+
+  To be used inside a `shard_map` over the mesh.
+
+  Args:
+    tree: Arrays with this device's examples leading.
+
+  Returns:
+    The same tree with those of all.
+  """
+  return jax.tree.map(lambda a: jax.lax.all_gather(a, AXES, tiled=True), tree)
+
+
 def put_batch(batch: Any) -> Any:
   """Assembles global arrays from this process's rows of a batch.
 
@@ -82,6 +124,28 @@ def put_batch(batch: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(target, x), batch
   )
+
+
+def put_rows(
+  num_rows: int, part: Callable[[np.ndarray], np.ndarray]
+) -> jax.Array:
+  """Makes an array by label row; each device is given its own rows alone.
+
+  Args:
+    num_rows: How many rows there are, R.
+    part: From int `[r]`, numbers of rows, to their values `[r, ...]`, the same
+      in every process.
+
+  Returns:
+    `[R]` on the mesh in context, sharded by `LABELS`.
+  """
+  target = jax.NamedSharding(jax.sharding.get_mesh(), LABELS)
+
+  def of_device(index: Any) -> np.ndarray:
+    first, last, _ = index[0].indices(num_rows)
+    return part(np.arange(first, last))
+
+  return jax.make_array_from_callback((num_rows,), target, of_device)
 
 
 def replicate(tree: Any) -> Any:

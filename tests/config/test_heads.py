@@ -79,11 +79,11 @@ def test_open_fields_are_decided_by_type():
   (groups,) = config.head.groups
   assert groups % 64 == 0 and config.head.candidates / groups <= 0.1
   head = make_head.make_head(config)
-  assert [level.num_labels for level in head.levels] == [groups, 30_000]
+  assert [level.layout.num_labels for level in head.levels] == [groups, 30_000]
 
   config = runs.resolved(head__type="mhp", predict__propensity_power=0.0)
   assert np.prod(config.head.lengths) >= 30_000
-  assert make_head.make_head(config).num_labels == 30_000
+  assert make_head.make_head(config).layout.num_labels == 30_000
 
 
 @pytest.mark.parametrize(

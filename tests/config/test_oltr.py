@@ -20,7 +20,8 @@ def resolved(facts=runs.FACTS, **fields):
 
 def test_open_fields_are_decided():
   head = make_head.make_head(resolved())
-  assert head.labels.cosine and not head.labels.use_bias
+  rows = head.labels.label_rows
+  assert rows.cosine and not rows.use_bias
   assert 18 < head.scale < 20  # it grows with log L
   assert make_head.make_head(resolved(oltr__scale=16.0)).scale == 16
   few = dataclasses.replace(runs.FACTS, num_labels=100, num_rows=5_000)
@@ -77,7 +78,7 @@ def test_two_stages(data_dir, tmp_path, use_mesh):
   features = store.open_split(data_dir, "test").features.slice_rows(0, 16)
   run = predictor.load(second, which="last")
   _, ids = run.topk(features, 1)
-  for by in predictor.CONFIDENCES:
+  for by in run.model.head.confidences:
     sure = run.confidence(features, by)
     assert sure.shape == (16,) and np.isfinite(sure).all()
     kept = open_set.rejected(ids[:, 0], sure, np.median(sure))

@@ -57,8 +57,8 @@ def make_linear(loss):
     model = model_lib.Model(config)
     state = model.init(
       sharding.replicate(jax.random.key(0)),
-      sharding.replicate(ORDER.data_ids),
-      sharding.replicate(COUNTS[ORDER.data_ids].astype(np.int32)),
+      model.by_row(ORDER.data_ids, -1),
+      model.by_row(COUNTS[ORDER.data_ids].astype(np.int32), 0),
       sharding.replicate(np.ones(F, np.float32)),
     ).model
     rows = model.head.layout.row_of_label(ORDER.to_head(np.arange(L)))

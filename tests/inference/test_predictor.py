@@ -21,11 +21,12 @@ ORDER = label_order.LabelOrder.by_frequency(COUNTS)
 IDF = np.linspace(0.5, 2, F).astype(np.float32)
 
 
-def write_run(workdir, dense):
+def write_run(workdir, dense, hidden=()):
   """Leaves the directory of a linear run, or of one with dense features."""
   config = config_lib.base()
   config.family = "network" if dense else "linear"
   config.encoder.dim = 4 if dense else 0
+  config.encoder.hidden = hidden
   config.data.weighting = "none" if dense else "tfidf"
   config.data.l2 = not dense
   config.data.feature_norm = config.encoder.input_scale = 1.0
@@ -36,10 +37,11 @@ def write_run(workdir, dense):
   config = config_lib.resolve(config, facts)
   # Trained on other devices than those that predict.
   with meshes.mesh((1, 1)) as mesh:
-    state = model_lib.Model(config).init(
+    model = model_lib.Model(config)
+    state = model.init(
       sharding.replicate(jax.random.key(0)),
-      sharding.replicate(ORDER.data_ids),
-      sharding.replicate(COUNTS[ORDER.data_ids].astype(np.int32)),
+      model.by_row(ORDER.data_ids, -1),
+      model.by_row(COUNTS[ORDER.data_ids].astype(np.int32), 0),
       sharding.replicate(IDF),
     )
     if not dense:
@@ -67,6 +69,13 @@ def linear(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
   return predictor.load(write_run(tmp_path_factory.mktemp("run"), dense=True))
+
+
+@pytest.mark.parametrize("num_rows", [0, 9])
+def test_embeddings_are_as_wide_as_the_last_layer(num_rows, tmp_path):
+  run = predictor.load(write_run(tmp_path, dense=True, hidden=(6, 5)))
+  x = run.embed(make_features(num_rows))
+  assert x.shape == (num_rows, 5) and x.dtype == np.float32
 
 
 def make_features(num_rows):

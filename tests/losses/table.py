@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tests import dense_heads
 from tests import meshes
 from xlj import sharding
-from xlj.heads.dense import head as dense
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
 from xlj.losses import bce
@@ -185,7 +185,14 @@ def put_labels_on(monkeypatch, axis):
 
 def make_head(loss, num_labels, dim, **options):
   """A dense head of 8 blocks, whose steps subtract gradients."""
-  return dense.DenseHead(num_labels, dim, loss, _GRADIENTS, blocks=8, **options)
+  return dense_heads.make(
+    num_labels=num_labels,
+    dim=dim,
+    loss=loss,
+    optimizer=_GRADIENTS,
+    blocks=8,
+    **options,
+  )
 
 
 def init(head):

@@ -4,6 +4,7 @@ import warnings
 
 import jax
 import numpy as np
+import optax
 import pytest
 from scipy import special
 from scipy import stats
@@ -11,6 +12,7 @@ from scipy import stats
 from tests import meshes
 from tests import runs
 from tests.open_world import test_openmax
+from xlj import heads
 from xlj import mesh as mesh_lib
 from xlj.data import store
 from xlj.inference import predictor
@@ -118,12 +120,12 @@ def embeddings(run, features):
     ).astype(np.float64)
 
 
-def test_what_cannot_be_fitted_is_refused(run):
+def test_what_cannot_be_fitted_is_refused(run, monkeypatch):
   run.config.predict.propensity_power = 0.5
   with pytest.raises(ValueError, match="propensity_power 0.5"):
     openmax.fit(run)
   run.config.predict.propensity_power = 0.0
-  run.config.head.type = "mhp"
-  with pytest.raises(ValueError, match="head.type 'mhp'"):
+  other = heads.ProductHead(9, 4, (3, 3), optax.sgd(0.1))
+  monkeypatch.setattr(run.model, "head", other)
+  with pytest.raises(ValueError, match="the head 'mhp' knows none"):
     openmax.fit(run)
-  run.config.head.type = "dense"

@@ -9,10 +9,12 @@ import pytest
 from tests import meshes
 from tests import runs
 from xlj import config as config_lib
+from xlj.checkpoint import checkpointer
 from xlj.data import order
 from xlj.evaluation import metrics
 from xlj.inference import predictor
 from xlj.model import batches
+from xlj.model import model as model_lib
 from xlj.runs import directory
 from xlj.training import preparation
 from xlj.training import train
@@ -96,6 +98,42 @@ def test_the_best_is_saved_though_no_save_is_due(
     row["step"]: row["P@1"] for row in runs.records(tmp_path, "eval")
   }
   assert evaluated == {2: 10.0, 4: 30.0, 6: 20.0, 7: 5.0}
+
+
+def test_what_is_known_of_labels_starts_split(
+  data_dir, tmp_path, use_mesh, monkeypatch
+):
+  """No device is given a number for each label of all devices."""
+  use_mesh((2, 4))
+  config = runs.make_config(data_dir, head__order="frequency")
+  config, data = preparation.prepare(config, tmp_path)
+  given, init = [], model_lib.Model.init
+
+  def noting(self, key, *arrays):
+    given.extend(arrays[:2])
+    return init(self, key, *arrays)
+
+  monkeypatch.setattr(model_lib.Model, "init", noting)
+  with (
+    jax.set_mesh(meshes.make((2, 4))),
+    checkpointer.Checkpointer(tmp_path / "checkpoints") as keeper,
+  ):
+    model = model_lib.Model(config)
+    state, _ = train._start(model, keeper, config, data)
+  buffers, layout = state.model["buffers"], model.layout
+  rows = layout.row_of_label(np.arange(layout.num_labels))
+  counts = data.stats.label_counts[data.order.data_ids]
+  for name, array, wanted, fill in (
+    ("label_ids", given[0], data.order.data_ids, -1),
+    ("label_counts", given[1], counts, 0),
+  ):
+    for a in (array, buffers[name]):
+      assert a.dtype == np.int32 and a.shape == (layout.num_rows,)
+      assert {s.data.shape[0] for s in a.addressable_shards} == {
+        layout.num_rows // 8
+      }
+      np.testing.assert_array_equal(np.asarray(a)[rows], wanted)
+      assert (np.delete(np.asarray(a), rows) == fill).all()
 
 
 @pytest.mark.parametrize("field", ["train", "eval"])

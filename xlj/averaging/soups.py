@@ -31,11 +31,13 @@ from xlj.checkpoint import reader
 from xlj.checkpoint import steps
 from xlj.checkpoint import trees
 from xlj.config import check as config_check
+from xlj.config import make_head
 from xlj.config import splits
 from xlj.data import pipeline
 from xlj.data import store
 from xlj.evaluation import evaluate
 from xlj.evaluation import evaluator
+from xlj.heads import head as head_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.runs import directory as run_directory
@@ -140,11 +142,9 @@ def _check_config(
   path: Path,
 ) -> None:
   """Refuses a run of another model, or with another start."""
-  if config.head.type == "spherical":
-    raise config_lib.ConfigError(
-      f"{path}: head.type is 'spherical', whose label rows are a product of two"
-      " matrices; the mean of each is not that of the rows"
-    )
+  head = make_head.make_head(config)
+  if "mean" not in head.can:
+    raise config_lib.ConfigError(f"{path}: {head_lib.refusal(head, 'mean')}")
   wrong = [
     f"{name}: {there!r} in the first, {here!r} here"
     for name, (there, here) in config_lib.differences(first, config).items()

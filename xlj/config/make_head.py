@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import ml_collections
 import optax
 
 from xlj.config import optim
+from xlj.heads import head as head_lib
 from xlj.heads.cascade import head as cascade
 from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.heads.oltr import head as oltr
 from xlj.heads.oltr import meta_embedding
 from xlj.heads.product import head as product
@@ -32,15 +35,6 @@ from xlj.losses import weighted_bce
 from xlj.ops import loss as loss_lib
 from xlj.ops import row_optimizer
 
-Head = (
-  dense.DenseHead
-  | cascade.CascadeHead
-  | product.ProductHead
-  | prototypes.PrototypeHead
-  | oltr.OltrHead
-  | spherical.SphericalHead
-)
-
 # Those of `xlj.losses` that need nothing but the logits and the positives.
 LOSSES = {
   "softmax": softmax.Softmax,
@@ -53,7 +47,7 @@ LOSSES = {
 _LARGE = ("ll_r", "ll_ct", "ll_cp")  # in the order of their schemes
 
 
-def make_head(config: ml_collections.ConfigDict) -> Head:
+def make_head(config: ml_collections.ConfigDict) -> head_lib.Head:
   """Builds the head, with its loss and optimizers.
 
   Args:
@@ -78,15 +72,14 @@ def make_head(config: ml_collections.ConfigDict) -> Head:
     return _oltr(config, labels)
   if head.type == "mhs":
     return dataclasses.replace(
-      labels,
-      blocks=head.groups[-1],
+      _with(labels, blocks=head.groups[-1]),
       sample_blocks=head.sample_groups,
       hard_blocks=head.hard_groups,
     )
   sizes = (*head.groups, config.data.num_labels)
   above = (head.blocks, *head.groups)
   levels = tuple(
-    dataclasses.replace(labels, num_labels=size, blocks=blocks)
+    _with(labels, num_labels=size, blocks=blocks)
     for size, blocks in zip(sizes, above)
   )
   return cascade.CascadeHead(levels, head.candidates, head.beam)
@@ -101,41 +94,49 @@ def width(config: ml_collections.ConfigDict) -> int:
 def _dense(config: ml_collections.ConfigDict) -> dense.DenseHead:
   """A row for each label."""
   head, wide = config.head, _schedule(config, config.optim.wide)
-  return dense.DenseHead(
+  rows = rows_lib.Rows(
     num_labels=config.data.num_labels,
     dim=width(config),
-    loss=_loss(config),
     optimizer=_row_optimizer(config),
-    wide_features=config.data.num_features if head.wide else 0,
-    # The head's loss is a mean; this rate is for the sum over the batch.
-    wide_learning_rate=lambda step: config.train.batch_size * wide(step),
-    wide_labels=head.wide_labels,
     blocks=head.blocks,
+    use_bias=head.use_bias,
+    wide_features=config.data.num_features if head.wide else 0,
+    wide_labels=head.wide_labels,
+    kahan_labels=head.kahan_labels,
     init_scale=head.init_scale,
     init_bias=head.bias,
-    kahan_labels=head.kahan_labels,
     cosine=head.cosine,
     memory=head.chunk_bytes or None,
-    use_bias=head.use_bias,
-    skip_below=head.skip_below,
-    kernels=head.kernels,
     keep_logits=head.keep_logits or None,
+    skip_below=head.skip_below,
   )
+  return dense.DenseHead(
+    rows,
+    _loss(config),
+    # The head's loss is a mean; this rate is for the sum over the batch.
+    wide_learning_rate=lambda step: config.train.batch_size * wide(step),
+    kernels=head.kernels,
+  )
+
+
+def _with(labels: dense.DenseHead, **fields: Any) -> dense.DenseHead:
+  """A dense head with other fields of its rows."""
+  rows = dataclasses.replace(labels.label_rows, **fields)
+  return dataclasses.replace(labels, label_rows=rows)
 
 
 def _with_prototypes(
   labels: dense.DenseHead, config: ml_collections.ConfigDict
 ) -> prototypes.PrototypeHead:
   """Several rows for each of the first labels."""
-  head = config.head
+  head, num_labels = config.head, config.data.num_labels
   decoupled = head.loss == "decoupled_softmax"
-  rows = dataclasses.replace(
-    labels,
-    num_labels=labels.num_labels
-    + head.prototype_labels * (head.prototypes - 1),
+  more = head.prototype_labels * (head.prototypes - 1)
+  by_row = dataclasses.replace(
+    _with(labels, num_labels=num_labels + more),
     loss=prototype_softmax.PrototypeSoftmax(head.prototypes, decoupled),
   )
-  return prototypes.PrototypeHead(rows, labels.num_labels)
+  return prototypes.PrototypeHead(by_row, num_labels)
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
@@ -217,7 +218,7 @@ def _oltr(
   settings = config.oltr
   scale = settings.scale or meta_embedding.cosine_scale(config.data.num_labels)
   return oltr.OltrHead(
-    dataclasses.replace(labels, use_bias=False),
+    _with(labels, use_bias=False),
     _transformation(config),
     scale,
     tied=settings.tied,
@@ -260,6 +261,7 @@ def _product(config: ml_collections.ConfigDict) -> product.ProductHead:
     loss=head.loss,
     use_bias=head.use_bias,
     init_scale=head.init_scale,
+    blocks=head.blocks,
   )
 
 

@@ -8,11 +8,10 @@ import numpy as np
 
 from xlj import sharding
 from xlj.data import weighting as weighting_lib
+from xlj.heads import head as head_lib
 from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.runs import directory
-
-CONFIDENCES = ("probability", "cosine", "reachability")
 
 
 def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
@@ -116,7 +115,7 @@ class Predictor:
     if not self.config.encoder.dim:
       raise ValueError("the model has no encoder: encoder.dim is 0")
     run = jax.jit(self.model.embed)
-    found = [np.zeros((0, self.config.encoder.dim), np.float32)]
+    found = [np.zeros((0, self.model.head.dim), np.float32)]
     for count, inputs in self.batches(features):
       with jax.set_mesh(self.mesh):
         x = sharding.whole(run(self.state, inputs))
@@ -130,8 +129,9 @@ class Predictor:
 
     Args:
       features: n examples, as for `topk`.
-      by: "probability", the largest of a softmax over the labels (for dense
-        heads and "oltr"); "cosine" or "reachability" for "oltr".
+      by: One of the head's `confidences`: "probability", the largest of a
+        softmax over the labels (for dense heads and "oltr"); "cosine" or
+        "reachability" for "oltr".
 
     Returns:
       float32 `[n]`; `xlj.open_world.open_set` rejects with them.
@@ -139,12 +139,7 @@ class Predictor:
     Raises:
       ValueError: It is not known by what, or the head has no such thing.
     """
-    kind = self.config.head.type
-    known = {"dense": CONFIDENCES[:1], "oltr": CONFIDENCES}.get(kind, ())
-    if by not in known:
-      raise ValueError(
-        f"confidence by {by!r}: the head {kind!r} knows {known or 'none'}"
-      )
+    head_lib.check_confidence(self.model.head, by)
     run = jax.jit(self.model.confidence, static_argnums=2)
     found = [np.zeros(0, np.float32)]
     for count, inputs in self.batches(features):

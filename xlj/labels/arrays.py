@@ -14,8 +14,9 @@ import numpy as np
 
 from xlj import sharding
 from xlj.data import label_order
-from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.labels import label_edit
+from xlj.labels import runs
 from xlj.model import model as model_lib
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
@@ -103,7 +104,7 @@ class _Edit:
     targets: np.ndarray,
     table: np.ndarray,
   ):
-    self._before, self._after = before.head, after.head
+    self._before, self._after = runs.rows_of(before), runs.rows_of(after)
     self._sources, self._targets, self._table = sources, targets, table
 
   def _moved(
@@ -118,7 +119,7 @@ class _Edit:
       fill: For new labels.
     """
     before, after = (
-      _layout(head, first) for head in (self._before, self._after)
+      _layout(rows, first) for rows in (self._before, self._after)
     )
     return label_edit.moved(
       a, before, after, self._sources, self._targets, axis=axis, fill=fill
@@ -167,7 +168,7 @@ class _Edit:
     return training
 
 
-def _layout(head: dense.DenseHead, first: str) -> layout_lib.Layout:
+def _layout(head: rows_lib.Rows, first: str) -> layout_lib.Layout:
   """That of what a head keeps of all rows, or of the first ones."""
   if first == "wide" and head.wide_labels:
     return layout_lib.Layout(head.wide_columns, head.blocks)
@@ -200,12 +201,11 @@ def values(run: directory.Run, labels: np.ndarray) -> dict[str, np.ndarray]:
     float32 `rows [K, D]`, `bias [K]` and `wide [K, F]`, as far as there are
     any.
   """
-  head, params = run.model().head, run.trees["model"]["head"]
+  head, params = runs.rows_of(run.model()), run.trees["model"]["head"]
   with jax.set_mesh(run.mesh):
     found = {name: _read(head, name, a, labels) for name, a in params.items()}
     if head.dim:
-      rows = head.optimizer.format.decode(found)
-      found["rows"] = rows.astype(jnp.float32)
+      found["rows"] = head.decoded(found)
   found.pop("exponents", None)
   return {name: np.array(a) for name, a in found.items()}
 
@@ -228,14 +228,14 @@ def with_values(
     The run. The optimizer's state of these labels stays, but for what rounding
     took off their rows.
   """
-  head = run.model().head
+  head = runs.rows_of(run.model())
   model, training = dict(run.trees["model"]), dict(run.trees["training"])
   params, buffers = dict(model["head"]), dict(model["buffers"])
   with jax.set_mesh(run.mesh):
     stored: dict[str, Any] = dict(values)
     if head.dim:
       rows = stored.pop("rows")
-      stored |= head.optimizer.format.encode(jnp.asarray(rows), None)
+      stored |= head.encoded(jnp.asarray(rows))
       state = training["head"]
       if state.master is not None:
         master = _write(head, "", state.master, labels, rows)
@@ -254,7 +254,7 @@ def with_values(
 
 
 def _read(
-  head: dense.DenseHead, name: str, a: jax.Array, labels: np.ndarray
+  head: rows_lib.Rows, name: str, a: jax.Array, labels: np.ndarray
 ) -> jax.Array:
   """Rows of labels `[K, ...]`; 0 of those that the array has nothing of."""
   layout = _layout(head, name)
@@ -266,7 +266,7 @@ def _read(
 
 
 def _write(
-  head: dense.DenseHead,
+  head: rows_lib.Rows,
   name: str,
   a: jax.Array,
   labels: np.ndarray,

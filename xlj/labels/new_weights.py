@@ -265,7 +265,7 @@ def _calibrated(
   run: directory.Run, direction: np.ndarray, share: float, scale: float
 ) -> np.ndarray:
   """Prototypes `[K, D]` by TEEN."""
-  head, params = run.model().head, run.trees["model"]["head"]
+  rows, params = runs.rows_of(run.model()), run.trees["model"]["head"]
   count = len(direction)
   near = min(50, run.num_labels)
 
@@ -273,7 +273,7 @@ def _calibrated(
   def calibrate(params, p, is_label):
     return teen.calibrated(
       p,
-      head.rows(params),
+      rows.decoded(params),
       is_label,
       share=share,
       scale=scale,
@@ -286,7 +286,7 @@ def _calibrated(
       padded.astype(np.float32), jax.NamedSharding(run.mesh, sharding.BATCH)
     )
     is_label = jax.device_put(
-      np.asarray(head.layout.is_label(jnp.arange(head.num_rows))),
+      np.asarray(rows.layout.is_label(jnp.arange(rows.num_rows))),
       jax.NamedSharding(run.mesh, sharding.LABELS),
     )
     return sharding.whole(calibrate(params, p, is_label))[:count]

@@ -14,7 +14,11 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj.config import splits
+from xlj.heads import head as head_lib
+from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
 from xlj.inference import predictor
+from xlj.model import model as model_lib
 from xlj.runs import directory
 from xlj.runs import label_corrections
 from xlj.training import preparation
@@ -35,7 +39,8 @@ def load(workdir: str | Path) -> directory.Run:
     CheckpointError: None of its checkpoints is good.
   """
   workdir = Path(workdir).absolute()
-  _check(directory.load_config(workdir), workdir)
+  config = directory.load_config(workdir)
+  _check(config, model_lib.Model(config).head, workdir)
   run = directory.load(workdir, which="last", training=True)
   return dataclasses.replace(
     run,
@@ -51,16 +56,13 @@ def as_predictor(run: directory.Run) -> predictor.Predictor:
   return predictor.Predictor(dataclasses.replace(run, config=config))
 
 
-def _check(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def _check(
+  config: ml_collections.ConfigDict, head: head_lib.Head, workdir: Path
+) -> None:
   """Refuses a run whose labels are not rows of one matrix."""
-  head = config.head
   for wrong, why in (
-    (
-      head.type != "dense" or head.prototypes > 1,
-      f"head.type is {head.type!r}"
-      + (" with head.prototypes" if head.prototypes > 1 else ""),
-    ),
-    (head.order == "none", "head.order is 'none', which keeps no ids"),
+    ("rows" not in head.can, head_lib.lack(head, "rows")),
+    (config.head.order == "none", "head.order is 'none', which keeps no ids"),
     (bool(config.data.context), "its labels are the words of a text"),
     (bool(config.data.generator.rows), "its data are generated"),
   ):
@@ -113,6 +115,12 @@ def save(
   directory.write(dataclasses.replace(run, config=config), output)
   if jax.process_index() == 0:
     logging.info("Wrote %s with %d labels", output, run.num_labels)
+
+
+def rows_of(model: model_lib.Model) -> rows_lib.Rows:
+  """What a head whose labels can be edited stores of them."""
+  assert isinstance(model.head, dense.DenseHead)  # `load` refuses others.
+  return model.head.label_rows
 
 
 def heads_of(run: directory.Run, ids: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from xlj.config import make_head
 from xlj.config import optim
 from xlj.encoders import bag
 from xlj.encoders import image
+from xlj.heads import head as head_lib
 from xlj.losses import range_loss
 from xlj.losses import weighted_bce
 from xlj.model import example_memory
@@ -91,7 +92,7 @@ class Model:
       decay=config.optim.decay,
     )
     self._encoder_tx = optim.make_optimizer(encoder, schedule)
-    self.head: Any = make_head.make_head(config)
+    self.head: head_lib.Head = make_head.make_head(config)
     self._graph = None
     if config.encoder.dim:
       module = nnx.eval_shape(lambda: self._make_encoder(jax.random.key(0)))
@@ -100,11 +101,28 @@ class Model:
   @property
   def layout(self) -> layout_lib.Layout:
     """Where what is kept of each label is: with its row, if it has one."""
-    if self._config.head.type == "mhp":
-      return layout_lib.Layout(
-        self._config.data.num_labels, self._config.head.blocks
-      )
     return self.head.layout
+
+  def by_row(self, values: np.ndarray, fill: int) -> jax.Array:
+    """Values of labels by row of `layout`, each device given its own alone.
+
+    Args:
+      values: `[num_labels]` by the head's labels, the same in every process.
+      fill: For padding rows.
+
+    Returns:
+      `[L]` on the mesh in context.
+    """
+    layout = self.layout
+
+    def part(rows: np.ndarray) -> np.ndarray:
+      labels = layout.label_of_row(rows)
+      found = values[np.minimum(labels, layout.num_labels - 1)]
+      return np.where(labels < layout.num_labels, found, fill).astype(
+        values.dtype
+      )
+
+    return sharding.put_rows(layout.num_rows, part)
 
   # --- state -----------------------------------------------------------------
 
@@ -119,10 +137,10 @@ class Model:
 
     Args:
       key: Random key.
-      label_ids: `[num_labels]` int32, the data set's id of the head's labels;
-        None if `head.order` is "none".
-      label_counts: `[num_labels]` int32, training examples of each of them;
-        None likewise.
+      label_ids: `[L]` int32 by row (see `by_row`), the data set's id of the
+        head's labels, -1 for padding; None if `head.order` is "none".
+      label_counts: `[L]` int32 by row, training examples of each of them, 0 for
+        padding; None likewise.
       idf: `[F]` float32, inverse document frequencies; ones if not used.
 
     Returns:
@@ -136,7 +154,11 @@ class Model:
     data = self._config.data
     by_label = None
     if self._config.head.order != "none":
-      by_label = jax.ShapeDtypeStruct((data.num_labels,), jnp.int32)
+      by_label = jax.ShapeDtypeStruct(
+        (self.layout.num_rows,),
+        jnp.int32,
+        sharding=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
+      )
     shapes = jax.eval_shape(
       self._init,
       jax.random.key(0),
@@ -222,10 +244,12 @@ class Model:
     encoder_opt = state.training["encoder"]
     weights = self._config.range
     if weights.intra or weights.inter:
+      assert dx is not None  # There are embeddings.
       value, grad = jax.value_and_grad(self._range_loss)(x, inputs)
       metrics = {**metrics, "loss": metrics["loss"] + value, "range": value}
       dx += grad.astype(dx.dtype)
     if vjp is not None:
+      assert dx is not None
       metrics["loss"] += 0 * jnp.sum(dx.astype(jnp.float32))
       (grads,) = vjp(dx)
       updates, encoder_opt = self._encoder_tx.update(
@@ -306,16 +330,13 @@ class Model:
     Args:
       model: The `model` part of the state.
       inputs: A batch; its labels are not used.
-      by: "probability", the largest of a softmax over the labels; with the head
-        "oltr" also "cosine" and "reachability".
+      by: One of the head's `confidences`.
 
     Returns:
       `[N]`.
     """
     x, wide = self._forward(model, inputs)
-    if self._config.head.type == "oltr":
-      return self.head.confidence(model["head"], x, by)
-    return self.head.confidence(model["head"], x, wide)
+    return self.head.confidence(model["head"], x, wide, by)
 
   def embed(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """What the encoder makes of a batch, `[N, D]`, without dropout."""
@@ -332,10 +353,8 @@ class Model:
 
   def zero_rows(self) -> jax.Array:
     """`[L, D]` zeros, sharded like the label rows; see `add_to_centroids`."""
-    # The open long-tailed head needs means, and so counts.
-    width = self.head.dim + (self._config.head.type == "oltr")
     make = jax.jit(
-      lambda: jnp.zeros((self.head.num_rows, width)),
+      self.head.zero_sums,
       out_shardings=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
     )
     return make()
@@ -435,9 +454,9 @@ class Model:
       head = self.head.at_prior(head, label_counts, self._config.data.num_rows)
     buffers = {"idf": idf}
     if label_ids is not None:
-      buffers["label_ids"] = self.layout.by_row(label_ids, -1)
+      buffers["label_ids"] = label_ids
     if label_counts is not None:
-      buffers["label_counts"] = self.layout.by_row(label_counts, 0)
+      buffers["label_counts"] = label_counts
     return State(
       model={"encoder": encoder, "head": head, "buffers": buffers},
       training={

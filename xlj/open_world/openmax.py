@@ -20,6 +20,7 @@ rows), M distances.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +29,14 @@ import numpy as np
 from xlj import sharding
 from xlj.config import splits
 from xlj.data import store
-from xlj.heads.dense import head as dense
+from xlj.heads import head as head_lib
+from xlj.heads.dense import rows as rows_lib
 from xlj.heads.oltr import head as oltr
 from xlj.inference import predictor
 from xlj.model import batches as batches_lib
 from xlj.model import model as model_lib
 from xlj.open_world import weibull
 from xlj.ops import label_gather
-
-HEADS = ("dense", "oltr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,16 +111,13 @@ def fit(
     DataError: Likewise.
   """
   config, model = run.config, run.model
-  if config.head.type not in HEADS or not config.encoder.dim:
+  head_lib.check_confidence(model.head, "probability")
+  if not config.encoder.dim:
+    raise ValueError("OpenMax needs embeddings: encoder.dim is 0")
+  if config.predict.propensity_power:
     raise ValueError(
-      f"OpenMax needs embeddings and a head of {HEADS}: encoder.dim is"
-      f" {config.encoder.dim} and head.type {config.head.type!r}"
-    )
-  if config.head.prototypes > 1 or config.predict.propensity_power:
-    raise ValueError(
-      "OpenMax needs one row a label and unshifted logits: head.prototypes is"
-      f" {config.head.prototypes} and predict.propensity_power"
-      f" {config.predict.propensity_power}"
+      "OpenMax needs unshifted logits, with predict.propensity_power 0, not"
+      f" predict.propensity_power {config.predict.propensity_power}"
     )
   split = splits.open_split(config) if split is None else split
 
@@ -189,17 +186,18 @@ def _right(model, state, inputs):
 
 def _distances(model, state, sums, inputs, ids):
   """Distances to the means of labels, and numbers of examples; `[N, K]`."""
-  rows = label_gather.label_rows(sums, _label_rows(model).rows_of(ids))
+  rows = label_gather.label_rows(sums, _label_rows(model).of_labels(ids))
   counts = rows[:, :, -1]
   means = rows[:, :, :-1] / jnp.maximum(counts, 1)[:, :, None]
   x = model.embed(state, inputs)
   return jnp.linalg.norm(x[:, None] - means, axis=2), counts
 
 
-def _label_rows(model: model_lib.Model) -> dense.DenseHead:
+def _label_rows(model: model_lib.Model) -> rows_lib.Rows:
   """What knows where rows are."""
-  head = model.head
-  return head.labels if isinstance(head, oltr.OltrHead) else head
+  head: Any = model.head
+  labels = head.labels if isinstance(head, oltr.OltrHead) else head
+  return labels.label_rows
 
 
 # --- on the host --------------------------------------------------------------

@@ -80,7 +80,7 @@ class LabelRows:
     chunk_size: Rows of a chunk; None to derive it.
     memory: Bytes of temporaries to derive it from; None for the default.
     skip_below: Chunks without a gradient of a logit of at least this size are
-      left out of the sums (see `DenseHead.skip_below`).
+      left out of the sums (see `xlj.heads.dense.rows`).
     keep_logits: The type that the first pass's logits `[N, l]` are kept in for
       the second, which forms them again otherwise; None not to keep them.
   """
@@ -262,13 +262,7 @@ class LabelRows:
       if exclude is not None:
         hidden = targets_lib.positives_in_chunk(exclude, first, place.size)
         z = targets_lib.set_at_columns(z, hidden, -jnp.inf)
-      scores, columns = lax.top_k(z, min(k, place.size))
-      # The best so far come first: of equals, the lower row stays.
-      return topk_lib.merge_topk(
-        jnp.concatenate([best[0], scores], 1),
-        jnp.concatenate([best[1], first + columns.astype(jnp.int32)], 1),
-        k,
-      )
+      return topk_lib.best_of(best, z, first)
 
     like = inputs.logits if inputs.x is None else inputs.x
     assert like is not None  # A head has one of them.

@@ -67,13 +67,7 @@ def label_topk(
       if exclude is not None:
         hidden = targets_lib.positives_in_chunk(exclude, first, size)
         z = targets_lib.set_at_columns(z, hidden, -jnp.inf)
-      scores, columns = lax.top_k(z, min(k, size))
-      # The best so far come first: of equals, the lower id stays.
-      return topk_lib.merge_topk(
-        jnp.concatenate([best[0], scores], 1),
-        jnp.concatenate([best[1], first + columns.astype(jnp.int32)], 1),
-        k,
-      )
+      return topk_lib.best_of(best, z, first)
 
     shape = x.shape[0], k
     none = (
@@ -102,14 +96,6 @@ def _candidates(
       lax.all_to_all(a, shards.rows, 0, 1, tiled=True) for a in best
     )
     return scores, ids
-  index = lax.axis_index(shards.rows)
-
-  def spread(a: jax.Array) -> jax.Array:
-    # A sum of zeros and one: unlike the result of an all-gather it is known to
-    # be the same on all devices. N G k numbers.
-    shape = a.shape[0], lax.axis_size(shards.rows), a.shape[1]
-    alone = jnp.zeros(shape, a.dtype).at[:, index].set(a)
-    gathered = lax.psum(alone, shards.rows).reshape(a.shape[0], -1)
-    return shards_lib.own(gathered, shards)
-
-  return spread(best[0]), spread(best[1])
+  # N G k numbers.
+  scores, ids = (topk_lib.side_by_side(a, shards.rows) for a in best)
+  return shards_lib.own(scores, shards), shards_lib.own(ids, shards)

@@ -91,15 +91,49 @@ def merge(best: Best, axes: tuple[str, ...]) -> Best:
   """
   if not axes:
     return best
-  n, k = best.scores.shape
-  # A sum of what each shard puts in its place is known to be the same on all.
+  k = best.scores.shape[1]
+  scores, ids = (side_by_side(a, axes) for a in best)
+  return Best(*merge_topk(scores, ids, k))
+
+
+def side_by_side(a: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """What all shards of labels have, `[N, k]` each, as `[N, G k]` on all.
+
+  Args:
+    a: `[N, k]` of this shard.
+    axes: Mesh axes that labels are split over.
+
+  Returns:
+    `[N, G k]`. It is a sum of what each of the G shards puts in its place:
+    unlike the result of an all-gather it is known to be the same on all.
+  """
   index, count = lax.axis_index(axes), lax.axis_size(axes)
+  shape = a.shape[0], count, a.shape[1]
+  alone = jnp.zeros(shape, a.dtype).at[:, index].set(a)
+  return lax.psum(alone, axes).reshape(a.shape[0], -1)
 
-  def gather(a: jax.Array) -> jax.Array:
-    every = jnp.zeros((n, count, k), a.dtype).at[:, index].set(a)
-    return lax.psum(every, axes).reshape(n, count * k)
 
-  return Best(*merge_topk(gather(best.scores), gather(best.ids), k))
+def best_of(
+  best: tuple[jax.Array, jax.Array], z: jax.Array, first: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+  """Takes a chunk of scores into account, exactly: the lower id of equals.
+
+  Args:
+    best: Scores and ids `[N, k]` of the chunks before.
+    z: `[N, c]` scores; -inf where a label may not be chosen.
+    first: Id of the first column.
+
+  Returns:
+    Scores and ids `[N, k]`.
+  """
+  k = best[0].shape[1]
+  scores, columns = lax.top_k(z, min(k, z.shape[1]))
+  # The best so far come first: of equals, the lower id stays.
+  return merge_topk(
+    jnp.concatenate([best[0], scores], 1),
+    jnp.concatenate([best[1], first + columns.astype(jnp.int32)], 1),
+    k,
+  )
 
 
 def local_topk(z: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -127,14 +161,14 @@ def merge_topk(
   """Top-k among gathered candidates.
 
   Args:
-    scores: `[N, G k]` candidate scores of G shards, side by side.
-    ids: `[N, G k]` their label ids.
-    k: How many to keep.
+    scores: `[N, c]` candidate scores, such as those of shards side by side.
+    ids: `[N, c]` their label ids.
+    k: How many to keep; fewer than k candidates are filled up.
 
   Returns:
     Scores `[N, k]`, descending, and ids `[N, k]`; the id of a score of -inf
     is -1 (fewer than k labels could be chosen).
   """
-  scores, positions = lax.top_k(scores, k)
+  scores, positions = local_topk(scores, k)
   ids = jnp.take_along_axis(ids, positions, axis=1)
   return scores, jnp.where(jnp.isneginf(scores), -1, ids)

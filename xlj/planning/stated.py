@@ -13,6 +13,8 @@ import ml_collections
 from xlj import config as config_lib
 from xlj import sharding
 from xlj.config import families
+from xlj.config import make_head
+from xlj.heads import head as head_lib
 from xlj.model import model as model_lib
 
 MAX_LABELS = 2**31 - 1  # of int32
@@ -35,10 +37,20 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     being the widths of a batch.
 
   Raises:
-    ConfigError: If a fact is missing, or there are too many labels.
+    ConfigError: If a fact is missing, there are too many labels, or what the
+      head costs depends on the data.
   """
   found = facts(config)
   config = config_lib.resolve(config, found)
+  head = make_head.make_head(config)
+  if "plan" not in head.can:
+    raise config_lib.ConfigError(head_lib.refusal(head, "plan"))
+  if config.data.num_labels > MAX_LABELS:
+    raise config_lib.ConfigError(
+      f"data.num_labels is {config.data.num_labels:,}; label ids are int32, so"
+      f" a head with a row for each label holds at most {MAX_LABELS:,}: use a"
+      " multi-head encoding, which writes a label as a few digits"
+    )
   data, encoder = config.data, config.encoder
   if not data.dense and not data.max_features:
     per_row = math.ceil(found.features_per_row)
@@ -67,14 +79,8 @@ def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
     The facts.
 
   Raises:
-    ConfigError: If one is missing, there are too many labels, or the head is
-      not the dense one.
+    ConfigError: If one is missing.
   """
-  if config.head.type != "dense":
-    raise config_lib.ConfigError(
-      f"head.type is {config.head.type!r}; plans are made for 'dense' heads,"
-      " whose cost does not depend on the data"
-    )
   data = config.data
   for name in ("num_rows", "num_features", "num_labels"):
     value = data[name]
@@ -84,12 +90,6 @@ def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
         f"data.{name} is {said}; no data is read to make a plan, so give"
         f" --config.data.{name}=NUMBER, or use configs/billion.py"
       )
-  if data.num_labels > MAX_LABELS:
-    raise config_lib.ConfigError(
-      f"data.num_labels is {data.num_labels:,}; label ids are int32, so a head"
-      f" with a row for each label holds at most {MAX_LABELS:,}: use a"
-      " multi-head encoding, which writes a label as a few digits"
-    )
   per_row = data.features_per_row or data.max_features
   if data.dense:
     per_row = data.num_features

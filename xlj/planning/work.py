@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from xlj.encoders import image
+from xlj.heads.dense import head as dense
+from xlj.heads.prototypes import head as prototypes
 from xlj.model import model as model_lib
 from xlj.ops import loss as loss_lib
 from xlj.ops import targets as targets_lib
@@ -58,10 +60,10 @@ def of_step(
   Returns:
     The work.
   """
-  head, n_all = model.head, config.train.batch_size
+  head, n_all = _by_row(model), config.train.batch_size
   local = head.num_rows // num_devices
   statistics = has_statistics(head.loss)
-  kept = statistics and head.keep_logits is not None
+  kept = statistics and head.label_rows.keep_logits is not None
   forward = 1 + (statistics and not kept)
   head_flops = 2.0 * n_all * head.dim * local * (forward + 2)
   # A gather and a scatter of linear weights for each feature of an example.
@@ -72,7 +74,9 @@ def of_step(
     logit_bytes += 12
   head_bytes = (2 + statistics) * state_bytes["rows"] + 2 * state_bytes["head"]
   if config.head.wide:  # read for the logits; read and written by the update
-    width = config.data.max_features * head.wide_columns // num_devices
+    width = (
+      config.data.max_features * head.label_rows.wide_columns // num_devices
+    )
     head_bytes += 3 * 4 * n_all * width
   # Read by the forward pass; its gradient written and read; updated.
   encoder_bytes = 5 * state_bytes["encoder"]
@@ -125,7 +129,16 @@ def wide_flops(
   if not config.head.wide:
     return 0.0
   n, k = config.train.batch_size, config.data.max_features
-  return 2.0 * n * k * model.head.wide_columns
+  return 2.0 * n * k * _by_row(model).label_rows.wide_columns
+
+
+def _by_row(model: model_lib.Model) -> dense.DenseHead:
+  """The dense head of all rows; others are not planned."""
+  head = model.head
+  if isinstance(head, prototypes.PrototypeHead):
+    return head.by_row
+  assert isinstance(head, dense.DenseHead)
+  return head
 
 
 def has_statistics(loss: loss_lib.Loss) -> bool:

@@ -7,6 +7,7 @@ import jax
 import ml_collections
 
 from xlj import config as config_lib
+from xlj.heads import head as head_lib
 from xlj.model import model as model_lib
 from xlj.runs import directory
 
@@ -45,15 +46,16 @@ def load(config: ml_collections.ConfigDict) -> Stage:
   """
   workdir = Path(config.train.start_from).absolute()
   saved = directory.load_config(workdir)
-  with_rows = config.head.type == "oltr" and config.oltr.own_keys
+  model = model_lib.Model(config)
+  with_rows = "keys" in model.head.can
   _check(saved, config, _SAME + (_SAME_ROWS if with_rows else ()), workdir)
-  if with_rows and saved.head.type != "dense":
-    raise config_lib.ConfigError(
-      f"train.start_from is {workdir}, whose head.type is {saved.head.type!r};"
-      " own keys start at the rows of a dense head: set oltr.own_keys=False"
-    )
   first = model_lib.Model(saved)
-  expected = model_lib.Model(config).abstract().model["encoder"]
+  if with_rows and "rows" not in first.head.can:
+    raise config_lib.ConfigError(
+      f"train.start_from is {workdir}: {head_lib.lack(first.head, 'rows')}; own"
+      " keys start at the rows of a dense head: set oltr.own_keys=False"
+    )
+  expected = model.abstract().model["encoder"]
   abstract = first.abstract().model
   if _shapes(abstract["encoder"]) != _shapes(expected):
     raise config_lib.ConfigError(
@@ -66,11 +68,11 @@ def load(config: ml_collections.ConfigDict) -> Stage:
     raise config_lib.ConfigError(
       f"train.start_from is {workdir}, which holds no finished checkpoint"
     )
-  model = found[1]
+  trained = found[1]
   if not with_rows:
-    return Stage(model["encoder"], None, None)
-  rows = jax.jit(first.head.rows)(model["head"])
-  return Stage(model["encoder"], rows, model["head"].get("bias"))
+    return Stage(trained["encoder"], None, None)
+  rows = jax.jit(first.head.rows)(trained["head"])
+  return Stage(trained["encoder"], rows, trained["head"].get("bias"))
 
 
 def _check(

@@ -107,13 +107,13 @@ def _start(
     logging.info("Continuing from the checkpoint of step %d", step)
     state = model_lib.State(*trees, step=sharding.replicate(np.int32(step)))
     return state, frozenset(facts.get("skipped", ()))
-  counts = data.stats.label_counts
+  ids, counts = data.order.data_ids, data.stats.label_counts
   if counts is not None:
     counts = data.order.by_head_id(counts).astype(np.int32)
   state = model.init(
     sharding.replicate(jax.random.key(config.seed)),
-    sharding.replicate(data.order.data_ids),
-    sharding.replicate(counts),
+    None if ids is None else model.by_row(ids, -1),
+    None if counts is None else model.by_row(counts, 0),
     sharding.replicate(_idf(config, data.weighting)),
   )
   if config.train.start_from:
@@ -121,7 +121,7 @@ def _start(
       model.start_with, out_shardings=model.shardings(), donate_argnums=0
     )
     state = start(state, *first_stage.load(config))
-  if config.head.init == "centroid" or config.head.type == "oltr":
+  if config.head.init == "centroid" or "memory" in model.head.can:
     logging.info("Starting at the centroids of the labels' examples")
     state = _centring(model, config, data, model.start_at_centroids)(state)
   return state, frozenset()

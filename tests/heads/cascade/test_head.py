@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from xlj import sharding
 from xlj.heads.cascade import head as cascade
-from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import decoupled_softmax
 from xlj.losses import softmax
@@ -39,7 +39,7 @@ def make_head(
 ):
   optimizer = row_optimizer.RowOptimizer(tx or optax.adam(0.1), dtype=dtype)
   levels = [
-    dense.DenseHead(
+    dense_heads.make(
       num_labels=size,
       dim=D,
       loss=LOSSES[loss],
@@ -134,9 +134,9 @@ def reference_loss(params, x, targets, groups, head, chosen):
     ("1", targets.ids, chosen[:, np.arange(NUM_LABELS) % GROUPS]),
   ):
     level = head.levels[int(name)]
-    rows = level.layout.row_of_label(np.arange(level.num_labels))
+    rows = level.layout.row_of_label(np.arange(level.layout.num_labels))
     z = x @ params[name]["rows"][rows].T + params[name]["bias"][rows]
-    hot = np.zeros((N, level.num_labels))
+    hot = np.zeros((N, level.layout.num_labels))
     n, p = np.nonzero(np.asarray(ids) >= 0)
     hot[n, np.asarray(ids)[n, p]] = 1
     hot *= there
@@ -235,11 +235,11 @@ def brute_force_topk(head, params, x, beam, k):
   z, scores, there = {}, None, None
   for i, level in enumerate(head.levels):
     part = params[str(i)]
-    rows = level.layout.row_of_label(np.arange(level.num_labels))
+    rows = level.layout.row_of_label(np.arange(level.layout.num_labels))
     z = x @ part["rows"][rows].T + part["bias"][rows]
     own = -np.logaddexp(0, -z) if binary else z
     if i:
-      parent = np.arange(level.num_labels) % level.blocks
+      parent = np.arange(level.layout.num_labels) % level.layout.blocks
       above = scores[:, parent] * (1 if binary else 0.5)
       own = np.where(there[:, parent], own + above, -np.inf)
     scores = own
@@ -324,9 +324,15 @@ def test_three_levels_learn():
 def test_nothing_of_the_size_of_the_rows_is_copied():
   num_labels, groups, dim = 65_536, 1024, 64
   optimizer = row_optimizer.RowOptimizer(optax.adam(0.1))
-  levels = (
-    dense.DenseHead(groups, dim, LOSSES["bce"], optimizer, blocks=8),
-    dense.DenseHead(num_labels, dim, LOSSES["bce"], optimizer, blocks=groups),
+  levels = tuple(
+    dense_heads.make(
+      num_labels=size,
+      dim=dim,
+      loss=LOSSES["bce"],
+      optimizer=optimizer,
+      blocks=blocks,
+    )
+    for size, blocks in ((groups, 8), (num_labels, groups))
   )
   head = cascade.CascadeHead(levels, 4)
   with meshes.mesh((1, 1)):

@@ -1,6 +1,5 @@
 """Steps that visit some blocks of labels: equal, unbiased, and nothing else."""
 
-import dataclasses
 import functools
 import itertools
 
@@ -14,11 +13,11 @@ import optax
 import pytest
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from tests.heads.dense import test_fused_step
 from xlj import sharding
 from xlj.heads.dense import block_sample
-from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import decoupled_softmax
 from xlj.losses import label_smoothing
@@ -41,7 +40,7 @@ LOSSES = {
 
 def make_head(loss="softmax", tx=None, storage=None, **fields):
   cosine = loss in ("arcface", "cosface")
-  return dense.DenseHead(
+  return dense_heads.make(
     num_labels=fields.pop("num_labels", NUM_LABELS),
     dim=D,
     loss=LOSSES[loss],
@@ -54,6 +53,10 @@ def make_head(loss="softmax", tx=None, storage=None, **fields):
     cosine=cosine,
     **{"chunk_size": 14, **fields},
   )
+
+
+def decoded(head, params):
+  return head.label_rows.decoded(params)
 
 
 def make_batch(seed, labels=NUM_LABELS, width=2):
@@ -101,12 +104,14 @@ def train(head, shape, num_steps=3, batches=make_batch):
 
 def visited(head, step, batch, scores=None):
   """Which blocks a step visits, on one device."""
-  rows = head.rows_of(batch[1].ids)
+  rows = head.label_rows.of_labels(batch[1].ids)
   size = head.layout.rows_per_block
   return block_sample.choose(
-    block_sample.of_positives(rows, size, head.blocks),
+    block_sample.of_positives(rows, size, head.label_rows.blocks),
     head.sample_blocks,
-    block_sample.random_keys(head.optimizer.seed, step, head.blocks),
+    block_sample.random_keys(
+      head.label_rows.optimizer.seed, step, head.label_rows.blocks
+    ),
     scores,
     head.hard_blocks,
   )
@@ -143,7 +148,7 @@ def assert_same(a, b, atol):
 def test_all_blocks_are_the_full_step(sample, dtype, shape):
   head = make_head(storage={"dtype": dtype})
   expected = train(head, shape)
-  got = train(dataclasses.replace(head, sample_blocks=sample), shape)
+  got = train(dense_heads.changed(head, sample_blocks=sample), shape)
   # Compilers contract other products and sums where blocks are copied.
   assert_same(got, expected, 1e-5 if dtype == "float32" else 1e-3)
 
@@ -154,7 +159,7 @@ def test_all_blocks_are_the_full_step(sample, dtype, shape):
 def test_all_blocks_are_the_full_step_for_each_loss(loss):
   head = make_head(loss)
   expected = train(head, (1, 1), 2)
-  got = train(dataclasses.replace(head, sample_blocks=BLOCKS), (1, 1), 2)
+  got = train(dense_heads.changed(head, sample_blocks=BLOCKS), (1, 1), 2)
   assert_same(got, expected, 1e-6)
 
 
@@ -177,7 +182,7 @@ def test_all_groups_of_any_size_are_the_full_step(
     return make_batch(seed, num_labels, min(2, num_labels))
 
   expected = train(head, (1, 1), 2, batches)
-  sampled = dataclasses.replace(head, sample_blocks=blocks + extra)
+  sampled = dense_heads.changed(head, sample_blocks=blocks + extra)
   got = train(sampled, (1, 1), 2, batches)
   assert_same(got, expected, 1e-5)
 
@@ -223,7 +228,7 @@ def test_a_step_is_a_corrected_softmax_over_visited_labels(
   choice = visited(head, 0, batch)
   with meshes.mesh(shape):
     params = meshes.first_params(head)
-    rows = np.asarray(head.rows(params))
+    rows = np.asarray(decoded(head, params))
     bias = np.asarray(params["bias"])
   labels = head.layout.label_of_row(np.arange(head.num_rows))
   used = np.repeat(choice.visited, head.layout.rows_per_block)
@@ -243,7 +248,7 @@ def test_a_step_is_a_corrected_softmax_over_visited_labels(
   atol = 2e-2 if storage else 1e-6
   np.testing.assert_allclose(losses[0], value, rtol=1e-5)
   np.testing.assert_allclose(gradients[0], dx, atol=atol)
-  np.testing.assert_allclose(head.rows(new), rows - 0.5 * drows, atol=atol)
+  np.testing.assert_allclose(decoded(head, new), rows - 0.5 * drows, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -280,9 +285,9 @@ def test_blocks_of_positives_are_visited_even_if_they_are_more():
   choice = visited(head, 0, batch)
   np.testing.assert_array_equal(np.flatnonzero(choice.visited), ids[:, 0])
   with meshes.mesh((2, 4)):
-    before = np.asarray(head.rows(meshes.first_params(head)))
+    before = np.asarray(decoded(head, meshes.first_params(head)))
   (new, _), _, _ = train(head, (2, 4), 1, lambda _: batch)
-  moved = (head.rows(new) != before).reshape(BLOCKS, -1).any(1)
+  moved = (decoded(head, new) != before).reshape(BLOCKS, -1).any(1)
   np.testing.assert_array_equal(moved, choice.visited)
 
 
@@ -343,10 +348,10 @@ def test_hard_blocks_are_those_of_greatest_scores(shape):
   x, targets = make_batch(0)
   positive = np.zeros(BLOCKS, bool)
   positive[targets.ids[targets.ids >= 0] % BLOCKS] = True
-  head = dataclasses.replace(head, sample_blocks=int(positive.sum()) + 4)
+  head = dense_heads.changed(head, sample_blocks=int(positive.sum()) + 4)
   with meshes.mesh(shape):
     params = meshes.first_params(head)
-    rows = np.asarray(head.rows(params))
+    rows = np.asarray(decoded(head, params))
   (new, state), _, _ = train(head, shape, 1)
   size = head.layout.rows_per_block
   labels = head.layout.label_of_row(np.arange(head.num_rows))
@@ -357,13 +362,15 @@ def test_hard_blocks_are_those_of_greatest_scores(shape):
 
   scores = (x[targets.weights > 0] @ centroids(rows).T).max(0)
   hard = np.argsort(np.where(positive, np.inf, -scores))[:4]
-  moved = (np.asarray(head.rows(new)) != rows).reshape(BLOCKS, -1).any(1)
+  moved = (np.asarray(decoded(head, new)) != rows).reshape(BLOCKS, -1).any(1)
   expected = positive.copy()
   expected[hard] = True
   np.testing.assert_array_equal(moved, expected)
   # Those visited are averaged again; the others have not changed.
   np.testing.assert_allclose(
-    state.centroids, centroids(np.asarray(head.rows(new))), atol=1e-6
+    state.centroids,
+    centroids(np.asarray(decoded(head, new))),
+    atol=1e-6,
   )
 
 
@@ -427,7 +434,7 @@ def test_temporaries_are_a_few_chunks(shape, hard, dtype):
 )
 def test_what_does_not_go_with_it_is_refused_by_name(field, fields):
   with pytest.raises(ValueError, match=field):
-    dataclasses.replace(make_head(sample_blocks=4), **fields)
+    dense_heads.changed(make_head(sample_blocks=4), **fields)
 
 
 def test_kernels_leave_sampled_steps_to_xla():

@@ -1,6 +1,5 @@
 """The fused step: memory, storage formats, optimizers, and what it sends."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,10 +9,10 @@ import optax
 import pytest
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from xlj import sharding
 from xlj.config import optim
-from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import label_pass
@@ -42,7 +41,7 @@ def make_head(tx=OPTIMIZERS["sgd"], loss="softmax", storage=None, **fields):
     "chunk_size": 11,
   }
   optimizer = row_optimizer.RowOptimizer(tx, **(storage or {}))
-  return dense.DenseHead(
+  return dense_heads.make(
     loss=LOSSES[loss], optimizer=optimizer, **(settings | fields)
   )
 
@@ -322,7 +321,7 @@ def test_skipped_chunks_are_wrong_by_no_more_than_stated():
   rows[100:, 0] = -3  # the odd labels
   found = {}
   for below in (0.0, skip):
-    other = dataclasses.replace(head, skip_below=below)
+    other = dense_heads.changed(head, skip_below=below)
     with meshes.mesh((1, 1)) as mesh:
       split = jax.NamedSharding(mesh, sharding.LABELS)
       placed = {"rows": jax.device_put(rows, split)}
@@ -381,9 +380,9 @@ def test_kernels_do_the_same_step(loss, dtype, shape):
   optimizer = row_optimizer.sgd(
     optax.linear_schedule(0.5, 0.1, 3), weight_decay=0.1, dtype=dtype
   )
-  head = dataclasses.replace(make_head(loss=loss), optimizer=optimizer)
+  head = dense_heads.changed(make_head(loss=loss), optimizer=optimizer)
   (expected, state), losses = train(head, shape, 2)
-  head = dataclasses.replace(head, kernels="interpret")
+  head = dense_heads.changed(head, kernels="interpret")
   assert head.uses_kernels
   (got, got_state), got_losses = train(head, shape, 2)
   np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
@@ -413,6 +412,6 @@ def test_heads_that_kernels_cannot_do_say_why(fields, storage, why):
   head = make_head(kernels="interpret", **fields)
   if storage is not None:
     optimizer = row_optimizer.sgd(0.1, **storage)
-    head = dataclasses.replace(head, optimizer=optimizer)
+    head = dense_heads.changed(head, optimizer=optimizer)
   assert why in head.why_no_kernels()
   assert not head.uses_kernels

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from xlj import sharding
-from xlj.heads.dense import head as dense
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import feature_rows
@@ -30,7 +30,7 @@ WIDE_FIRST = 21  # rounded up to 24, a multiple of the blocks
 
 
 def make_head(loss, parts):
-  return dense.DenseHead(
+  return dense_heads.make(
     num_labels=NUM_LABELS,
     dim=0 if parts == "wide" else D,
     loss=LOSSES[loss][0],
@@ -78,7 +78,7 @@ def reference_step(head, reference_loss, params, opt, step, batch):
     z = params["bias"][None]
     if "rows" in params:
       rows = params["rows"]
-      if head.cosine:
+      if head.label_rows.cosine:
         rows = rows / jnp.sqrt((rows**2).sum(1, keepdims=True) + 1e-6)
       z = z + x @ rows.T
     if "wide" in params:
@@ -90,7 +90,7 @@ def reference_step(head, reference_loss, params, opt, step, batch):
   loss, (grads, dx) = jax.value_and_grad(loss_fn, (0, 1))(params, x)
   wide = grads.pop("wide", None)
   plain = {k: v for k, v in params.items() if k != "wide"}
-  updates, opt = head.optimizer.tx.update(grads, opt, plain)
+  updates, opt = head.label_rows.optimizer.tx.update(grads, opt, plain)
   new = optax.apply_updates(plain, updates)
   if wide is not None:
     new["wide"] = params["wide"] - head.wide_learning_rate(step) * wide
@@ -107,10 +107,11 @@ def in_label_order(head, params):
   for name, value in params.items():
     wide = name == "wide"
     num_labels = NUM_LABELS
-    if wide and head.wide_labels:
-      num_labels = -(-head.wide_labels // head.blocks) * head.blocks
+    blocks, first = head.layout.blocks, head.label_rows.wide_labels
+    if wide and first:
+      num_labels = -(-first // blocks) * blocks
     rows = [
-      i % head.blocks * -(-num_labels // head.blocks) + i // head.blocks
+      i % blocks * -(-num_labels // blocks) + i // blocks
       for i in range(num_labels)
     ]
     out[name] = np.take(np.asarray(value), rows, 1 if wide else 0)
@@ -128,7 +129,7 @@ def inputs(head, batch):
   x, features, targets = sharding.put_batch(batch)
   return (
     x if head.dim else None,
-    features if head.wide_features else None,
+    features if head.label_rows.wide_features else None,
     targets,
   )
 
@@ -221,7 +222,7 @@ def test_add_to_rows_sums_the_vectors_of_each_label(shape):
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
 def test_a_linear_gradient_that_is_not_finite_makes_the_loss_so(shape):
-  head = dense.DenseHead(
+  head = dense_heads.make(
     num_labels=8,
     dim=0,
     loss=bce.BinaryCrossEntropy(),

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from xlj import sharding
-from xlj.heads.dense import head as dense
 from xlj.heads.oltr import head as oltr
 from xlj.losses import softmax
 from xlj.ops import reference
@@ -30,11 +30,11 @@ assert_close = functools.partial(cases.assert_close, atol=2e-5, rtol=2e-4)
 
 
 def make_head(**settings):
-  labels = dense.DenseHead(
-    L,
-    D,
-    softmax.Softmax(),
-    row_optimizer.RowOptimizer(optax.sgd(RATE)),
+  labels = dense_heads.make(
+    num_labels=L,
+    dim=D,
+    loss=softmax.Softmax(),
+    optimizer=row_optimizer.RowOptimizer(optax.sgd(RATE)),
     use_bias=False,
     blocks=8,
     init_scale=0.5,
@@ -176,7 +176,7 @@ def test_a_step_and_what_it_predicts(case):
     found = head.topk(new, x, None, 4)
     sure = []
     if case not in FAST:  # to compile less
-      sure = [head.confidence(new, x, by) for by in oltr.CONFIDENCES]
+      sure = [head.confidence(new, x, None, by) for by in head.confidences]
       sure.append(head.evaluate_loss(new, x, None, targets))
     return new, dx, metrics["loss"], metrics["centre"], found, sure
 
@@ -250,9 +250,7 @@ def test_what_does_not_fit_is_refused(settings, message):
   head = make_head()
   with pytest.raises(ValueError, match=message):
     oltr.OltrHead(
-      dense.DenseHead(
-        **{**vars(head.labels), **labels},
-      ),
+      dense_heads.changed(head.labels, **labels),
       head.optimizer,
       9.0,
       **settings,
@@ -263,11 +261,11 @@ def test_what_does_not_fit_is_refused(settings, message):
 def test_the_memory_of_a_million_labels():
   """Nothing of the size of the rows is formed beside them."""
   num_labels, dim, n = 10**6, 32, 64
-  labels = dense.DenseHead(
-    num_labels,
-    dim,
-    softmax.Softmax(),
-    row_optimizer.RowOptimizer(optax.sgd(RATE)),
+  labels = dense_heads.make(
+    num_labels=num_labels,
+    dim=dim,
+    loss=softmax.Softmax(),
+    optimizer=row_optimizer.RowOptimizer(optax.sgd(RATE)),
     use_bias=False,
     cosine=True,
     chunk_size=2048,

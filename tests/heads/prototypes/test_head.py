@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from tests import runs
 from xlj import config as config_lib
 from xlj import sharding
 from xlj.config import families
-from xlj.heads.dense import head as dense
 from xlj.heads.prototypes import head as prototypes
 from xlj.inference import predictor
 from xlj.losses import prototype_softmax
@@ -30,7 +30,7 @@ def make_head(decoupled=False, **more):
     "num_labels": L + M * (R - 1),
     "loss": prototype_softmax.PrototypeSoftmax(R, decoupled),
   }
-  rows = dense.DenseHead(
+  rows = dense_heads.make(
     dim=D,
     optimizer=row_optimizer.sgd(RATE),
     blocks=8,
@@ -62,7 +62,8 @@ def owners():
 
 def label_logits(head, params, x):
   """`[N, L]` by the definition, with a sum over all rows."""
-  rows = head.rows.layout.row_of_label(np.arange(head.rows.num_labels))
+  layout = head.by_row.layout
+  rows = layout.row_of_label(np.arange(layout.num_labels))
   z = x @ params["rows"][rows].T + params["bias"][rows]
   hot = jax.nn.one_hot(owners(), L)
   return jnp.log(jnp.exp(z) @ hot)
@@ -127,7 +128,8 @@ def test_the_best_labels_are_scored_with_all_their_rows():
       jax.reshard(by_row, sharding.LABELS),
     )
     scores, ids, params = jax.tree.map(np.asarray, (scores, ids, params))
-  rows = head.rows.layout.row_of_label(np.arange(head.rows.num_labels))
+  layout = head.by_row.layout
+  rows = layout.row_of_label(np.arange(layout.num_labels))
   z = x.astype(np.float64) @ params["rows"][rows].T + params["bias"][rows]
   z += offset[owners()]
   label = np.full((N, L), -np.inf)
@@ -154,7 +156,9 @@ def test_a_prior_is_shared_and_rows_start_apart():
   counts = np.arange(L, 0, -1)
   with meshes.mesh((2, 4)):
     params = meshes.first_params(head)
-    prior = head.at_prior(params, jnp.asarray(counts), 100)
+    by_row = head.layout.by_row(jnp.asarray(counts), 0)
+    by_row = jax.reshard(by_row, sharding.LABELS)
+    prior = jax.jit(head.at_prior, static_argnums=2)(params, by_row, 100)
     zeros = jax.device_put(
       np.zeros((head.num_rows, D), np.float32),
       jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
@@ -162,7 +166,8 @@ def test_a_prior_is_shared_and_rows_start_apart():
     batch = sharding.put_batch((targets.ids, x))
     sums = jax.jit(head.add_to_rows)(zeros, *batch)
     sums, bias = np.asarray(sums), np.asarray(prior["bias"])
-  rows = head.rows.layout.row_of_label(np.arange(head.rows.num_labels))
+  layout = head.by_row.layout
+  rows = layout.row_of_label(np.arange(layout.num_labels))
   share = np.where(owners() < M, R, 1)
   odds = (counts[owners()] / share + 0.5) / 101
   np.testing.assert_allclose(
@@ -202,7 +207,7 @@ def test_a_run_with_several_rows_trains_and_predicts(tmp_path, fields):
   assert run.config.head.prototype_labels == 70
   losses = runs.losses(tmp_path / "run")
   assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
-  assert run.model.head.rows.num_labels == 700 + 2 * 70
+  assert run.model.head.by_row.layout.num_labels == 700 + 2 * 70
   scores, ids = run.topk([{3: 2.0, 40: 1.0}, {7: 1.0}], k=700)
   assert all(len(set(row)) == 700 for row in ids.tolist())
   assert (np.diff(scores) <= 0).all()

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import dense_heads
 from tests import meshes
 from tests import runs
 from xlj import config as config_lib
@@ -16,7 +17,6 @@ from xlj.averaging import soups
 from xlj.config import check as config_check
 from xlj.config import make_head
 from xlj.data import store
-from xlj.heads.dense import head as dense
 from xlj.heads.spherical import head as spherical
 from xlj.inference import predictor
 from xlj.losses import spherical as spherical_losses
@@ -48,7 +48,7 @@ def make(of=ZLOSS, rate=1.0, decay=0.0, labels=None, **fields):
     "blocks": 8,
     "init_scale": 0.5,
   }
-  rows = dense.DenseHead(**(settings | (labels or {})))
+  rows = dense_heads.make(**(settings | (labels or {})))
   return spherical.SphericalHead(rows, **({"refactor_every": 7} | fields))
 
 

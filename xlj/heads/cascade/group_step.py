@@ -26,6 +26,7 @@ from xlj.ops import label_step
 from xlj.ops import loss as loss_lib
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
+from xlj.ops import topk as topk_lib
 
 _MOST_GROUPS = 16  # of a chunk: each is read and written by itself
 
@@ -274,12 +275,7 @@ class GroupRows:
     scores, rows = (
       a.reshape(n, -1) for a in self._fold(params, inputs, pairs, fold, found)
     )
-    scores, places = lax.top_k(scores, min(k, scores.shape[1]))
-    rows = jnp.take_along_axis(rows, places, 1)
-    missing = ((0, 0), (0, k - scores.shape[1]))
-    scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
-    rows = jnp.pad(rows, missing, constant_values=-1)
-    return scores, jnp.where(jnp.isneginf(scores), -1, rows)
+    return topk_lib.merge_topk(scores, rows, k)
 
   # --- parts of a pass -------------------------------------------------------
 

@@ -23,9 +23,11 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj import sharding
+from xlj.heads import head as head_lib
 from xlj.heads.cascade import group_step
 from xlj.heads.dense import head as dense
 from xlj.losses import separable
+from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
@@ -68,20 +70,33 @@ class CascadeHead:
         " positive"
       )
     for i, head in enumerate(self.levels):
-      if not head.dim or head.wide_features:
+      rows = head.label_rows
+      if not head.dim or rows.wide_features:
         raise ValueError(f"level {i} must have label rows and no wide path")
-      if i and head.blocks != self.levels[i - 1].num_labels:
+      above = self.levels[i - 1].layout.num_labels
+      if i and rows.blocks != above:
         raise ValueError(
-          f"level {i} has {head.blocks} blocks; the level above it has"
-          f" {self.levels[i - 1].num_labels} labels"
+          f"level {i} has {rows.blocks} blocks; the level above it has"
+          f" {above} labels"
         )
-      if i and head.optimizer.correction == "kahan":
+      if i and rows.optimizer.correction == "kahan":
         raise ValueError("a cascade has no Kahan compensation; use 'none'")
 
   @property
-  def num_labels(self) -> int:
-    """Number of labels L."""
-    return self.levels[-1].num_labels
+  def name(self) -> str:
+    """What users call it."""
+    return "mhc"
+
+  @property
+  def can(self) -> frozenset[str]:
+    """What it can do (see `xlj.heads.head`)."""
+    can = frozenset({"offset", "centroids", "mean"})
+    return can | (self.levels[-1].can & {"prior"})
+
+  @property
+  def confidences(self) -> tuple[str, ...]:
+    """What `confidence` can go by."""
+    return ()
 
   @property
   def dim(self) -> int:
@@ -125,10 +140,10 @@ class CascadeHead:
     params: Params,
     opt_state: Any,
     step: jax.Array,
-    x: jax.Array,
-    features: None,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
-    label_values: None = None,
+    label_values: targets_lib.LabelValues | None = None,
   ) -> tuple[Params, Any, Any, label_step.Metrics]:
     """One training step; the loss is the sum of those of the levels.
 
@@ -150,7 +165,9 @@ class CascadeHead:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
       and "loss", a scalar.
     """
-    _refuse(features, label_values)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
     nodes = self._nodes(targets)
     new, states = {}, {}
     first, chosen = self._first(params, x, nodes[0], self.candidates)
@@ -172,13 +189,15 @@ class CascadeHead:
   def evaluate_loss(
     self,
     params: Params,
-    x: jax.Array,
-    features: None,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
-    label_values: None = None,
+    label_values: targets_lib.LabelValues | None = None,
   ) -> jax.Array:
     """The loss of a batch as in `step`, without an update."""
-    _refuse(features, label_values)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
     nodes = self._nodes(targets)
     first, chosen = self._first(params, x, nodes[0], self.candidates)
     loss = first.evaluate_loss(params["0"], x, None, nodes[0])
@@ -192,8 +211,8 @@ class CascadeHead:
   def topk(
     self,
     params: Params,
-    x: jax.Array,
-    features: None,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
     k: int,
     exclude: jax.Array | None = None,
     offset: jax.Array | None = None,
@@ -217,10 +236,10 @@ class CascadeHead:
       Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded over
       examples; id -1 and score -inf where fewer than k labels were scored.
     """
-    _refuse(features, None)
+    x = head_lib.embeddings(self, x, features=features)
     beam = self.beam or self.candidates
     head, part = self.levels[0], params["0"]
-    scores, ids = head.topk(part, x, None, min(beam, head.num_labels))
+    scores, ids = head.topk(part, x, None, min(beam, head.layout.num_labels))
     scores = self._score(0, scores, jnp.zeros_like(scores))
     for i, head in enumerate(self.levels[1:], 1):
       last = i + 1 == len(self.levels)
@@ -230,7 +249,7 @@ class CascadeHead:
         x,
         ids,
         scores,
-        k if last else min(beam, head.num_labels),
+        k if last else min(beam, head.layout.num_labels),
         exclude if last else None,
         offset if last else None,
       )
@@ -240,12 +259,17 @@ class CascadeHead:
     self, params: Params, counts: jax.Array, num_examples: int
   ) -> Params:
     """As `DenseHead.at_prior`; nodes take the counts of their labels."""
+    head_lib.need(self, "prior")
     new = {}
     for i, head in reversed(list(enumerate(self.levels))):
       new[str(i)] = head.at_prior(params[str(i)], counts, num_examples)
-      node = jnp.arange(head.num_labels) % head.blocks
-      counts = jnp.zeros(head.blocks, counts.dtype).at[node].add(counts)
+      if i:
+        counts = self._of_nodes(i, counts)
     return new
+
+  def zero_sums(self) -> jax.Array:
+    """As `DenseHead.zero_sums`, for the labels."""
+    return self.levels[-1].zero_sums()
 
   def add_to_rows(
     self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
@@ -261,11 +285,20 @@ class CascadeHead:
     for i, head in reversed(list(enumerate(self.levels))):
       new[str(i)] = head.at_centroids(params[str(i)], sums, length)
       if i:
-        shape = head.blocks, -1, sums.shape[1]
-        total = sharding.by_compiler(lambda a, s=shape: a.reshape(s).sum(1))
-        by_node = jax.reshard(total(sums), sharding.REPLICATED)
-        sums = self.levels[i - 1].layout.by_row(by_node, 0)
+        sums = self._of_nodes(i, sums)
     return new
+
+  def _of_nodes(self, i: int, values: jax.Array) -> jax.Array:
+    """Sums by row of the level above i, of values `[L, ...]` by row of i."""
+    blocks, rest = self.levels[i].layout.blocks, values.shape[1:]
+    total = sharding.by_compiler(lambda a: a.reshape(blocks, -1, *rest).sum(1))
+    by_node = jax.reshard(total(values), sharding.REPLICATED)
+    by_row = self.levels[i - 1].layout.by_row(by_node, 0)
+    return jax.reshard(by_row, sharding.LABELS)
+
+  rows = head_lib.refused(head_lib.Head.rows, "rows")
+  with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+  confidence = head_lib.without_confidence
 
   # --- parts -----------------------------------------------------------------
 
@@ -289,7 +322,7 @@ class CascadeHead:
     found = [targets]
     for head in reversed(self.levels[1:]):
       ids = jnp.asarray(found[0].ids)
-      ids = _distinct(jnp.where(ids < 0, -1, ids % head.blocks))
+      ids = _distinct(jnp.where(ids < 0, -1, ids % head.layout.blocks))
       found.insert(0, targets._replace(ids=ids, values=None))
     return found
 
@@ -302,7 +335,7 @@ class CascadeHead:
   ) -> tuple[dense.DenseHead, jax.Array]:
     """The first level, and the nodes `[N, K]` of it to go on with."""
     head = self.levels[0]
-    count = min(count, head.num_labels)
+    count = min(count, head.layout.num_labels)
     sure = jnp.asarray(nodes.ids)
     _, best = head.topk(params["0"], x, None, count, sure)
     return head, _first_of(sure, best, count)
@@ -316,7 +349,7 @@ class CascadeHead:
     nodes: targets_lib.Targets,
   ) -> jax.Array:
     """The nodes `[N, K]` of level i to go on with."""
-    count = min(self.candidates, self.levels[i].num_labels)
+    count = min(self.candidates, self.levels[i].layout.num_labels)
     scores = jnp.zeros_like(chosen, jnp.float32)
     sure = jnp.asarray(nodes.ids)
     _, best = self._level_topk(i, params, x, chosen, scores, count, sure)
@@ -346,12 +379,12 @@ class CascadeHead:
       out_specs=(P(None, sharding.AXES), P(None, sharding.AXES)),
     )
     def candidates(params, x, chosen, parents, exclude, offset):
-      x, chosen, parents, exclude = dense.all_gather(
+      x, chosen, parents, exclude = sharding.gather_batch(
         (x, chosen, parents, exclude)
       )
       if exclude is not None:
-        exclude = head.rows_of(exclude)
-      scores, rows = group_step.GroupRows(head.label_rows()).topk(
+        exclude = head.label_rows.of_labels(exclude)
+      scores, rows = group_step.GroupRows(head.label_rows.of_device()).topk(
         params,
         group_step.Inputs(x, chosen),
         k,
@@ -386,8 +419,10 @@ def _step(head, params, opt_state, step, x, chosen, targets):
   )
   def run(params, opt_state, step, x, chosen, targets):
     inputs = _inputs(head, x, chosen, targets)
-    new, opt_state, dx, loss = group_step.GroupRows(head.label_rows()).step(
-      head.loss, head.optimizer, step, params, opt_state, inputs
+    rows = group_step.GroupRows(head.label_rows.of_device())
+    optimizer = head.label_rows.optimizer
+    new, opt_state, dx, loss = rows.step(
+      head.loss, optimizer, step, params, opt_state, inputs
     )
     dx = lax.psum_scatter(dx, sharding.AXES, tiled=True).astype(x.dtype)
     return new, opt_state, dx, lax.psum(loss, sharding.AXES)
@@ -404,7 +439,7 @@ def _loss(head, params, x, chosen, targets):
   )
   def run(params, x, chosen, targets):
     inputs = _inputs(head, x, chosen, targets)
-    rows = group_step.GroupRows(head.label_rows())
+    rows = group_step.GroupRows(head.label_rows.of_device())
     return lax.psum(rows.loss(head.loss, params, inputs), sharding.AXES)
 
   return run(params, x, chosen, targets)
@@ -412,10 +447,10 @@ def _loss(head, params, x, chosen, targets):
 
 def _inputs(head, x, chosen, targets):
   """What a device is given of a batch: positives in chosen nodes alone."""
-  x, chosen, targets = dense.all_gather((x, chosen, targets))
+  x, chosen, targets = sharding.gather_batch((x, chosen, targets))
   ids = jnp.asarray(targets.ids)
-  there = (ids[:, :, None] % head.blocks == chosen[:, None]).any(2)
-  ids = head.rows_of(jnp.where((ids >= 0) & there, ids, -1))
+  there = (ids[:, :, None] % head.layout.blocks == chosen[:, None]).any(2)
+  ids = head.label_rows.of_labels(jnp.where((ids >= 0) & there, ids, -1))
   return group_step.Inputs(x, chosen, targets._replace(ids=ids))
 
 
@@ -431,11 +466,3 @@ def _first_of(sure: jax.Array, others: jax.Array, count: int) -> jax.Array:
   ids = jnp.concatenate([sure, others], 1)
   order = jnp.argsort(ids < 0, axis=1, stable=True)
   return jnp.take_along_axis(ids, order[:, :count], 1)
-
-
-def _refuse(features: Any, label_values: Any) -> None:
-  """Refuses what a cascade cannot use."""
-  if features is not None:
-    raise ValueError("a cascade has no wide path: features must be None")
-  if label_values is not None:
-    raise ValueError("a cascade takes no values per label")

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from xlj import sharding
+from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.heads.oltr import meta_embedding
 from xlj.ops import feature_rows
@@ -39,7 +40,6 @@ from xlj.ops import targets as targets_lib
 
 P = jax.P
 Params = dict[str, Any]
-CONFIDENCES = ("probability", "cosine", "reachability")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +79,35 @@ class OltrHead:
     Raises:
       ValueError: Naming the field.
     """
-    labels = self.labels
+    rows = self.labels.label_rows
     for what, found in (
-      ("cosine is False", not labels.cosine),
-      ("it has a bias", labels.use_bias),
-      ("it has a wide path", bool(labels.wide_features)),
-      ("it visits some blocks alone", bool(labels.sample_blocks)),
+      ("cosine is False", not rows.cosine),
+      ("it has a bias", rows.use_bias),
+      ("it has a wide path", bool(rows.wide_features)),
+      ("it visits some blocks alone", bool(self.labels.sample_blocks)),
     ):
       if found:
         raise ValueError(f"labels must be a plain cosine classifier: {what}")
-    if self.tied and labels.optimizer.dtype != "float32":
+    if self.tied and rows.optimizer.dtype != "float32":
       raise ValueError(
-        f"tied rows must be float32: got {labels.optimizer.dtype!r}"
+        f"tied rows must be float32: got {rows.optimizer.dtype!r}"
       )
+
+  @property
+  def name(self) -> str:
+    """What users call it."""
+    return "oltr"
+
+  @property
+  def can(self) -> frozenset[str]:
+    """What it can do (see `xlj.heads.head`)."""
+    can = frozenset({"label_values", "offset", "centroids", "memory", "mean"})
+    return can | {"keys"} if self.own_keys else can
+
+  @property
+  def confidences(self) -> tuple[str, ...]:
+    """What `confidence` can go by."""
+    return ("probability", "cosine", "reachability")
 
   @property
   def dim(self) -> int:
@@ -164,6 +180,10 @@ class OltrHead:
     )
     return {"labels": self.labels.optimizer_specs(), "asked": specs}
 
+  def zero_sums(self) -> jax.Array:
+    """As `DenseHead.zero_sums`, with one more column: means need a count."""
+    return jnp.zeros((self.num_rows, self.dim + 1))
+
   def add_to_rows(
     self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
   ) -> jax.Array:
@@ -190,7 +210,7 @@ class OltrHead:
     memory = jnp.where(counts > 0, sums / jnp.maximum(counts, 1), every)
     labels = params["labels"]
     if self.tied:
-      labels = labels | self.labels.optimizer.format.encode(memory, None)
+      labels = labels | self.labels.label_rows.encoded(memory)
       return params | {"labels": labels}
     if length:
       labels = self.labels.at_centroids(labels, sums, length)
@@ -207,13 +227,18 @@ class OltrHead:
       bias: `[L]`, or None for zeros.
 
     Returns:
-      New parameters; the same if the memory is its own key.
+      New parameters.
+
+    Raises:
+      ValueError: The memory is its own key.
     """
-    if not self.own_keys:
-      return params
+    head_lib.need(self, "keys")
     bias = jnp.zeros_like(rows[:, 0]) if bias is None else bias
     asked = params["asked"] | {"keys": rows, "key_bias": bias}
     return params | {"asked": asked}
+
+  rows = head_lib.refused(head_lib.Head.rows, "rows")
+  at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
 
   # --- embeddings ------------------------------------------------------------
 
@@ -230,13 +255,13 @@ class OltrHead:
     return self._embed(params["asked"], x, self._memory(params))
 
   def _embed(self, asked, x, memory):
-    is_label = self._is_label()
+    is_label = self.labels.label_rows.is_label()
     if self.own_keys:
       keys, bias = asked["keys"], asked["key_bias"]
       bias = jnp.where(is_label, bias, -jnp.inf)
     else:
       keys, bias = memory, reachability.half_squares(memory, is_label)
-    where = {"bias": bias, "memory": self.labels.memory}
+    where = {"bias": bias, "memory": self.labels.label_rows.memory}
     if self.attend_to:
       found = label_attend.label_attend_topk(
         x, keys, memory, 1.0, self.attend_to, **where
@@ -255,26 +280,16 @@ class OltrHead:
     return self.scale * meta_embedding.squashed(meta)
 
   def _distance(self, x, memory):
+    rows = self.labels.label_rows
     return reachability.min_distance(
-      x, memory, is_label=self._is_label(), memory=self.labels.memory
+      x, memory, is_label=rows.is_label(), memory=rows.memory
     )
 
   def _memory(self, params):
     """`[L, D]`, a constant."""
     if not self.tied:
       return lax.stop_gradient(params["memory"])
-    return lax.stop_gradient(self.labels.rows(params["labels"]))
-
-  def _is_label(self):
-    """`[L]` bool, split like the rows."""
-
-    @jax.shard_map(in_specs=(), out_specs=sharding.LABELS)
-    def run():
-      rows = self.num_rows // lax.axis_size(sharding.AXES)
-      first = self.labels.label_rows().first_row()
-      return self.layout.is_label(first + jnp.arange(rows))
-
-    return run()
+    return lax.stop_gradient(self.labels.label_rows.decoded(params["labels"]))
 
   # --- training --------------------------------------------------------------
 
@@ -304,7 +319,7 @@ class OltrHead:
       "loss", the weighted mean over the batch with the loss of the centres, and
       "centre", that loss before its weight.
     """
-    assert x is not None and features is None  # The config is checked.
+    x = head_lib.embeddings(self, x, features=features)
     memory = self._memory(params)
     targets = targets._replace(
       ids=jnp.where(
@@ -345,8 +360,9 @@ class OltrHead:
 
   def _centre_loss(self, x, memory, targets):
     """Scalar weighted mean over the batch."""
-    own = label_gather.label_rows(memory, self.labels.rows_of(targets.ids))
-    is_label = self._is_label()
+    rows = self.labels.label_rows
+    own = label_gather.label_rows(memory, rows.of_labels(targets.ids))
+    is_label = rows.is_label()
     squares = -2 * reachability.half_squares(memory)
     near, far = meta_embedding.centre_losses(
       x,
@@ -369,10 +385,10 @@ class OltrHead:
       out_specs=sharding.LABELS,
     )
     def run(memory, x, ids):
-      x, ids = dense.all_gather((x, ids))
+      x, ids = sharding.gather_batch((x, ids))
       columns = targets_lib.positives_in_chunk(
-        self.labels.rows_of(ids),
-        self.labels.label_rows().first_row(),
+        self.labels.label_rows.of_labels(ids),
+        self.labels.label_rows.of_device().first_row(),
         memory.shape[0],
       ).columns
       return meta_embedding.attracted(memory, columns, x, self.centre_rate)
@@ -388,7 +404,7 @@ class OltrHead:
     label_values: targets_lib.LabelValues | None = None,
   ) -> jax.Array:
     """The classifier's loss of a batch; for arguments see `step`."""
-    assert x is not None
+    x = head_lib.embeddings(self, x, features=features)
     return self.labels.evaluate_loss(
       params["labels"], self.embed(params, x), features, targets, label_values
     )
@@ -405,19 +421,24 @@ class OltrHead:
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score; as `DenseHead.topk`."""
-    assert x is not None
+    x = head_lib.embeddings(self, x, features=features)
     return self.labels.topk(
       params["labels"], self.embed(params, x), features, k, exclude, offset
     )
 
   def confidence(
-    self, params: Params, x: jax.Array, by: str = "probability"
+    self,
+    params: Params,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
+    by: str = "probability",
   ) -> jax.Array:
     """How sure it is that an example is of any label at all.
 
     Args:
       params: Parameters, sharded as `specs()`.
       x: `[N, D]` embeddings sharded over examples.
+      features: None.
       by: "probability", the largest, which depends on L; "cosine", the largest;
         or "reachability", the inverse distance to the memory.
 
@@ -427,13 +448,13 @@ class OltrHead:
     Raises:
       ValueError: It is not known by what.
     """
+    head_lib.check_confidence(self, by)
+    x = head_lib.embeddings(self, x, features=features)
     if by == "reachability":
       return 1 / self._distance(x, self._memory(params))
     meta = self.embed(params, x)
     if by == "probability":
       return self.labels.confidence(params["labels"], meta, None)
-    if by != "cosine":
-      raise ValueError(f"by is {by!r}; use one of {CONFIDENCES}")
     best, _ = self.labels.topk(params["labels"], meta, None, 1)
     return best[:, 0] / jnp.linalg.norm(meta, axis=1)
 

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import optax
 
 from xlj import sharding
+from xlj.heads import head as head_lib
 from xlj.heads.product import distribution as product_lib
 from xlj.heads.product import mixed_radix
 from xlj.heads.product import topk as product_topk
 from xlj.ops import feature_rows
+from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
 
 Params = dict[str, jax.Array]
@@ -47,6 +49,8 @@ class ProductHead:
       digit anyway.
     use_bias: Whether values of digits, and products, have a bias.
     init_scale: Standard deviation of the initial weights.
+    blocks: Number of blocks that what is kept of labels is dealt out to; a
+      multiple of the number of devices.
 
   Raises:
     ValueError: A setting is not known, or does not go with another.
@@ -60,6 +64,7 @@ class ProductHead:
   loss: str = "softmax"
   use_bias: bool = True
   init_scale: float = 0.02
+  blocks: int = 64
 
   def __post_init__(self):
     """Checks the fields."""
@@ -79,9 +84,34 @@ class ProductHead:
       )
 
   @property
+  def name(self) -> str:
+    """What users call it."""
+    return "mhp"
+
+  @property
+  def can(self) -> frozenset[str]:
+    """What it can do (see `xlj.heads.head`)."""
+    return frozenset({"mean"})
+
+  @property
+  def confidences(self) -> tuple[str, ...]:
+    """What `confidence` can go by."""
+    return ()
+
+  @property
   def is_likelihood(self) -> bool:
     """Whether the loss is a negative log-likelihood of the label."""
     return self.loss == "softmax"
+
+  @property
+  def layout(self) -> layout_lib.Layout:
+    """Where what is kept of each label, which has no row, is."""
+    return layout_lib.Layout(self.num_labels, self.blocks)
+
+  @property
+  def num_rows(self) -> int:
+    """There are no label rows."""
+    return 0
 
   @property
   def radix(self) -> mixed_radix.MixedRadix:
@@ -130,6 +160,13 @@ class ProductHead:
   def _abstract(self) -> Params:
     return jax.eval_shape(self.init, jax.random.key(0))
 
+  rows = head_lib.refused(head_lib.Head.rows, "rows")
+  at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
+  zero_sums = head_lib.refused(head_lib.Head.zero_sums, "centroids")
+  add_to_rows = head_lib.refused(head_lib.Head.add_to_rows, "centroids")
+  at_centroids = head_lib.refused(head_lib.Head.at_centroids, "centroids")
+  with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+
   # --- by label ---------------------------------------------------------------
 
   def step(
@@ -162,7 +199,9 @@ class ProductHead:
       ValueError: There are no embeddings, or there is what it cannot use.
     """
     del step
-    x = _checked(x, features, label_values=label_values)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
     digits = sharding.by_compiler(self._digits_of)(targets.ids)
     params, opt_state, dx, loss = self.step_digits(
       params, opt_state, x, digits, jnp.asarray(targets.weights)
@@ -181,7 +220,9 @@ class ProductHead:
 
     So its exponential is the perplexity. For arguments see `step`.
     """
-    x = _checked(x, features, label_values=label_values)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
     digits = sharding.by_compiler(self._digits_of)(targets.ids)
     return self.evaluate_digits(params, x, digits, jnp.asarray(targets.weights))
 
@@ -214,11 +255,13 @@ class ProductHead:
       ValueError: There are no embeddings, there is what it cannot use, or
         labels pass 2^31 (use `topk_digits`).
     """
-    x = _checked(x, features, offset=offset)
+    x = head_lib.embeddings(self, x, features=features, offset=offset)
     if exclude is not None:
       exclude = sharding.by_compiler(self.radix.digits_on_device)(exclude)
     scores, digits = self.topk_digits(params, x, k, exclude)
     return scores, sharding.by_compiler(self.radix.labels_on_device)(digits)
+
+  confidence = head_lib.without_confidence
 
   def _digits_of(self, ids: jax.Array) -> jax.Array:
     """`[N, P]` ids to digits `[N, H]` of the first that is no padding."""
@@ -362,23 +405,3 @@ def _shares(digits: jax.Array, weights: jax.Array) -> jax.Array:
   weights = jnp.where((digits < 0).any(1), 0, weights)
   total = lax.psum(weights.sum(), sharding.AXES)
   return weights / jnp.maximum(total, 1e-9)
-
-
-def _checked(
-  x: jax.Array | None,
-  features: feature_rows.SparseRows | None,
-  **unsupported: Any,
-) -> jax.Array:
-  """The embeddings, if they are all that the head is given."""
-  if x is None or features is not None:
-    raise ValueError(
-      "the product head reads embeddings, no sparse features: give it an "
-      "encoder and no wide path"
-    )
-  for name, value in unsupported.items():
-    if value is not None:
-      raise ValueError(
-        f"the product head has no rows of labels that {name} could go with: "
-        "leave it None"
-      )
-  return x

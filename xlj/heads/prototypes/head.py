@@ -21,11 +21,14 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj import sharding
+from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.losses import prototype_softmax
+from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
+from xlj.ops import topk as topk_lib
 
 Params = dict[str, jax.Array]
 _ELEMENTS = 2**20  # of rows that are looked up at a time
@@ -36,7 +39,7 @@ class PrototypeHead:
   """A dense head by row, and the labels that its rows are of.
 
   Attributes:
-    rows: The head of all rows, with embeddings alone; its loss is a
+    by_row: The head of all rows, with embeddings alone; its loss is a
       `PrototypeSoftmax`, which knows R.
     num_labels: Number of labels L.
 
@@ -44,22 +47,38 @@ class PrototypeHead:
     ValueError: They do not fit.
   """
 
-  rows: dense.DenseHead
+  by_row: dense.DenseHead
   num_labels: int
 
   def __post_init__(self) -> None:
     """Checks the fields."""
-    if not isinstance(self.rows.loss, prototype_softmax.PrototypeSoftmax):
+    if not isinstance(self.by_row.loss, prototype_softmax.PrototypeSoftmax):
       raise ValueError("the loss of the rows must be a PrototypeSoftmax")
-    if not self.rows.dim or self.rows.wide_features:
+    if not self.by_row.dim or self.by_row.label_rows.wide_features:
       raise ValueError("several rows of a label need embeddings, no wide path")
-    more = self.rows.num_labels - self.num_labels
+    more = self.by_row.layout.num_labels - self.num_labels
     most = self.num_labels * (self.per_label - 1)
     if not 0 < more <= most or more % (self.per_label - 1):
       raise ValueError(
-        f"{self.rows.num_labels} rows for {self.num_labels} labels, of which"
-        f" some have {self.per_label}"
+        f"{self.by_row.layout.num_labels} rows for {self.num_labels} labels, of"
+        f" which some have {self.per_label}"
       )
+
+  @property
+  def name(self) -> str:
+    """What users call it."""
+    return "dense with prototypes"
+
+  @property
+  def can(self) -> frozenset[str]:
+    """What it can do (see `xlj.heads.head`)."""
+    can = frozenset({"offset", "centroids", "mean", "plan"})
+    return can | (self.by_row.can & {"prior"})
+
+  @property
+  def confidences(self) -> tuple[str, ...]:
+    """What `confidence` can go by."""
+    return ()
 
   @property
   def per_label(self) -> int:
@@ -69,35 +88,30 @@ class PrototypeHead:
   @property
   def frequent(self) -> int:
     """Number of labels M with so many rows."""
-    more = self.rows.num_labels - self.num_labels
+    more = self.by_row.layout.num_labels - self.num_labels
     return more // (self.per_label - 1)
 
   @property
   def loss(self) -> prototype_softmax.PrototypeSoftmax:
     """The loss, by row."""
-    loss = self.rows.loss
+    loss = self.by_row.loss
     assert isinstance(loss, prototype_softmax.PrototypeSoftmax)
     return loss
 
   @property
   def dim(self) -> int:
     """Width D of the embeddings."""
-    return self.rows.dim
+    return self.by_row.dim
 
   @property
   def num_rows(self) -> int:
     """Number of rows including padding."""
-    return self.rows.num_rows
-
-  @property
-  def keep_logits(self) -> str | None:
-    """The type that all logits of a step are kept in; see `DenseHead`."""
-    return self.rows.keep_logits
+    return self.by_row.num_rows
 
   @property
   def layout(self) -> layout_lib.Layout:
     """Where what is kept of each label, not of each row, is."""
-    return layout_lib.Layout(self.num_labels, self.rows.blocks)
+    return layout_lib.Layout(self.num_labels, self.by_row.layout.blocks)
 
   @property
   def is_likelihood(self) -> bool:
@@ -106,29 +120,29 @@ class PrototypeHead:
 
   def init(self, key: jax.Array) -> Params:
     """As `DenseHead.init`; the rows of a label start apart."""
-    return self.rows.init(key)
+    return self.by_row.init(key)
 
   def init_optimizer(self, params: Params) -> Any:
     """Optimizer state for `params`."""
-    return self.rows.init_optimizer(params)
+    return self.by_row.init_optimizer(params)
 
   def specs(self) -> dict[str, jax.P]:
     """`PartitionSpec` of each parameter."""
-    return self.rows.specs()
+    return self.by_row.specs()
 
   def optimizer_specs(self) -> Any:
     """`PartitionSpec` of each leaf of the optimizer state."""
-    return self.rows.optimizer_specs()
+    return self.by_row.optimizer_specs()
 
   def step(
     self,
     params: Params,
     opt_state: Any,
     step: jax.Array,
-    x: jax.Array,
-    features: None,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
-    label_values: None = None,
+    label_values: targets_lib.LabelValues | None = None,
   ) -> tuple[Params, Any, Any, label_step.Metrics]:
     """One training step; see `DenseHead.step`.
 
@@ -145,27 +159,31 @@ class PrototypeHead:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
       and "loss", a scalar.
     """
-    _refuse(features, label_values)
-    targets = self._by_row(targets)
-    return self.rows.step(params, opt_state, step, x, None, targets)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
+    targets = self._of_rows(targets)
+    return self.by_row.step(params, opt_state, step, x, None, targets)
 
   def evaluate_loss(
     self,
     params: Params,
-    x: jax.Array,
-    features: None,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
     targets: targets_lib.Targets,
-    label_values: None = None,
+    label_values: targets_lib.LabelValues | None = None,
   ) -> jax.Array:
     """The loss of a batch over all labels, without an update."""
-    _refuse(features, label_values)
-    return self.rows.evaluate_loss(params, x, None, self._by_row(targets))
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
+    return self.by_row.evaluate_loss(params, x, None, self._of_rows(targets))
 
   def topk(
     self,
     params: Params,
-    x: jax.Array,
-    features: None,
+    x: jax.Array | None,
+    features: feature_rows.SparseRows | None,
     k: int,
     exclude: jax.Array | None = None,
     offset: jax.Array | None = None,
@@ -191,7 +209,7 @@ class PrototypeHead:
       Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded over
       examples; id -1 and score -inf where fewer than k labels exist.
     """
-    _refuse(features, None)
+    x = head_lib.embeddings(self, x, features=features)
     if exclude is not None:
       exclude = sharding.by_compiler(self.rows_of)(exclude)
     by_row = by_label = None
@@ -199,9 +217,9 @@ class PrototypeHead:
       by_label = jax.reshard(offset, sharding.REPLICATED)[
         self.layout.row_of_label(jnp.arange(self.num_labels))
       ]
-      by_row = jax.reshard(self._to_rows(by_label), sharding.LABELS)
-    count = min(k * self.per_label, self.rows.num_labels)
-    _, rows = self.rows.topk(params, x, None, count, exclude, by_row)
+      by_row = self._to_rows(offset)
+    count = min(k * self.per_label, self.by_row.layout.num_labels)
+    _, rows = self.by_row.topk(params, x, None, count, exclude, by_row)
     ids = sharding.by_compiler(self._distinct)(rows)
     rows = sharding.by_compiler(self.rows_of)(ids)
     z = self._logits(params, x, rows)
@@ -211,9 +229,7 @@ class PrototypeHead:
       if by_label is not None:
         scores += by_label[ids]
       scores = jnp.where(ids < 0, -jnp.inf, scores)
-      scores, places = lax.top_k(scores, min(k, ids.shape[1]))
-      ids = jnp.take_along_axis(ids, places, axis=1)
-      return scores, jnp.where(jnp.isneginf(scores), -1, ids)
+      return topk_lib.merge_topk(scores, ids, min(k, ids.shape[1]))
 
     return sharding.by_compiler(best)(z, ids, by_label)
 
@@ -232,23 +248,37 @@ class PrototypeHead:
       return jnp.where(mine < 0, ids, mine)
 
     ids = sharding.by_compiler(turns)(jnp.asarray(ids))
-    return self.rows.add_to_rows(rows, ids, x)
+    return self.by_row.add_to_rows(rows, ids, x)
 
   def at_prior(
     self, params: Params, counts: jax.Array, num_examples: int
   ) -> Params:
     """As `DenseHead.at_prior`; rows share the examples of their label."""
-    share = jnp.where(
-      jnp.arange(self.num_labels) < self.frequent, self.per_label, 1
-    )
-    counts = self._to_labels_of_rows(counts / share)
-    return self.rows.at_prior(params, counts, num_examples)
+    head_lib.need(self, "prior")
+    layout = self.layout
+
+    @jax.shard_map(in_specs=sharding.LABELS, out_specs=sharding.LABELS)
+    def shared(counts):
+      rows = sharding.own_rows(layout.num_rows)
+      several = layout.label_of_row(rows) < self.frequent
+      return counts / jnp.where(several, self.per_label, 1)
+
+    counts = self._to_rows(shared(counts))
+    return self.by_row.at_prior(params, counts, num_examples)
+
+  def zero_sums(self) -> jax.Array:
+    """As `DenseHead.zero_sums`, by row."""
+    return self.by_row.zero_sums()
 
   def at_centroids(
     self, params: Params, sums: jax.Array, length: float
   ) -> Params:
     """As `DenseHead.at_centroids`, by row."""
-    return self.rows.at_centroids(params, sums, length)
+    return self.by_row.at_centroids(params, sums, length)
+
+  rows = head_lib.refused(head_lib.Head.rows, "rows")
+  with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+  confidence = head_lib.without_confidence
 
   # --- labels and rows -------------------------------------------------------
 
@@ -265,18 +295,33 @@ class PrototypeHead:
     extra = (rows - self.num_labels) % self.frequent
     return jnp.where(rows < self.num_labels, rows, extra)
 
-  def _by_row(self, targets: targets_lib.Targets) -> targets_lib.Targets:
+  def _of_rows(self, targets: targets_lib.Targets) -> targets_lib.Targets:
     """Targets with the rows of the positives in place of labels."""
     ids = sharding.by_compiler(self.rows_of)(targets.ids)
     return targets_lib.Targets(ids, targets.weights)
 
-  def _to_labels_of_rows(self, values: jax.Array) -> jax.Array:
-    """`[L]` values by label as those of all row labels."""
-    return values[self.label_of(jnp.arange(self.rows.num_labels))]
-
   def _to_rows(self, values: jax.Array) -> jax.Array:
-    """`[L]` values by label as those of the rows, 0 for padding."""
-    return self.rows.layout.by_row(self._to_labels_of_rows(values), 0)
+    """Values by row of `layout` as those of all rows; both `[L]` are split.
+
+    Only those of labels with several rows go to all devices.
+    """
+    layout, rows = self.layout, self.by_row.layout
+    places = -(-self.frequent // layout.blocks)  # of a block, at most
+    spec = sharding.LABELS
+
+    @jax.shard_map(in_specs=spec, out_specs=spec)
+    def run(values):
+      by_block = values.reshape(-1, layout.rows_per_block)
+      several = sharding.gather_batch(by_block[:, :places])
+      # The first row of a label is in its block, and as far from its start.
+      more = rows.rows_per_block - layout.rows_per_block
+      first = jnp.pad(by_block, ((0, 0), (0, more))).reshape(-1)
+      label = rows.label_of_row(sharding.own_rows(rows.num_rows))
+      of = (label - self.num_labels) % self.frequent
+      other = several[of % layout.blocks, of // layout.blocks]
+      return jnp.where(label < self.num_labels, first, other)
+
+    return run(values)
 
   def _distinct(self, rows: jax.Array) -> jax.Array:
     """Labels `[n, C]` of row labels, each once; -1 in place of the others."""
@@ -286,13 +331,13 @@ class PrototypeHead:
 
   def _logits(self, params: Params, x: jax.Array, rows: jax.Array) -> jax.Array:
     """Logits of row labels `[N, C]`, sharded over examples; -inf at padding."""
-    spec = self.rows.specs(), sharding.BATCH, sharding.BATCH
+    spec = self.by_row.specs(), sharding.BATCH, sharding.BATCH
 
     @jax.shard_map(in_specs=spec, out_specs=sharding.BATCH)
     def run(params, x, rows):
-      padding = rows < 0
-      x, rows = dense.all_gather((x, self.rows.rows_of(rows)))
-      label_rows = self.rows.label_rows()
+      padding, every = rows < 0, self.by_row.label_rows
+      x, rows = sharding.gather_batch((x, every.of_labels(rows)))
+      label_rows = every.of_device()
       size = len(params["rows"])
       local = rows - label_rows.first_row()
       inside = (rows >= 0) & (local >= 0) & (local < size)
@@ -313,11 +358,3 @@ class PrototypeHead:
       return jnp.where(padding, -jnp.inf, z)
 
     return run(params, x, rows)
-
-
-def _refuse(features: Any, label_values: Any) -> None:
-  """There is no wide path, and no loss with values by label."""
-  if features is not None or label_values is not None:
-    raise ValueError(
-      "several rows of a label go with neither a wide path nor values by label"
-    )

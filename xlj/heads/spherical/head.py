@@ -20,6 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj import sharding
+from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.heads.spherical import factors as spherical
 from xlj.losses import spherical as spherical_losses
@@ -79,7 +80,8 @@ class SphericalHead:
 
   def __post_init__(self) -> None:
     """Checks the fields."""
-    labels, optimizer = self.labels, self.labels.optimizer
+    labels, rows = self.labels, self.labels.label_rows
+    optimizer = rows.optimizer
     for found, why in (
       (
         not isinstance(labels.loss, spherical_losses.Spherical),
@@ -89,11 +91,11 @@ class SphericalHead:
       (optimizer.dtype != "float32", "rows must be float32"),
       (optimizer.max_norm is not None, "the length of rows cannot be limited"),
       (not labels.dim, "dim is 0: there must be embeddings"),
-      (bool(labels.wide_features), "there can be no wide path"),
-      (labels.use_bias, "labels can have no bias: set use_bias=False"),
-      (labels.cosine, "rows cannot count by direction: set cosine=False"),
+      (bool(rows.wide_features), "there can be no wide path"),
+      (rows.use_bias, "labels can have no bias: set use_bias=False"),
+      (rows.cosine, "rows cannot count by direction: set cosine=False"),
       (bool(labels.sample_blocks), "all labels count: set sample_blocks=0"),
-      (bool(labels.skip_below), "nothing is skipped: set skip_below=0"),
+      (bool(rows.skip_below), "nothing is skipped: set skip_below=0"),
       (self.refactor_every < 1, "refactor_every must be at least 1"),
       (not 0 < self.curvature_rate <= 1, "curvature_rate must be in (0, 1]"),
     ):
@@ -113,7 +115,7 @@ class SphericalHead:
   @property
   def sgd(self) -> row_optimizer.Sgd:
     """Learning rate and weight decay."""
-    plain = self.labels.optimizer.plain
+    plain = self.labels.label_rows.optimizer.plain
     assert plain is not None
     return plain
 
@@ -133,9 +135,19 @@ class SphericalHead:
     return self.labels.num_rows
 
   @property
-  def wide_columns(self) -> int:
-    """There is no wide path."""
-    return 0
+  def name(self) -> str:
+    """What users call it."""
+    return "spherical"
+
+  @property
+  def can(self) -> frozenset[str]:
+    """What it can do (see `xlj.heads.head`)."""
+    return frozenset({"offset", "centroids"})
+
+  @property
+  def confidences(self) -> tuple[str, ...]:
+    """What `confidence` can go by."""
+    return ()
 
   @property
   def is_likelihood(self) -> bool:
@@ -211,7 +223,10 @@ class SphericalHead:
     Raises:
       ValueError: There are no embeddings, or there is what it cannot use.
     """
-    batch = self._batch(_checked(x, features, label_values), targets)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
+    batch = self._batch(x, targets)
     everywhere = sharding.REPLICATED
 
     @jax.shard_map(
@@ -256,7 +271,6 @@ class SphericalHead:
       return new, opt_state, dx, {"loss": (share * losses).sum()}
 
     new, opt_state, dx, metrics = run(params, opt_state, step, batch)
-    assert x is not None  # It was checked.
     dx = jax.reshard(dx.astype(x.dtype), sharding.BATCH)
     return new, opt_state, dx, metrics
 
@@ -269,7 +283,10 @@ class SphericalHead:
     label_values: targets_lib.LabelValues | None = None,
   ) -> jax.Array:
     """The weighted mean loss of a batch; for arguments see `step`."""
-    batch = self._batch(_checked(x, features, label_values), targets)
+    x = head_lib.embeddings(
+      self, x, features=features, label_values=label_values
+    )
+    batch = self._batch(x, targets)
 
     @jax.shard_map(
       in_specs=(self.specs(), sharding.REPLICATED),
@@ -308,12 +325,17 @@ class SphericalHead:
     Raises:
       ValueError: There are no embeddings, or there is what it cannot use.
     """
+    x = head_lib.embeddings(self, x, features=features)
     rows, factors = _parts(params)
-    small, more = spherical.embedded(factors, _checked(x, features))
+    small, more = spherical.embedded(factors, x)
     scores, ids = self.labels.topk(
       {"rows": rows}, small, None, k, exclude, offset
     )
     return scores + more[:, None].astype(scores.dtype), ids
+
+  def zero_sums(self) -> jax.Array:
+    """As `DenseHead.zero_sums`."""
+    return self.labels.zero_sums()
 
   def add_to_rows(
     self, rows: jax.Array, ids: targets_lib.Array, x: jax.Array
@@ -327,6 +349,11 @@ class SphericalHead:
     """As `DenseHead.at_centroids`, for parameters of `init`."""
     rows = {"rows": params["rows"]}
     return self.factored(self.labels.at_centroids(rows, sums, length)["rows"])
+
+  rows = head_lib.refused(head_lib.Head.rows, "rows")
+  at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
+  with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+  confidence = head_lib.without_confidence
 
   def unfactored(self, params: Params) -> jax.Array:
     """The label rows `[L, D]`; padding is 0."""
@@ -348,7 +375,7 @@ class SphericalHead:
 
   def _batch(self, x: jax.Array, targets: targets_lib.Targets) -> _Batch:
     """The batch on all devices."""
-    rows = self.labels.rows_of(targets.ids)
+    rows = self.labels.label_rows.of_labels(targets.ids)
     batch = _Batch(x, rows, jnp.asarray(targets.weights))
     return jax.tree.map(lambda a: jax.reshard(a, sharding.REPLICATED), batch)
 
@@ -391,17 +418,3 @@ def _weighted(by_logits: jax.Array, rows: jax.Array) -> jax.Array:
   return jnp.einsum(
     "np,npd->nd", by_logits, rows, precision=lax.Precision.HIGHEST
   )
-
-
-def _checked(
-  x: jax.Array | None,
-  features: feature_rows.SparseRows | None,
-  label_values: targets_lib.LabelValues | None = None,
-) -> jax.Array:
-  """The embeddings, if they are all that the head is given."""
-  if x is None or features is not None or label_values is not None:
-    raise ValueError(
-      "the spherical head reads embeddings, no sparse features and no values"
-      " of labels: give it an encoder and no wide path, or use the dense head"
-    )
-  return x
