@@ -67,10 +67,10 @@ ALLOWED = {
 # are not named may import all that are, and nothing in the room imports them.
 FLOORS = {
   "ops": (
-    "chunks feature_rows label_groups label_sample layout normalize rounding"
-    " targets",
-    "batch_topk loss row_format shards topk",
-    "label_gather label_topk row_optimizer",
+    "chunks feature_rows label_sample layout normalize rounding targets tiles",
+    "loss row_format shards",
+    "batch_topk topk label_gather row_optimizer",
+    "label_topk",
   ),
   "ops.kernels": (
     "exponentials problem",

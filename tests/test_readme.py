@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlj.ops import label_pass
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 README = Path(__file__).parents[1] / "README.md"
@@ -39,7 +40,9 @@ def test_the_added_loss_is_exact():
     return each.sum(1).mean()
 
   def got(x, rows):
-    return label_pass.label_loss(x, rows, None, targets, loss, chunk_size=10)
+    return label_pass.label_loss(
+      x, rows, None, targets, loss, placement=shards.Placement(chunk_size=10)
+    )
 
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),

@@ -9,6 +9,7 @@ from tests import cases
 from xlj.losses import spherical
 from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import label_pass
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 N, D, P, NUM_LABELS = 8, 6, 3, 43
@@ -78,7 +79,7 @@ def test_the_label_pass_equals_the_textbook(name):
         targets,
         spherical.Spherical(of),
         num_labels=NUM_LABELS,
-        chunk_size=20,
+        placement=shards.Placement(chunk_size=20),
       )
 
     def textbook(x, rows):

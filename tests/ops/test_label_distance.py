@@ -11,6 +11,7 @@ from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import label_distance as reachability
+from xlj.ops import shards
 
 N, D, L, K = 16, 6, 48, 5
 
@@ -43,11 +44,15 @@ def expected_of(x, rows, is_label):
 @jax.jit
 def both(x, rows, is_label):
   def total(x, rows):
-    least = reachability.min_distance(x, rows, is_label=is_label, chunk_size=5)
+    least = reachability.min_distance(
+      x, rows, is_label=is_label, placement=shards.Placement(chunk_size=5)
+    )
     return least.sum(), least
 
   grads, least = jax.grad(total, (0, 1), has_aux=True)(x, rows)
-  found = reachability.nearest(x, rows, K, is_label=is_label, chunk_size=5)
+  found = reachability.nearest(
+    x, rows, K, is_label=is_label, placement=shards.Placement(chunk_size=5)
+  )
   return found, least, *grads
 
 
@@ -86,7 +91,9 @@ def test_all_others():
 @pytest.mark.parametrize("devices", cases.some([1, 8], [8]))
 def test_a_million_labels_in_the_memory_of_a_chunk(devices):
   n, d, num_rows, chunk = 64, 32, 10**6, 2048
-  least = functools.partial(reachability.min_distance, chunk_size=chunk)
+  least = functools.partial(
+    reachability.min_distance, placement=shards.Placement(chunk_size=chunk)
+  )
   with meshes.mesh((devices, 1)) as mesh:
     split = jax.NamedSharding(mesh, sharding.BATCH)
     abstract = [

@@ -67,7 +67,7 @@ class Remembering:
     return Statistics(
       softmax.Softmax().accumulate(stats.softmax, z, positives),
       at_memory,
-      topk.add(stats.best, z, positives.first, positives.label_axis),
+      topk.search(stats.best, z, positives.first, positives.label_axis),
     )
 
   def merge(self, stats: Statistics, axes: tuple[str, ...]) -> Statistics:

@@ -83,7 +83,7 @@ class OnlineEstimation:
     return Statistics(
       stats.total + jax.nn.sigmoid(z).sum(positives.label_axis),
       at_memory,
-      topk.add(stats.best, z, positives.first, positives.label_axis),
+      topk.search(stats.best, z, positives.first, positives.label_axis),
     )
 
   def merge(self, stats: Statistics, axes: tuple[str, ...]) -> Statistics:

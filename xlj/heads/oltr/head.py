@@ -35,6 +35,7 @@ from xlj.ops import label_distance as reachability
 from xlj.ops import label_gather
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
+from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 
 P = jax.P
@@ -236,7 +237,7 @@ class OltrHead:
       bias = jnp.where(is_label, bias, -jnp.inf)
     else:
       keys, bias = memory, reachability.half_squares(memory, is_label)
-    where = {"bias": bias, "memory": self.labels.memory}
+    where = {"bias": bias, "placement": self._placement()}
     if self.attend_to:
       found = label_attend.label_attend_topk(
         x, keys, memory, 1.0, self.attend_to, **where
@@ -256,8 +257,12 @@ class OltrHead:
 
   def _distance(self, x, memory):
     return reachability.min_distance(
-      x, memory, is_label=self._is_label(), memory=self.labels.memory
+      x, memory, is_label=self._is_label(), placement=self._placement()
     )
+
+  def _placement(self):
+    """What passes over the memory are told."""
+    return shards_lib.Placement(memory=self.labels.memory)
 
   def _memory(self, params):
     """`[L, D]`, a constant."""

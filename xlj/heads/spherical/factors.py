@@ -38,6 +38,7 @@ from xlj.ops import chunks
 from xlj.ops import label_gather
 from xlj.ops import label_statistics
 from xlj.ops import layout as layout_lib
+from xlj.ops import shards as shards_lib
 
 
 class Factors(NamedTuple):
@@ -266,9 +267,8 @@ def refactored(
     )
 
   def again(rows):
-    sums = label_statistics.label_statistics(
-      rows, row_axes=axes, chunk_size=size
-    )
+    placement = shards_lib.Placement(row_axes=axes, chunk_size=size)
+    sums = label_statistics.label_statistics(rows, placement=placement)
     return unfactored(sums)
 
   return rows, lax.cond(due, again, lambda _: factors, rows)

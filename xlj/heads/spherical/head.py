@@ -29,6 +29,7 @@ from xlj.ops import label_gather
 from xlj.ops import label_statistics
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
+from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 
 Params = dict[str, jax.Array]
@@ -165,7 +166,9 @@ class SphericalHead:
       return rows.at[sharding.own_index(padding, len(rows))].set(0, mode="drop")
 
     rows = without_padding(rows)
-    sums = label_statistics.label_statistics(rows, row_axes=sharding.AXES)
+    sums = label_statistics.label_statistics(
+      rows, placement=shards_lib.Placement(row_axes=sharding.AXES)
+    )
     return {"rows": rows, **spherical.unfactored(sums)._asdict()}
 
   def init_optimizer(self, params: Params) -> dict[str, jax.Array]:
