@@ -32,7 +32,6 @@ from xlj import sharding
 from xlj.heads.dense import head as dense
 from xlj.heads.spherical import head as spherical
 from xlj.losses import spherical as spherical_losses
-from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
@@ -104,13 +103,13 @@ def make_head(
   num_labels: int, options: argparse.Namespace, refactor_every: int = 1000
 ) -> spherical.SphericalHead:
   """The factored head, which holds the dense one."""
-  threshold = spherical_loss.threshold_of(num_labels)
+  threshold = spherical_losses.threshold_of(num_labels)
   schedule = optax.constant_schedule(RATE)
   labels = dense.DenseHead(
     num_labels=num_labels,
     dim=options.D,
     loss=spherical_losses.Spherical(
-      spherical_loss.ZLoss(num_labels, threshold)
+      spherical_losses.ZLoss(num_labels, threshold)
     ),
     optimizer=row_optimizer.RowOptimizer(
       optax.sgd(schedule), plain=row_optimizer.Sgd(schedule)

@@ -78,7 +78,7 @@ FLOORS = {
     "gradient positives statistics update",
   ),
   "losses": (
-    "logistic softmax spherical_sums",
+    "logistic softmax",
     "decoupled_softmax separable",
     "bce",
   ),

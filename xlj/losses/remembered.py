@@ -110,17 +110,7 @@ class EarlyLearning(Remembering):
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, and what is remembered;
-        without that it is a plain softmax cross-entropy.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     base = softmax.Softmax().value_and_grad
     value, grad = base(stats.softmax, z, positives)
     if positives.memory is None:
@@ -203,17 +193,7 @@ class SelfDistillation(Remembering):
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, and what is remembered;
-        without that it is a plain softmax cross-entropy.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     memory = positives.memory
     if memory is None:
       return softmax.Softmax().value_and_grad(stats.softmax, z, positives)

@@ -96,17 +96,7 @@ class OnlineEstimation:
   def value_and_grad(
     self, stats: Statistics, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, and what is remembered;
-        without that it is a plain binary cross-entropy.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     memory = positives.memory
     if memory is None:
       return bce.BinaryCrossEntropy().value_and_grad(None, z, positives)
