@@ -70,7 +70,7 @@ FLOORS = {
     "chunks feature_rows label_sample layout normalize rounding targets tiles",
     "loss row_format shards",
     "batch_topk topk label_gather row_optimizer",
-    "label_topk",
+    "label_ranking",
   ),
   "ops.kernels": (
     "exponentials problem",

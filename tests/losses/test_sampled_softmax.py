@@ -17,8 +17,8 @@ from xlj.losses import softmax
 from xlj.losses import weighted_bce
 from xlj.ops import label_candidates
 from xlj.ops import label_pass
+from xlj.ops import label_ranking
 from xlj.ops import label_sample
-from xlj.ops import label_topk
 from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
@@ -282,7 +282,7 @@ def test_hard_negatives(shape):
   expected = expected_of(*inputs, weights)
 
   def loss(x, rows, bias, targets):
-    _, hard = label_topk.label_topk(
+    _, hard = label_ranking.label_topk(
       x, rows, bias, 2, num_labels=NUM_LABELS, exclude=targets.ids
     )
     return sampled_softmax.sampled_loss(

@@ -59,7 +59,7 @@ def sampled_loss(
     sample = label_sample.uniform_sample(key, 65536, num_rows)  # Partial FC
     value = sampled_loss(x, rows, None, targets, sample)
 
-    best_wrong = label_topk.label_topk(x, rows, None, 8, exclude=targets.ids)
+    best_wrong = label_ranking.label_topk(x, rows, None, 8, exclude=targets.ids)
     value = sampled_loss(x, rows, None, targets, include=best_wrong[1])
 
   Args:

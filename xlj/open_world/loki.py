@@ -22,7 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj.open_world import label_tree
-from xlj.ops import label_attend
+from xlj.ops import label_attention
 from xlj.ops import label_distance as reachability
 from xlj.ops import shards as shards_lib
 
@@ -65,8 +65,8 @@ def expected_embedding(
     "placement": placement,
   }
   if not candidates:
-    return label_attend.label_attend(x, rows, embeddings, scale, **where)
-  return label_attend.label_attend_topk(
+    return label_attention.label_attend(x, rows, embeddings, scale, **where)
+  return label_attention.label_attend_topk(
     x, rows, embeddings, scale, candidates, **where
   )
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from xlj.ops import chunks
 from xlj.ops import label_gather
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
 from xlj.ops import shards as shards_lib
 
 
@@ -60,7 +60,7 @@ def nearest(
     fewer.
   """
   x, rows = lax.stop_gradient((x, rows))
-  _, ids = label_topk.label_topk(
+  _, ids = label_ranking.label_topk(
     x,
     rows,
     half_squares(rows, is_label),

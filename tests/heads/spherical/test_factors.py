@@ -12,7 +12,7 @@ from tests import cases
 from xlj.heads.spherical import factors as spherical
 from xlj.losses import spherical as spherical_losses
 from xlj.ops import label_gather
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
 
 N, D, P, NUM_LABELS = 16, 12, 3, 83
@@ -81,7 +81,7 @@ def factored_step(loss, rate, decay, every, state, step, x, ids, share):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def train_factored(loss, rate, decay, every, rows, batches):
-  sums = label_statistics.label_statistics(rows)
+  sums = label_sums.label_statistics(rows)
   state = rows, spherical.unfactored(sums)
 
   def body(state, batch):

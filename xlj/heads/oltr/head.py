@@ -30,7 +30,7 @@ from xlj import sharding
 from xlj.heads.dense import head as dense
 from xlj.heads.oltr import meta_embedding
 from xlj.ops import feature_rows
-from xlj.ops import label_attend
+from xlj.ops import label_attention
 from xlj.ops import label_distance as reachability
 from xlj.ops import label_gather
 from xlj.ops import label_step
@@ -239,11 +239,11 @@ class OltrHead:
       keys, bias = memory, reachability.half_squares(memory, is_label)
     where = {"bias": bias, "placement": self._placement()}
     if self.attend_to:
-      found = label_attend.label_attend_topk(
+      found = label_attention.label_attend_topk(
         x, keys, memory, 1.0, self.attend_to, **where
       )
     else:
-      found = label_attend.label_attend(x, keys, memory, 1.0, **where)
+      found = label_attention.label_attend(x, keys, memory, 1.0, **where)
     distance = self._distance(x, memory)
     meta = meta_embedding.meta_embedding(
       x,

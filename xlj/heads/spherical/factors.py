@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from xlj.losses import spherical as spherical_losses
 from xlj.ops import chunks
 from xlj.ops import label_gather
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
 from xlj.ops import shards as shards_lib
 
@@ -75,7 +75,7 @@ class Gradient(NamedTuple):
   scores: jax.Array
 
 
-def unfactored(sums: label_statistics.RowSums) -> Factors:
+def unfactored(sums: label_sums.RowSums) -> Factors:
   """The factors where V is W itself.
 
   Args:
@@ -268,7 +268,7 @@ def refactored(
 
   def again(rows):
     placement = shards_lib.Placement(row_axes=axes, chunk_size=size)
-    sums = label_statistics.label_statistics(rows, placement=placement)
+    sums = label_sums.label_statistics(rows, placement=placement)
     return unfactored(sums)
 
   return rows, lax.cond(due, again, lambda _: factors, rows)

@@ -25,7 +25,7 @@ from xlj.heads.spherical import factors as spherical
 from xlj.losses import spherical as spherical_losses
 from xlj.ops import feature_rows
 from xlj.ops import label_gather
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
 from xlj.ops import shards as shards_lib
@@ -167,7 +167,7 @@ class SphericalHead:
       return rows.at[sharding.own_index(padding, len(rows))].set(0, mode="drop")
 
     rows = without_padding(rows)
-    sums = label_statistics.label_statistics(
+    sums = label_sums.label_statistics(
       rows, placement=shards_lib.Placement(row_axes=sharding.AXES)
     )
     return {"rows": rows, **spherical.unfactored(sums)._asdict()}

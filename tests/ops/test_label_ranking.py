@@ -9,7 +9,7 @@ import pytest
 
 from tests import meshes
 from xlj import sharding
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
 from xlj.ops import shards
 
 N, D, E = 16, 6, 3
@@ -45,7 +45,7 @@ def expected_of(x, rows, bias, exclude, k):
 def test_one_device_equals_sorting(k, chunk):
   x, rows, bias, exclude = make_inputs()
   topk = functools.partial(
-    label_topk.label_topk,
+    label_ranking.label_topk,
     k=k,
     num_labels=NUM_LABELS,
     exclude=exclude,
@@ -72,7 +72,7 @@ def test_meshes_equal_sorting(shape, batch, k):
 
     @jax.jit
     def topk(x, exclude, rows, bias):
-      return label_topk.label_topk(
+      return label_ranking.label_topk(
         x,
         rows,
         bias,
@@ -90,7 +90,7 @@ def test_meshes_equal_sorting(shape, batch, k):
 
 def test_without_bias_and_exclusion():
   x, rows, *_ = make_inputs()
-  scores, ids = label_topk.label_topk(
+  scores, ids = label_ranking.label_topk(
     x, rows, None, 3, placement=shards.Placement(chunk_size=7)
   )
   z = x @ rows.T
@@ -103,7 +103,9 @@ def test_temporaries_are_a_few_chunks(devices):
   n, d, num_rows, chunk = 64, 32, 2**21, 2048
   shapes = (n, d), (num_rows, d), (num_rows,)
   topk = functools.partial(
-    label_topk.label_topk, k=100, placement=shards.Placement(chunk_size=chunk)
+    label_ranking.label_topk,
+    k=100,
+    placement=shards.Placement(chunk_size=chunk),
   )
   compiled = meshes.compile_split(
     topk, (devices, 1), *((s, jnp.float32) for s in shapes)

@@ -10,7 +10,7 @@ import pytest
 from tests import cases
 from tests import meshes
 from xlj import sharding
-from xlj.ops import label_attend
+from xlj.ops import label_attention
 from xlj.ops import shards
 
 N, D, E = 16, 6, 5
@@ -73,10 +73,10 @@ def test_bias_and_top_keys():
       (q, keys, values, bias), jax.NamedSharding(mesh, sharding.BATCH)
     )
     got = both(
-      lambda *args: label_attend.label_attend(
+      lambda *args: label_attention.label_attend(
         *args[:3], SCALE, bias=args[3], placement=shards.Placement(chunk_size=4)
       ),
-      lambda *args: label_attend.label_attend_topk(
+      lambda *args: label_attention.label_attend_topk(
         *args[:3],
         SCALE,
         4,
@@ -88,7 +88,7 @@ def test_bias_and_top_keys():
 
 
 attend = functools.partial(
-  label_attend.label_attend, scale=SCALE, num_labels=NUM_LABELS
+  label_attention.label_attend, scale=SCALE, num_labels=NUM_LABELS
 )
 FACTORS = np.linspace(-1, 1, N * E, dtype=np.float32).reshape(N, E)
 
@@ -164,7 +164,7 @@ def test_gradients_of_rows_are_not_formed_for_nothing(devices):
         num_labels=None,
         placement=shards.Placement(chunk_size=chunk),
       )
-      best = label_attend.label_attend_topk(
+      best = label_attention.label_attend_topk(
         q, keys, values, SCALE, 8, placement=shards.Placement(chunk_size=chunk)
       )
       return (every + best).sum()

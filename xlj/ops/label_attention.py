@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from xlj.ops import chunks
 from xlj.ops import label_gather
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
 from xlj.ops import shards as shards_lib
 
 P = jax.P
@@ -110,7 +110,7 @@ def label_attend_topk(
   """
   where: Any = {"num_labels": num_labels, "placement": placement}
   q = q * scale
-  _, ids = label_topk.label_topk(
+  _, ids = label_ranking.label_topk(
     *lax.stop_gradient((q, keys, bias)), k, **where
   )
   z = label_gather.label_logits(q, keys, bias, ids, **where)
