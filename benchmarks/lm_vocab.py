@@ -30,6 +30,7 @@ import optax
 
 from xlj.losses import softmax
 from xlj.ops import label_pass
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 CONTEXT = 4  # words
@@ -131,7 +132,7 @@ def loss_in_chunks(
     None,
     targets_lib.Targets(targets[:, None], jnp.ones(targets.shape[0])),
     softmax.Softmax(),
-    chunk_size=chunk,
+    placement=shards.Placement(chunk_size=chunk),
   )
 
 

@@ -34,7 +34,6 @@ from xlj.heads.dense import head as dense
 from xlj.heads.dense import rows as rows_lib
 from xlj.heads.spherical import head as spherical
 from xlj.losses import spherical as spherical_losses
-from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
@@ -106,7 +105,7 @@ def make_head(
   num_labels: int, options: argparse.Namespace, refactor_every: int = 1000
 ) -> spherical.SphericalHead:
   """The factored head, which holds the dense one."""
-  threshold = spherical_loss.threshold_of(num_labels)
+  threshold = spherical_losses.threshold_of(num_labels)
   schedule = optax.constant_schedule(RATE)
   rows = rows_lib.Rows(
     num_labels=num_labels,
@@ -118,7 +117,7 @@ def make_head(
     blocks=jax.device_count(),
     init_scale=0.05,
   )
-  loss = spherical_loss.ZLoss(num_labels, threshold)
+  loss = spherical_losses.ZLoss(num_labels, threshold)
   labels = dense.DenseHead(rows, spherical_losses.Spherical(loss))
   return spherical.SphericalHead(labels, refactor_every)
 

@@ -52,7 +52,7 @@ import jax, jax.numpy as jnp
 from xlj import config as config_lib
 from xlj.config import families, losses
 from xlj.losses import poly
-from xlj.ops import label_pass, targets as targets_lib
+from xlj.ops import label_pass, shards, targets as targets_lib
 config = config_lib.base()
 config.head.loss = "poly"
 facts = families.DataFacts(
@@ -77,7 +77,10 @@ def expected(x, rows):
 
 def got(x, rows):
   loss = poly.Poly(0.7)
-  return label_pass.label_loss(x, rows, None, targets, loss, chunk_size=10)
+  small = shards.Placement(chunk_size=10)
+  return label_pass.label_loss(
+    x, rows, None, targets, loss, placement=small
+  )
 
 jax.tree.map(
   lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),

@@ -77,10 +77,10 @@ ALLOWED = {
 # are not named may import all that are, and nothing in the room imports them.
 FLOORS = {
   "ops": (
-    "chunks feature_rows label_groups label_sample layout normalize rounding"
-    " targets",
-    "batch_topk loss row_format shards topk",
-    "label_gather label_topk row_optimizer",
+    "chunks feature_rows label_sample layout normalize rounding targets tiles",
+    "loss row_format shards",
+    "batch_topk topk label_gather row_optimizer",
+    "label_ranking",
   ),
   "ops.kernels": (
     "exponentials problem",
@@ -88,7 +88,7 @@ FLOORS = {
     "gradient positives statistics update",
   ),
   "losses": (
-    "logistic softmax spherical_sums",
+    "logistic softmax",
     "decoupled_softmax separable",
     "bce",
   ),

@@ -18,7 +18,7 @@ from xlj.losses import bce
 from xlj.losses import prototype_softmax
 from xlj.losses import softmax
 from xlj.losses import spherical
-from xlj.losses import spherical_sums
+
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
@@ -61,7 +61,7 @@ ALL = {
   ),
   "spherical": lambda: heads.SphericalHead(
     labels(
-      loss=spherical.Spherical(spherical_sums.SquaredError()), use_bias=False
+      loss=spherical.Spherical(spherical.SquaredError()), use_bias=False
     )
   ),
   "oltr": make_oltr,

@@ -206,7 +206,7 @@ def test_the_best_labels_of_chunks(k, label_axis):
   for first, stop in ((0, 170), (170, 171), (171, 300)):
     part = z[:, first:stop]
     part = part if label_axis else part.T
-    add = jax.jit(topk.add, static_argnums=3)
+    add = jax.jit(topk.search, static_argnums=3)
     best = add(best, jnp.asarray(part), first, label_axis)
   scores, ids = map(np.asarray, best)
   np.testing.assert_array_equal(scores, -np.sort(-z, 1)[:, :k])

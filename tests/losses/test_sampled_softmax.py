@@ -17,8 +17,9 @@ from xlj.losses import softmax
 from xlj.losses import weighted_bce
 from xlj.ops import label_candidates
 from xlj.ops import label_pass
+from xlj.ops import label_ranking
 from xlj.ops import label_sample
-from xlj.ops import label_topk
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4
@@ -155,7 +156,10 @@ def test_equals_a_dense_reference_on_any_mesh(name, shape, batch):
 
   def loss(*args):
     return sampled_softmax.sampled_loss(
-      *args, SAMPLES[name](key), num_labels=NUM_LABELS, chunk_size=5
+      *args,
+      SAMPLES[name](key),
+      num_labels=NUM_LABELS,
+      placement=shards.Placement(chunk_size=5),
     )
 
   with meshes.mesh(shape) as mesh:
@@ -278,7 +282,7 @@ def test_hard_negatives(shape):
   expected = expected_of(*inputs, weights)
 
   def loss(x, rows, bias, targets):
-    _, hard = label_topk.label_topk(
+    _, hard = label_ranking.label_topk(
       x, rows, bias, 2, num_labels=NUM_LABELS, exclude=targets.ids
     )
     return sampled_softmax.sampled_loss(
@@ -343,7 +347,12 @@ def test_inside_shard_map():
   with meshes.mesh((2, 4)) as mesh:
     args = on_mesh(mesh, *inputs)
     inside = jax.shard_map(
-      functools.partial(loss, row_axes=sharding.AXES, batch_axes=sharding.AXES),
+      functools.partial(
+        loss,
+        placement=shards.Placement(
+          row_axes=sharding.AXES, batch_axes=sharding.AXES
+        ),
+      ),
       in_specs=(sharding.BATCH,) * 4,
       out_specs=sharding.REPLICATED,
     )
@@ -399,7 +408,12 @@ def test_temporaries_do_not_grow_with_the_labels(devices):
 
     def loss(few):
       return sampled_softmax.candidate_loss(
-        x, few, None, candidates, softmax.Softmax(), chunk_size=1024
+        x,
+        few,
+        None,
+        candidates,
+        softmax.Softmax(),
+        placement=shards.Placement(chunk_size=1024),
       )
 
     return candidates.ids, jax.grad(loss)(few)

@@ -7,8 +7,8 @@ import pytest
 
 from tests import cases
 from xlj.losses import spherical
-from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import label_pass
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 N, D, P, NUM_LABELS = 8, 6, 3, 43
@@ -43,17 +43,17 @@ def gramian(z, hot):
 
 
 CASES = {
-  "z_loss": (spherical_loss.ZLoss(NUM_LABELS, 2.0, 0.5), z_loss),
+  "z_loss": (spherical.ZLoss(NUM_LABELS, 2.0, 0.5), z_loss),
   "squared_error": (
-    spherical_loss.SquaredError(),
+    spherical.SquaredError(),
     lambda z, hot: ((z - hot) ** 2).sum(1),
   ),
   "spherical": (
-    spherical_loss.SphericalSoftmax(NUM_LABELS, 0.01),
+    spherical.SphericalSoftmax(NUM_LABELS, 0.01),
     spherical_softmax,
   ),
-  "taylor": (spherical_loss.TaylorSoftmax(NUM_LABELS), taylor_softmax),
-  "gramian": (spherical_loss.Gramian(NUM_LABELS, 3.0), gramian),
+  "taylor": (spherical.TaylorSoftmax(NUM_LABELS), taylor_softmax),
+  "gramian": (spherical.Gramian(NUM_LABELS, 3.0), gramian),
 }
 
 
@@ -78,7 +78,7 @@ def test_the_label_pass_equals_the_textbook(name):
         targets,
         spherical.Spherical(of),
         num_labels=NUM_LABELS,
-        chunk_size=20,
+        placement=shards.Placement(chunk_size=20),
       )
 
     def textbook(x, rows):

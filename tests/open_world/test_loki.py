@@ -12,7 +12,7 @@ from tests import meshes
 from xlj import sharding
 from xlj.open_world import label_tree
 from xlj.open_world import loki
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
 
 N, D, E, L, M, K = 16, 6, 5, 24, 64, 3  # M - L labels have no row
 
@@ -73,7 +73,7 @@ def test_trees(shape):
 
   @functools.partial(jax.jit, static_argnames="most")
   def predict(tree, x, rows, bias, used, may_be, most):
-    scores, ids = label_topk.label_topk(x, rows, bias, most)
+    scores, ids = label_ranking.label_topk(x, rows, bias, most)
     ids = used.at[ids].get(out_sharding=sharding.BATCH)
     weights = loki.sharpened(scores, 0.7)
     return loki.nearest_on_tree(tree, ids, weights, K, is_label=may_be)

@@ -10,7 +10,8 @@ import pytest
 from tests import cases
 from tests import meshes
 from xlj import sharding
-from xlj.ops import label_distance as reachability
+from xlj.ops import label_distance
+from xlj.ops import shards
 
 N, D, L, K = 16, 6, 48, 5
 
@@ -43,11 +44,15 @@ def expected_of(x, rows, is_label):
 @jax.jit
 def both(x, rows, is_label):
   def total(x, rows):
-    least = reachability.min_distance(x, rows, is_label=is_label, chunk_size=5)
+    least = label_distance.min_distance(
+      x, rows, is_label=is_label, placement=shards.Placement(chunk_size=5)
+    )
     return least.sum(), least
 
   grads, least = jax.grad(total, (0, 1), has_aux=True)(x, rows)
-  found = reachability.nearest(x, rows, K, is_label=is_label, chunk_size=5)
+  found = label_distance.nearest(
+    x, rows, K, is_label=is_label, placement=shards.Placement(chunk_size=5)
+  )
   return found, least, *grads
 
 
@@ -66,7 +71,7 @@ def test_the_nearest(shape):
 def test_fewer_rows_than_asked_for():
   x, rows, _ = make_inputs()
   is_label = np.arange(L) < 2
-  got = reachability.nearest(x, rows, 3, is_label=jnp.asarray(is_label))
+  got = label_distance.nearest(x, rows, 3, is_label=jnp.asarray(is_label))
   assert (np.asarray(got)[:, 2] == -1).all()
   assert (np.asarray(got)[:, :2] < 2).all()
 
@@ -77,7 +82,7 @@ def test_all_others():
   distance = np.square(x[:, None].astype(np.float64) - rows).sum(2)
   for n, own in enumerate(ids):
     distance[n, own[own >= 0]] = 0
-  got = reachability.others_distance(
+  got = label_distance.others_distance(
     x, rows[ids], ids >= 0, rows.sum(0), np.square(rows).sum(), L
   )
   np.testing.assert_allclose(got, distance.sum(1) / L, rtol=1e-5)
@@ -86,7 +91,9 @@ def test_all_others():
 @pytest.mark.parametrize("devices", cases.some([1, 8], [8]))
 def test_a_million_labels_in_the_memory_of_a_chunk(devices):
   n, d, num_rows, chunk = 64, 32, 10**6, 2048
-  least = functools.partial(reachability.min_distance, chunk_size=chunk)
+  least = functools.partial(
+    label_distance.min_distance, placement=shards.Placement(chunk_size=chunk)
+  )
   with meshes.mesh((devices, 1)) as mesh:
     split = jax.NamedSharding(mesh, sharding.BATCH)
     abstract = [

@@ -12,6 +12,7 @@ from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import label_gather
+from xlj.ops import shards
 
 N, D, P, NUM_LABELS, NUM_ROWS = 16, 6, 3, 43, 48
 BATCHES = {
@@ -68,10 +69,14 @@ def objective(out):
 def test_equals_indexing(shape, batch, memory):
   arrays = make_inputs()
   rows_of = functools.partial(
-    label_gather.label_rows, num_labels=NUM_LABELS, memory=memory
+    label_gather.label_rows,
+    num_labels=NUM_LABELS,
+    placement=shards.Placement(memory=memory),
   )
   logits_of = functools.partial(
-    label_gather.label_logits, num_labels=NUM_LABELS, memory=memory
+    label_gather.label_logits,
+    num_labels=NUM_LABELS,
+    placement=shards.Placement(memory=memory),
   )
 
   def functions(rows_of, logits_of):
@@ -121,8 +126,9 @@ def test_inside_shard_map_with_float64():
           ids,
           fill=5.0,
           num_labels=NUM_LABELS,
-          row_axes=sharding.AXES,
-          batch_axes=sharding.AXES,
+          placement=shards.Placement(
+            row_axes=sharding.AXES, batch_axes=sharding.AXES
+          ),
         )
 
       got = run(*args)
@@ -186,8 +192,12 @@ def test_neither_rows_move_nor_are_they_copied(dtype, which):
 
   def function(x, rows, bias, ids):
     if which == "rows":
-      return label_gather.label_rows(rows, ids, memory=memory).sum()
-    z = label_gather.label_logits(x, rows, bias, ids, memory=memory)
+      return label_gather.label_rows(
+        rows, ids, placement=shards.Placement(memory=memory)
+      ).sum()
+    z = label_gather.label_logits(
+      x, rows, bias, ids, placement=shards.Placement(memory=memory)
+    )
     return jnp.where(jnp.isfinite(z), z, 0).sum()
 
   with meshes.mesh((2, 4)) as mesh:

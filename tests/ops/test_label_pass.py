@@ -18,6 +18,7 @@ from xlj.losses import softmax
 from xlj.ops import chunks
 from xlj.ops import label_pass
 from xlj.ops import reference
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4
@@ -79,7 +80,7 @@ def test_one_device_equals_the_reference(name, chunk):
     label_pass.label_loss,
     loss=case.loss,
     label_values=values,
-    chunk_size=chunk,
+    placement=shards.Placement(chunk_size=chunk),
   )
   assert_close(got_of(loss, *arrays, targets), (value, grads))
 
@@ -94,7 +95,7 @@ def test_losses_of_examples_have_their_own_gradients(name):
     label_pass.label_loss,
     loss=case.loss,
     label_values=values,
-    chunk_size=10,
+    placement=shards.Placement(chunk_size=10),
     reduce=False,
   )
   got = jax.jit(loss)(*arrays, targets)
@@ -123,7 +124,7 @@ def test_meshes_equal_the_reference(name, shape, batch, reduce):
         loss=case.loss,
         num_labels=NUM_LABELS,
         label_values=values,
-        chunk_size=4,
+        placement=shards.Placement(chunk_size=4),
         reduce=reduce,
       )
       return out if reduce else (put(mesh, factors, BATCHES[batch]) * out).sum()
@@ -160,9 +161,11 @@ def test_inside_shard_map(batch):
         targets,
         case.loss,
         num_labels=NUM_LABELS,
-        chunk_size=4,
-        row_axes=sharding.AXES,
-        batch_axes=sharding.AXES if batch == "split" else (),
+        placement=shards.Placement(
+          chunk_size=4,
+          row_axes=sharding.AXES,
+          batch_axes=sharding.AXES if batch == "split" else (),
+        ),
       )
 
     got = got_of(loss, x, rows, bias, targets)
@@ -199,8 +202,7 @@ def test_a_mesh_with_automatic_axes():
     label_pass.label_loss,
     loss=case.loss,
     num_labels=NUM_LABELS,
-    chunk_size=4,
-    row_axes=sharding.AXES,
+    placement=shards.Placement(chunk_size=4, row_axes=sharding.AXES),
   )
   auto = (jax.sharding.AxisType.Auto,) * 2
   mesh = jax.make_mesh((2, 4), sharding.AXES, axis_types=auto)
@@ -235,7 +237,9 @@ def test_a_loss_over_a_vocabulary_without_bias():
   def got(x, rows):
     targets = targets_lib.Targets(tokens[:, None], jnp.ones(N))
     loss = softmax.Softmax()
-    return label_pass.label_loss(x, rows, None, targets, loss, chunk_size=16)
+    return label_pass.label_loss(
+      x, rows, None, targets, loss, placement=shards.Placement(chunk_size=16)
+    )
 
   args = x, rows
   assert_close(
@@ -252,7 +256,10 @@ def test_bfloat16_inputs_are_summed_in_float32(name):
   rounded = [np.asarray(a, np.float32) for a in narrow]
   (value, _), grads = expected_of(case, *rounded, targets, values)
   loss = functools.partial(
-    label_pass.label_loss, loss=case.loss, label_values=values, chunk_size=10
+    label_pass.label_loss,
+    loss=case.loss,
+    label_values=values,
+    placement=shards.Placement(chunk_size=10),
   )
   got_value, got_grads = got_of(loss, *narrow, targets)
   assert got_value.dtype == jnp.float32
@@ -295,7 +302,7 @@ def compile_gradients(loss, devices, dtype=jnp.float32, reduce=True):
         bias,
         targets_lib.Targets(ids, weights),
         MEMORY_LOSSES[loss],
-        chunk_size=chunk,
+        placement=shards.Placement(chunk_size=chunk),
         reduce=reduce,
       ).sum()
 

@@ -1,12 +1,18 @@
 """Top-k by shards and a merge equals sorting everything."""
 
+import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import meshes
+from xlj import sharding
+from xlj.ops import chunks
 from xlj.ops import topk
 
 N, SHARDS, C = 5, 4, 6
+P = jax.P
 
 
 def make_logits():
@@ -23,13 +29,13 @@ def make_logits():
 @pytest.mark.parametrize("k", [1, 4, C, 9, SHARDS * C])
 def test_merged_shards_equal_sorting(k):
   z = make_logits()
-  scores, ids = [], []
+  found = []
   for shard in range(SHARDS):
-    found = topk.local_topk(jnp.asarray(z[:, shard * C :][:, :C]), k)
-    assert found[0].shape == found[1].shape == (N, k)
-    scores.append(found[0])
-    ids.append(jnp.where(found[1] < 0, -1, found[1] + shard * C))
-  got = topk.merge_topk(jnp.hstack(scores), jnp.hstack(ids), k)
+    part = jnp.asarray(z[:, shard * C :][:, :C])
+    found.append(topk.add(topk.none(N, k), part, shard * C))
+    assert found[-1].scores.shape == found[-1].ids.shape == (N, k)
+  scores, ids = (jnp.hstack(a) for a in zip(*found))
+  got = topk.merge_topk(scores, ids, k)
   order = np.argsort(-z, axis=1)[:, :k]
   expected = np.take_along_axis(z, order, 1)
   np.testing.assert_array_equal(got[0], expected)
@@ -37,12 +43,34 @@ def test_merged_shards_equal_sorting(k):
   assert got[1].dtype == jnp.int32
 
 
-def test_a_shard_with_fewer_columns_is_filled_up():
-  scores, columns = topk.local_topk(jnp.array([[1.0, 3.0]]), 4)
-  np.testing.assert_array_equal(scores, [[3, 1, -np.inf, -np.inf]])
-  np.testing.assert_array_equal(columns, [[1, 0, -1, -1]])
+@pytest.mark.parametrize("split", [(), sharding.AXES[1:], sharding.AXES])
+def test_shards_on_a_mesh_equal_one_device(split):
+  n, k = 8, 4
+  z = np.random.default_rng(1).integers(0, 5, (n, 8 * C)).astype(np.float32)
+
+  @jax.jit
+  @jax.shard_map(in_specs=P(None, sharding.AXES), out_specs=P(split))
+  def run(z):
+    none = chunks.mark_varying(topk.none(n, k), sharding.AXES)
+    best = topk.add(none, z, lax.axis_index(sharding.AXES) * C)
+    return topk.merge(best, sharding.AXES, split)
+
+  with meshes.mesh((2, 4)) as mesh:
+    place = jax.NamedSharding(mesh, P(None, sharding.AXES))
+    got = run(jax.device_put(z, place))
+  order = np.argsort(-z, axis=1, kind="stable")[:, :k]
+  np.testing.assert_array_equal(got.ids, order)
+  np.testing.assert_array_equal(got.scores, np.take_along_axis(z, order, 1))
 
 
-def test_of_equal_scores_the_first_column_wins():
-  _, columns = topk.local_topk(jnp.array([[1.0, 2.0, 2.0, 2.0]]), 2)
-  np.testing.assert_array_equal(columns, [[1, 2]])
+def test_a_chunk_with_fewer_labels_is_filled_up():
+  best = topk.add(topk.none(1, 4), jnp.array([[1.0, 3.0]]), 0)
+  np.testing.assert_array_equal(best.scores, [[3, 1, -np.inf, -np.inf]])
+  np.testing.assert_array_equal(best.ids, [[1, 0, -1, -1]])
+
+
+def test_of_equal_scores_the_first_label_wins():
+  best = topk.add(topk.none(1, 2), jnp.array([[1.0, 2.0, 2.0, 2.0]]), 0)
+  np.testing.assert_array_equal(best.ids, [[1, 2]])
+  best = topk.add(best, jnp.array([[2.0, 0.0]]), 4)
+  np.testing.assert_array_equal(best.ids, [[1, 2]])

@@ -19,7 +19,7 @@ from xlj.ops import row_format
 from xlj.ops import row_optimizer
 
 Tree = dict[str, Any]
-_FORMATS = {"float32": "float32", "uint16": "bfloat16", "uint8": "float8"}
+_FORMATS = {stored: name for name, stored in row_format.STORED.items()}
 
 
 def decode(model: Tree) -> Tree:

@@ -160,7 +160,7 @@ def base() -> ml_collections.ConfigDict:
         "beam": 0,  # groups whose labels prediction scores; 0: as many
         "sample_groups": 0,  # of "mhs": how many a step visits
         "hard_groups": 0,  # of them chosen as hard negatives
-        # Of spherical losses; see xlj.losses.spherical_sums.
+        # Of spherical losses; see xlj.losses.spherical.
         "z_sharpness": 1.0,
         # Deviations that a positive has to reach; 0: those that 5 normal ones
         # of all labels exceed

@@ -29,7 +29,6 @@ from xlj.losses import remembered
 from xlj.losses import role
 from xlj.losses import softmax
 from xlj.losses import spherical as spherical_losses
-from xlj.losses import spherical_sums as spherical_loss
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
 from xlj.ops import loss as loss_lib
@@ -234,19 +233,19 @@ def _oltr(
 
 def _spherical(
   config: ml_collections.ConfigDict,
-) -> spherical_loss.Spherical:
+) -> spherical_losses.FunctionOfSums:
   """The loss of positives' logits and sums over all of that name."""
   head, num_labels = config.head, config.data.num_labels
   if head.loss == "z_loss":
-    threshold = head.z_threshold or spherical_loss.threshold_of(num_labels)
-    return spherical_loss.ZLoss(num_labels, threshold, head.z_sharpness)
+    threshold = head.z_threshold or spherical_losses.threshold_of(num_labels)
+    return spherical_losses.ZLoss(num_labels, threshold, head.z_sharpness)
   if head.loss == "gramian":
-    return spherical_loss.Gramian(num_labels, head.gramian_weight)
+    return spherical_losses.Gramian(num_labels, head.gramian_weight)
   if head.loss == "squared_error":
-    return spherical_loss.SquaredError()
+    return spherical_losses.SquaredError()
   if head.loss == "taylor_softmax":
-    return spherical_loss.TaylorSoftmax(num_labels)
-  return spherical_loss.SphericalSoftmax(num_labels)
+    return spherical_losses.TaylorSoftmax(num_labels)
+  return spherical_losses.SphericalSoftmax(num_labels)
 
 
 def _product(config: ml_collections.ConfigDict) -> product.ProductHead:

@@ -54,8 +54,9 @@ class ImageEncoder(nnx.Module):
     self.input_scale = input_scale
     self.shift = shift
     self.flip = flip
-    # The logarithm, so that Adam changes the scale by a share of itself.
-    self.log_scale = nnx.Param(jnp.log(scale)) if scale else None
+    # The logarithm, so that Adam changes the scale by a share of itself; of a
+    # strong type, or steps would be compiled again when it becomes one.
+    self.log_scale = nnx.Param(jnp.log(jnp.float32(scale))) if scale else None
     self.embedding_dropout = nnx.Dropout(embedding_dropout)
 
   def __call__(

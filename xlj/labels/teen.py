@@ -11,7 +11,7 @@ Legend: K new labels, L label rows, D width.
 import jax
 import jax.numpy as jnp
 
-from xlj.ops import label_attend
+from xlj.ops import label_attention
 
 
 def calibrated(
@@ -39,7 +39,9 @@ def calibrated(
   """
   p, w = unit(prototypes), unit(rows)
   bias = jnp.where(is_label, 0.0, -jnp.inf)
-  near = label_attend.label_attend_topk(p, w, w, scale, neighbours, bias=bias)
+  near = label_attention.label_attend_topk(
+    p, w, w, scale, neighbours, bias=bias
+  )
   return (1 - share) * p + share * unit(near)
 
 

@@ -20,16 +20,7 @@ class BinaryCrossEntropy(separable.Separable):
   def value_and_grad(
     self, stats: None, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: None.
-      z: `[N, c]` float32 logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     softplus, grad, _ = logistic.logistic(z)
     value = softplus.sum(positives.label_axis)
     value -= targets_lib.gather_columns(z, positives).sum(1)

@@ -26,16 +26,7 @@ class Focal(separable.Separable):
   def value_and_grad(
     self, stats: None, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: None.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
 
     def negative(z: jax.Array) -> separable.ValueAndSlope:
       value, slope = separable.focal_term(z, self.gamma)

@@ -69,16 +69,7 @@ class LabelSmoothing:
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     lse = softmax.log_sum_exp(stats.softmax)
     by_example = positives.by_example(lse)
     has_positives = positives.by_example(positives.count > 0)

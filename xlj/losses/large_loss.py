@@ -197,16 +197,7 @@ class LargeLoss:
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     limit = self._limit(stats, z.shape[1 - positives.label_axis])
     limit = jnp.maximum(limit, jnp.finfo(z.dtype).min)  # not at padding
 

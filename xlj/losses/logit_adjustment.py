@@ -56,16 +56,7 @@ class LogitAdjustment:
   def value_and_grad(
     self, stats: Any, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, with values per label.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     z = self._adjusted(z, positives)
     return self.base.value_and_grad(stats, z, positives)
 

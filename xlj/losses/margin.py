@@ -55,16 +55,7 @@ class Margin:
   def value_and_grad(
     self, stats: Any, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` cosine logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     z, slope = self._with_margin(z, positives)
     value, grad = self.base.value_and_grad(stats, z, positives)
     return value, targets_lib.multiply_at_columns(grad, positives, slope)

@@ -73,16 +73,7 @@ class PrototypeSoftmax:
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all rows.
-      z: `[N, c]` logits of the chunk; -inf at padding rows.
-      positives: The rows of positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     at_rows = jnp.where(positives.used, stats.positives, -jnp.inf)
     at_rows = at_rows.reshape(at_rows.shape[0], -1, self.rows)  # [N, P, R]
     used = positives.used.reshape(at_rows.shape).any(2)

@@ -67,7 +67,7 @@ class Remembering:
     return Statistics(
       softmax.Softmax().accumulate(stats.softmax, z, positives),
       at_memory,
-      topk.add(stats.best, z, positives.first, positives.label_axis),
+      topk.search(stats.best, z, positives.first, positives.label_axis),
     )
 
   def merge(self, stats: Statistics, axes: tuple[str, ...]) -> Statistics:
@@ -110,17 +110,7 @@ class EarlyLearning(Remembering):
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, and what is remembered;
-        without that it is a plain softmax cross-entropy.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     base = softmax.Softmax().value_and_grad
     value, grad = base(stats.softmax, z, positives)
     if positives.memory is None:
@@ -203,17 +193,7 @@ class SelfDistillation(Remembering):
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, and what is remembered;
-        without that it is a plain softmax cross-entropy.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     memory = positives.memory
     if memory is None:
       return softmax.Softmax().value_and_grad(stats.softmax, z, positives)

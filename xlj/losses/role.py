@@ -3,7 +3,7 @@
 The estimates are a matrix of logits, examples times labels; of each example
 the M largest are kept (`Targets.memory`), all of them if M is the number of
 labels, and the other labels count as negatives. About as many as an example has
-positives do better than all (see the README).
+positives do better than all (see docs/missing_wrong_rare_labels.md).
 
 Source: Cole et al. 2021, "Multi-label learning from single positive labels",
 section 5 (ROLE), equations 7 to 11, times the number of labels like the other
@@ -83,7 +83,7 @@ class OnlineEstimation:
     return Statistics(
       stats.total + jax.nn.sigmoid(z).sum(positives.label_axis),
       at_memory,
-      topk.add(stats.best, z, positives.first, positives.label_axis),
+      topk.search(stats.best, z, positives.first, positives.label_axis),
     )
 
   def merge(self, stats: Statistics, axes: tuple[str, ...]) -> Statistics:
@@ -96,17 +96,7 @@ class OnlineEstimation:
   def value_and_grad(
     self, stats: Statistics, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, and what is remembered;
-        without that it is a plain binary cross-entropy.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     memory = positives.memory
     if memory is None:
       return bce.BinaryCrossEntropy().value_and_grad(None, z, positives)

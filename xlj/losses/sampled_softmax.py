@@ -13,7 +13,6 @@ Legend: N examples, K named rows of an example, D width, L label rows, C
 candidates.
 """
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -26,6 +25,7 @@ from xlj.ops import label_candidates
 from xlj.ops import label_pass
 from xlj.ops import label_sample
 from xlj.ops import loss as loss_lib
+from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 
 _LOG_COUNT = "log_count"
@@ -46,10 +46,7 @@ def sampled_loss(
   reduce: bool = True,
   num_labels: int | None = None,
   label_values: targets_lib.LabelValues | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """A loss of a batch over candidates in place of all labels.
 
@@ -62,7 +59,7 @@ def sampled_loss(
     sample = label_sample.uniform_sample(key, 65536, num_rows)  # Partial FC
     value = sampled_loss(x, rows, None, targets, sample)
 
-    best_wrong = label_topk.label_topk(x, rows, None, 8, exclude=targets.ids)
+    best_wrong = label_ranking.label_topk(x, rows, None, 8, exclude=targets.ids)
     value = sampled_loss(x, rows, None, targets, include=best_wrong[1])
 
   Args:
@@ -88,10 +85,7 @@ def sampled_loss(
       loss of each example, and `targets.weights` is not used.
     num_labels: Rows from this one on are padding; None for no padding.
     label_values: Vectors `[L]`, sharded like the rows, that the loss needs.
-    chunk_size: Candidates of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     Scalar, or `[N]` sharded like the examples; float32 or wider.
@@ -106,11 +100,10 @@ def sampled_loss(
     include=include,
     label_share=label_share,
     num_labels=num_labels,
-    row_axes=row_axes,
-    batch_axes=batch_axes,
+    placement=placement,
   )
   rows, bias, label_values = label_candidates.gather_candidates(
-    (rows, bias, label_values), candidates, row_axes=row_axes
+    (rows, bias, label_values), candidates, placement=placement
   )
   return candidate_loss(
     x,
@@ -122,10 +115,7 @@ def sampled_loss(
     weigh=weigh,
     reduce=reduce,
     label_values=label_values,
-    chunk_size=chunk_size,
-    memory=memory,
-    row_axes=row_axes,
-    batch_axes=batch_axes,
+    placement=placement,
   )
 
 
@@ -140,10 +130,7 @@ def candidate_loss(
   weigh: bool = False,
   reduce: bool = True,
   label_values: targets_lib.LabelValues | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """`sampled_loss` as a function of the candidates' rows alone.
 
@@ -161,10 +148,7 @@ def candidate_loss(
     weigh: As in `sampled_loss`.
     reduce: As in `sampled_loss`.
     label_values: Vectors `[C]` that the loss needs.
-    chunk_size: As in `sampled_loss`.
-    memory: As in `sampled_loss`.
-    row_axes: Mesh axes that candidates are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     Scalar, or `[N]`.
@@ -200,10 +184,7 @@ def candidate_loss(
     loss,
     reduce=reduce,
     label_values=values or None,
-    chunk_size=chunk_size,
-    memory=memory,
-    row_axes=row_axes,
-    batch_axes=batch_axes,
+    placement=placement,
   )
 
 

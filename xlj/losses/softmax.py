@@ -69,16 +69,7 @@ class Softmax:
     z: jax.Array,
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` float32 logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     lse = log_sum_exp(stats)
     target = targets_lib.shares(positives, z.dtype)
     at_positives = targets_lib.gather_columns(z, positives)

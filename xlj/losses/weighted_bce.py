@@ -31,16 +31,7 @@ class WeightedBinaryCrossEntropy(separable.Separable):
   def value_and_grad(
     self, stats: None, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """This chunk's part of the loss, and its gradient.
-
-    Args:
-      stats: None.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, with values per label.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-    """
+    """This chunk's part of the loss, and its gradient."""
     positive_weight = targets_lib.label_values(positives, "positive")
     positive_weight = positives.by_label(positive_weight.astype(z.dtype))
     positive_weight = jnp.broadcast_to(positive_weight, z.shape)

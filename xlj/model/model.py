@@ -167,7 +167,7 @@ class Model:
       jax.ShapeDtypeStruct((data.num_features,), jnp.float32),
     )
     return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+      lambda a, s: a.update(sharding=s),
       shapes,
       self.shardings(),
     )

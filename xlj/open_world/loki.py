@@ -15,15 +15,16 @@ Legend: N examples (n of this device), D width of rows, E of embeddings, L label
 rows, M labels to choose from, k predicted, c of the candidates.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from xlj.open_world import label_tree
-from xlj.ops import label_attend
-from xlj.ops import label_distance as reachability
+from xlj.ops import label_attention
+from xlj.ops import label_distance
+from xlj.ops import shards as shards_lib
 
 P = jax.P
 _NODES = 2**20  # numbers of a pass over the tree that are kept at a time
@@ -38,10 +39,7 @@ def expected_embedding(
   temperature: float = 1.0,
   candidates: int = 0,
   num_labels: int | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """`sum_i p_i e_i`, p the softmax of the logits `x W^T + b`.
 
@@ -53,10 +51,7 @@ def expected_embedding(
     temperature: What logits are divided by.
     candidates: How many of the likeliest labels have a probability; 0 for all.
     num_labels: Rows from this one on are padding; None for no padding.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     `[N, E]` float32 (or wider), split like `x`.
@@ -64,17 +59,14 @@ def expected_embedding(
   scale = 1 / temperature
   if bias is not None:
     bias = bias * scale
-  where = {
+  where: Any = {
     "bias": bias,
     "num_labels": num_labels,
-    "chunk_size": chunk_size,
-    "memory": memory,
-    "row_axes": row_axes,
-    "batch_axes": batch_axes,
+    "placement": placement,
   }
   if not candidates:
-    return label_attend.label_attend(x, rows, embeddings, scale, **where)
-  return label_attend.label_attend_topk(
+    return label_attention.label_attend(x, rows, embeddings, scale, **where)
+  return label_attention.label_attend_topk(
     x, rows, embeddings, scale, candidates, **where
   )
 
@@ -85,10 +77,7 @@ def nearest_labels(
   k: int,
   *,
   is_label: jax.Array | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """The labels at the least expected squared Euclidean distance.
 
@@ -101,23 +90,17 @@ def nearest_labels(
       row too.
     k: How many.
     is_label: `[M]` bool, False at padding; None for none.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that embeddings are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     int32 labels `[N, k]`, best first; -1 where there are fewer.
   """
-  return reachability.nearest(
+  return label_distance.nearest(
     expected,
     embeddings,
     k,
     is_label=is_label,
-    chunk_size=chunk_size,
-    memory=memory,
-    row_axes=row_axes,
-    batch_axes=batch_axes,
+    placement=placement,
   )
 
 

@@ -1,9 +1,9 @@
 """The largest scores of a whole batch, over all examples and labels.
 
-They are found while chunks of scores pass by; of a chunk only those groups of
+They are found while chunks of scores pass by; of a chunk only those tiles of
 labels are looked into that hold a score among the largest so far.
 
-Legend: N examples, c labels of a chunk, K scores to keep, G groups of a chunk.
+Legend: N examples, c labels of a chunk, K scores to keep, T tiles of a chunk.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from xlj.ops import label_groups
+from xlj.ops import shards as shards_lib
+from xlj.ops import tiles
 
-_GROUPS = 16  # looked into at a time
+_TILES = 16  # looked into at a time
 
 
 class Largest(NamedTuple):
@@ -61,11 +62,11 @@ def add(
   Returns:
     The largest scores. Of equal ones at the end, any may be kept.
   """
-  grouped, tops = label_groups.grouped(z, label_axis)
-  num_groups = tops.shape[label_axis]
+  tiled, tops = tiles.split(z, label_axis)
+  num_tiles = tops.shape[label_axis]
   if used is not None:
     tops = jnp.where(jnp.expand_dims(used, label_axis), tops, -jnp.inf)
-  at_a_time = min(_GROUPS, tops.size)
+  at_a_time = min(_TILES, tops.size)
 
   def more(carry):
     best, tops = carry
@@ -75,12 +76,12 @@ def add(
     best, tops = carry
     highest, places = lax.top_k(tops.reshape(-1), at_a_time)
     if label_axis:
-      example, group = jnp.divmod(places, num_groups)
-      found = grouped[example, :, group]
+      example, tile = jnp.divmod(places, num_tiles)
+      found = tiled[example, :, tile]
     else:
-      group, example = jnp.divmod(places, tops.shape[1])
-      found = grouped[:, group, example].T
-    columns = label_groups.columns(group, num_groups)
+      tile, example = jnp.divmod(places, tops.shape[1])
+      found = tiled[:, tile, example].T
+    columns = tiles.columns(tile, num_tiles)
     out = jnp.isneginf(highest)[:, None]  # seen, or does not count
     if exclude is not None:
       out |= (columns[:, :, None] == exclude[example][:, None]).any(2)
@@ -111,15 +112,8 @@ def merge(best: Largest, axes: tuple[str, ...]) -> Largest:
   """
   if not axes:
     return best
-  k = best.scores.shape[0]
-  # A sum of what each shard puts in its place is known to be the same on all.
-  index, count = lax.axis_index(axes), lax.axis_size(axes)
-
-  def gather(a):
-    every = jnp.zeros((count, k), a.dtype).at[index].set(a)
-    return lax.psum(every, axes).reshape(-1)
-
-  return _merge(Largest(*map(gather, best)), k)
+  every = Largest(*(shards_lib.of_all(a, axes, 0) for a in best))
+  return _merge(every, best.scores.shape[0])
 
 
 def kth(best: Largest, k: jax.Array) -> jax.Array:

@@ -8,7 +8,6 @@ L label rows (l of this device), S drawn rows, C candidates (of all devices),
 M = N (P + K) sure ones at most.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,8 +48,7 @@ def find_candidates(
   include: jax.Array | None = None,
   label_share: jax.Array | None = None,
   num_labels: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> Candidates:
   """Candidates for a batch. A drawn row that is there for sure is left out.
 
@@ -75,8 +73,7 @@ def find_candidates(
       `1 - (1 - share)^(n - 1)` that one of the other n - 1 examples (of
       positive weight) has them.
     num_labels: Rows from this one on are padding; None for no padding.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     The candidates.
@@ -91,8 +88,8 @@ def find_candidates(
       "candidates (sample, include)"
     )
   given = jnp.asarray(targets.ids)
-  shards = shards_lib.find(rows, given, row_axes, batch_axes)
-  plan = shards_lib.plan(shards, given, rows, num_labels, 1, None)
+  plan = shards_lib.plan(rows, given, num_labels, placement)
+  shards = plan.shards
 
   def local(targets, include, rows, label_share, sample):
     return _local_candidates(
@@ -116,7 +113,7 @@ def gather_candidates(
   tree: Any,
   candidates: Candidates,
   *,
-  row_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> Any:
   """What is given per label, as rows or bias, for the candidates alone.
 
@@ -126,14 +123,14 @@ def gather_candidates(
   Args:
     tree: Arrays `[L, ...]`, sharded by rows.
     candidates: C candidates.
-    row_axes: Mesh axes that rows are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     Arrays `[C, ...]`, sharded alike; 0 at padding.
   """
 
   def one(array):
-    shards = shards_lib.find(array, array, row_axes, ())
+    shards = shards_lib.find(array, None, placement)
 
     def local(array, ids):
       index = ids - shards_lib.offset(shards, array.shape[0])

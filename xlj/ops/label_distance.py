@@ -8,15 +8,14 @@ nearest is ever kept (the reference of Liu et al. 2019 forms `[N, L, D]`).
 Legend: N examples, P positives, D width, L label rows, k nearest.
 """
 
-from collections.abc import Sequence
-
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from xlj.ops import chunks
 from xlj.ops import label_gather
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
+from xlj.ops import shards as shards_lib
 
 
 def half_squares(
@@ -42,10 +41,7 @@ def nearest(
   k: int,
   *,
   is_label: jax.Array | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """The k rows at the least Euclidean distance, exactly; the lower of equals.
 
@@ -57,25 +53,19 @@ def nearest(
     k: How many.
     is_label: `[L]` bool, split like the rows, False at rows never to be found;
       None for none.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     int32 rows `[N, k]`, nearest first, split like `x`; -1 where there are
     fewer.
   """
   x, rows = lax.stop_gradient((x, rows))
-  _, ids = label_topk.label_topk(
+  _, ids = label_ranking.label_topk(
     x,
     rows,
     half_squares(rows, is_label),
     k,
-    chunk_size=chunk_size,
-    memory=memory,
-    row_axes=row_axes,
-    batch_axes=batch_axes,
+    placement=placement,
   )
   return ids
 
@@ -86,10 +76,7 @@ def min_distance(
   *,
   is_label: jax.Array | None = None,
   least: float = 1e-6,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """Distance of each embedding to the nearest row, differentiable in both.
 
@@ -104,10 +91,7 @@ def min_distance(
     is_label: `[L]` bool, split like the rows, False at rows that do not count;
       None for none.
     least: What a smaller distance counts as; it has no gradient then.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     `[N]` float32 (or wider), split like `x`.
@@ -117,14 +101,9 @@ def min_distance(
     rows,
     1,
     is_label=is_label,
-    chunk_size=chunk_size,
-    memory=memory,
-    row_axes=row_axes,
-    batch_axes=batch_axes,
+    placement=placement,
   )
-  found = label_gather.label_rows(
-    rows, ids, memory=memory, row_axes=row_axes, batch_axes=batch_axes
-  )
+  found = label_gather.label_rows(rows, ids, placement=placement)
   dtype = chunks.accumulator(x, rows)
   squares = jnp.square(x.astype(dtype) - found[:, 0].astype(dtype)).sum(1)
   return jnp.sqrt(jnp.maximum(squares, least**2))

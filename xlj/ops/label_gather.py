@@ -11,7 +11,6 @@ rows (l of this device), B devices that examples are split over, M ids in a
 list.
 """
 
-from collections.abc import Sequence
 import functools
 
 import jax
@@ -29,9 +28,7 @@ def label_rows(
   ids: jax.Array,
   *,
   num_labels: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """The rows of the labels `ids`, differentiable in `rows`.
 
@@ -43,20 +40,17 @@ def label_rows(
     ids: `[N, P]` int32 labels, split like examples; others than 0 ...
       num_labels - 1 are padding.
     num_labels: Rows from this one on are padding; None for no padding.
-    memory: Bytes of temporaries, if one example's B P D numbers need no more;
-      None for the default.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     `[N, P, D]`, split like `ids`, of the type of `rows`; 0 at padding.
   """
-  shards = shards_lib.find(rows, ids, row_axes, batch_axes)
-  plan = shards_lib.plan(shards, ids, rows, num_labels, 1, None)
+  plan = shards_lib.plan(rows, ids, num_labels, placement)
+  shards = plan.shards
 
   def local(ids, rows):
     rows = chunks.mark_varying(rows, tuple(chunks.varying(ids)))
-    return _rows_of_all(plan, memory, ids, rows)
+    return _rows_of_all(plan, placement.memory, ids, rows)
 
   spec = P(shards.batch)
   return shards_lib.over(local, shards, (False, True), spec)(ids, rows)
@@ -70,9 +64,7 @@ def label_logits(
   *,
   fill: float = -jnp.inf,
   num_labels: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """The logits of the labels `ids`, differentiable in `x`, `rows` and `bias`.
 
@@ -87,23 +79,20 @@ def label_logits(
       num_labels - 1 are padding.
     fill: What to return at padding.
     num_labels: Rows from this one on are padding; None for no padding.
-    memory: Bytes of temporaries, if one example's P D numbers need no more;
-      None for the default.
-    row_axes: Mesh axes that rows are split over.
-    batch_axes: Mesh axes that examples are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     `[N, P]`, sharded like `x`, float32 or wider.
   """
-  shards = shards_lib.find(rows, x, row_axes, batch_axes)
-  plan = shards_lib.plan(shards, x, rows, num_labels, 1, None)
+  plan = shards_lib.plan(rows, x, num_labels, placement)
+  shards = plan.shards
 
   def local(x, ids, rows, bias):
     is_label = _is_label(plan, ids)
     x, ids = shards_lib.gather((x, ids), shards)
     rows, bias = chunks.mark_varying((rows, bias), tuple(chunks.varying(x)))
     index = _local_index(plan, ids, rows)
-    own = _local_logits(memory, x, rows, bias, index)
+    own = _local_logits(placement.memory, x, rows, bias, index)
     z = shards_lib.total_of_own(own, shards)
     return jnp.where(is_label, z, fill)
 

@@ -8,7 +8,6 @@ Legend: N examples (n of this device), D width, L label rows (l of this
 device), c rows of a chunk, P positives.
 """
 
-from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
@@ -48,10 +47,7 @@ def label_loss(
   num_labels: int | None = None,
   reduce: bool = True,
   label_values: targets_lib.LabelValues | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """The loss of a batch over all labels, in the memory of a chunk of them.
 
@@ -59,11 +55,7 @@ def label_loss(
   weights; `targets.values` and `label_values` count as constants. Gradients
   are sharded like what they are of.
 
-  On a mesh, rows are split over the mesh axes `row_axes`, examples over
-  `batch_axes`, a part of those, or not at all. Outside `shard_map` both are
-  read from the arrays' types if the mesh has explicit axes; with automatic
-  axes `row_axes` must be given. Inside `shard_map` both must be given, and
-  arrays are this device's parts.
+  Rows and examples may be split over a mesh, see `xlj.ops.shards.Placement`.
 
   With `reduce`, gradients are formed while the loss is: 2 matrix products of
   N x D x L for the statistics, if the loss has any, and 3 for the gradients.
@@ -84,10 +76,7 @@ def label_loss(
     reduce: Whether to return the weighted mean over the batch; otherwise the
       loss of each example, and `targets.weights` is not used.
     label_values: Vectors `[L]`, sharded like the rows, that the loss needs.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: See above.
-    batch_axes: See above.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     Scalar, or `[N]` sharded like the examples; float32 or wider.
@@ -96,10 +85,8 @@ def label_loss(
     ValueError: Shapes do not fit, or axes are missing.
   """
   _check(x, rows, bias, targets)
-  shards = shards_lib.find(rows, x, row_axes, batch_axes)
-  plan = _Plan(
-    loss, shards_lib.plan(shards, x, rows, num_labels, chunk_size, memory)
-  )
+  plan = _Plan(loss, shards_lib.plan(rows, x, num_labels, placement))
+  shards = plan.rows.shards
 
   def local(x, targets, rows, bias, label_values):
     return _local_loss(plan, reduce, x, targets, rows, bias, label_values)

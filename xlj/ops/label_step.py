@@ -239,7 +239,7 @@ class LabelRows:
     k: int,
     exclude: jax.Array | None,
     offset: jax.Array | None,
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> topk_lib.Best:
     """The best k of this device's rows.
 
     Args:
@@ -262,15 +262,12 @@ class LabelRows:
       if exclude is not None:
         hidden = targets_lib.positives_in_chunk(exclude, first, place.size)
         z = targets_lib.set_at_columns(z, hidden, -jnp.inf)
-      return topk_lib.best_of(best, z, first)
+      return topk_lib.add(best, z, first)
 
     like = inputs.logits if inputs.x is None else inputs.x
     assert like is not None  # A head has one of them.
-    shape = like.shape[0], k
-    none = (
-      jnp.full_like(like, -jnp.inf, shape=shape, dtype=jnp.float32),
-      jnp.full_like(like, -1, shape=shape, dtype=jnp.int32),
-    )
+    none = topk_lib.none(like.shape[0], k)
+    none = chunks.mark_varying(none, tuple(chunks.varying(like)))
     return self._for_chunks(inputs, body, none)
 
   def statistics(

@@ -32,7 +32,18 @@ class Loss(Protocol):
   def value_and_grad(
     self, stats: Any, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
-    """Partial losses `[N]` and `[N, c]` gradient of a chunk of logits."""
+    """This chunk's part of the loss, and its gradient.
+
+    Args:
+      stats: Merged statistics of all labels.
+      z: `[N, c]` float32 (or wider) logits of the chunk, `[c, N]` if
+        `positives.label_axis` is 0; -inf at padding labels.
+      positives: The positives inside the chunk, and values per label.
+
+    Returns:
+      `[N]` partial losses, which add up over chunks, and the derivative of
+      their sum by z, shaped like it.
+    """
 
 
 @runtime_checkable

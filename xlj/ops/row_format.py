@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from xlj.ops import rounding
 
-DTYPES = ("float32", "bfloat16", "float8")
+# How label rows may be stored, and the type of what is stored then.
+STORED = {"float32": "float32", "bfloat16": "uint16", "float8": "uint8"}
+DTYPES = tuple(STORED)
 Stored = dict[str, jax.Array]
 
 

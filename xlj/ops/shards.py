@@ -6,6 +6,7 @@ of those, or not at all. Functions here run inside `shard_map`, but for `find`,
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -17,6 +18,38 @@ from xlj.ops import chunks
 from xlj.ops import layout as layout_lib
 
 P = jax.P
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """What a label pass is told of where its arrays lie, and of its memory.
+
+  On one device there is nothing to say. On a mesh, rows are split over the mesh
+  axes `row_axes`, examples over `batch_axes`, a part of those, or not at all.
+  Outside `shard_map` both are read from the arrays' types if the mesh has
+  explicit axes; with automatic axes `row_axes` must be given. Inside
+  `shard_map` both must be given, and arrays are this device's parts.
+
+  Example:
+    inside = Placement(row_axes=("data",), batch_axes=("data",))
+    small = Placement(memory=2**24)
+
+  Attributes:
+    row_axes: Mesh axes that label rows are split over; None to read them from
+      the type of the rows.
+    batch_axes: Mesh axes that examples are split over; None likewise.
+    chunk_size: Rows of a chunk on each device; None to derive it.
+    memory: Bytes of temporaries to derive it from; None for the default. What
+      looks up given labels goes over so many examples at a time, at least one.
+  """
+
+  row_axes: Sequence[str] | None = None
+  batch_axes: Sequence[str] | None = None
+  chunk_size: int | None = None
+  memory: int | None = None
+
+
+AUTO = Placement()
 
 
 class Shards(NamedTuple):
@@ -48,18 +81,14 @@ class Plan(NamedTuple):
 
 
 def find(
-  rows: jax.Array,
-  x: jax.Array,
-  row_axes: Sequence[str] | None,
-  batch_axes: Sequence[str] | None,
+  rows: jax.Array, x: jax.Array | None, placement: Placement = AUTO
 ) -> Shards:
   """The axes: those given, otherwise those that the arrays' types name.
 
   Args:
     rows: Label rows.
-    x: Examples.
-    row_axes: Mesh axes of the rows, or None.
-    batch_axes: Mesh axes of the examples, or None.
+    x: Examples; None where there are none.
+    placement: The axes that are given.
 
   Returns:
     The axes.
@@ -68,15 +97,17 @@ def find(
     ValueError: Inside `shard_map` the axes are not given, or examples are
       split over axes that rows are not split over.
   """
+  row_axes = placement.row_axes
+  batch_axes = () if x is None else placement.batch_axes
   manual = bool(jax.sharding.get_abstract_mesh().manual_axes)
   if manual and (row_axes is None or batch_axes is None):
     raise ValueError(
       "inside shard_map, say which mesh axes label rows and examples are split "
-      "over: row_axes=, batch_axes= (each may be empty)"
+      "over: Placement(row_axes=..., batch_axes=...) (each may be empty)"
     )
   found = Shards(
     _first_axes(rows) if row_axes is None else tuple(row_axes),
-    _first_axes(x) if batch_axes is None else tuple(batch_axes),
+    _first_axes(x) if batch_axes is None else tuple(batch_axes),  # pyrefly: ignore
     manual,
   )
   if not set(found.batch) <= set(found.rows):
@@ -88,31 +119,33 @@ def find(
 
 
 def plan(
-  shards: Shards,
-  x: jax.Array,
   rows: jax.Array,
+  x: jax.Array | None,
   num_labels: int | None,
-  chunk: int | None,
-  memory: int | None,
+  placement: Placement = AUTO,
 ) -> Plan:
   """Fills in what was not said of a pass.
 
   Args:
-    shards: Mesh axes.
-    x: `[N, D]`, or this device's part where `shards.manual`.
-    rows: `[L, D]`, or this device's part.
+    rows: `[L, D]`, or this device's part inside `shard_map`.
+    x: `[N, D]`, or this device's part; None for a pass without examples, which
+      has the D columns of the rows in their place.
     num_labels: Number of labels, or None for as many as rows.
-    chunk: Rows of a chunk, or None.
-    memory: Bytes of temporaries, if `chunk` is None; None for the default.
+    placement: What was said.
 
   Returns:
     The plan.
 
   Raises:
-    ValueError: Rows cannot be split evenly, or a number is not positive.
+    ValueError: Rows cannot be split evenly, a number is not positive, or what
+      `find` raises.
   """
+  shards = find(rows, x, placement)
+  like = rows if x is None else x
+  num_examples, width = rows.shape[1:] * 2 if x is None else x.shape
+  chunk, memory = placement.chunk_size, placement.memory
   num_shards = _size(shards.rows)
-  num_rows, num_examples = rows.shape[0], x.shape[0]
+  num_rows = rows.shape[0]
   if shards.manual:
     num_rows *= num_shards
     num_examples *= _size(shards.batch)
@@ -122,11 +155,11 @@ def plan(
       "append rows and give num_labels"
     )
   if chunk is None:
-    itemsize = chunks.accumulator(x, rows).itemsize
+    itemsize = chunks.accumulator(like, rows).itemsize
     if memory is None:
       memory = chunks.default_memory()
     chunk = chunks.chunk_size(
-      memory, num_rows // num_shards, num_examples, x.shape[1], itemsize
+      memory, num_rows // num_shards, num_examples, width, itemsize
     )
   if chunk < 1:
     raise ValueError(f"a chunk must have at least 1 row: got {chunk}")
@@ -202,6 +235,27 @@ def total_of_own(a: jax.Array, shards: Shards) -> jax.Array:
   if others:
     a = lax.psum(a, others)
   return lax.psum_scatter(a, shards.batch, tiled=True) if shards.batch else a
+
+
+def of_all(a: jax.Array, axes: tuple[str, ...], axis: int) -> jax.Array:
+  """What all devices along mesh axes have, side by side; the same on all.
+
+  Args:
+    a: `[..., k, ...]` of this device, `k` at `axis`.
+    axes: Mesh axes, G devices.
+    axis: Which axis of `a` grows.
+
+  Returns:
+    `[..., G k, ...]`.
+  """
+  # A sum of zeros and one: unlike the result of an all-gather it is known to be
+  # the same on all devices.
+  index, count = lax.axis_index(axes), lax.axis_size(axes)
+  shape = *a.shape[:axis], count, *a.shape[axis:]
+  place = (*[slice(None)] * axis, index)
+  alone = jnp.zeros(shape, a.dtype).at[place].set(a)
+  whole = *a.shape[:axis], count * a.shape[axis], *a.shape[axis + 1 :]
+  return lax.psum(alone, axes).reshape(whole)
 
 
 def own(a: jax.Array, shards: Shards) -> jax.Array:

@@ -1,14 +1,20 @@
-"""Exact top-k over a label-sharded axis: local top-k, then a merge."""
+"""The best k labels of each example, found while chunks of scores pass by.
 
+Legend: N examples (n of this device), c labels of a chunk, T tiles of it, G
+devices that labels are split over.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from xlj.ops import label_groups
+from xlj.ops import shards as shards_lib
+from xlj.ops import tiles
 
-_GROUPS = 2  # of each example, looked into at a time
+_TILES = 2  # of each example, looked into at a time
 
 
 class Best(NamedTuple):
@@ -23,18 +29,37 @@ class Best(NamedTuple):
   ids: jax.Array
 
 
-def none(num_examples: int, k: int) -> Best:
+def none(
+  num_examples: int, k: int, dtype: jax.typing.DTypeLike = jnp.float32
+) -> Best:
   """No labels yet."""
   shape = num_examples, k
-  return Best(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
+  return Best(jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, -1, jnp.int32))
 
 
-def add(
+def add(best: Best, z: jax.Array, first: jax.Array | int) -> Best:
+  """Takes a chunk of scores into account; of equal ones the lower id stays.
+
+  Args:
+    best: The best labels of the chunks before, with lower ids.
+    z: `[N, c]` scores; -inf where a label may not be chosen.
+    first: Label of the first column.
+
+  Returns:
+    The best labels.
+  """
+  k = best.scores.shape[1]
+  scores, columns = lax.top_k(z, min(k, z.shape[1]))
+  # The best so far come first: of equals, the lower id stays.
+  return _best_of(best, scores, first + columns.astype(jnp.int32))
+
+
+def search(
   best: Best, z: jax.Array, first: jax.Array | int, label_axis: int = 1
 ) -> Best:
-  """Takes a chunk of scores into account.
+  """Takes a chunk of scores into account; of equal ones any may be kept.
 
-  Of the chunk only those groups of labels are looked into that hold a score
+  Of the chunk only those tiles of labels are looked into that hold a score
   better than the k-th so far, a few of each example at a time.
 
   Args:
@@ -45,12 +70,11 @@ def add(
     label_axis: The axis that labels lie on.
 
   Returns:
-    The best labels; of equal ones any may be kept.
+    The best labels.
   """
-  k = best.scores.shape[1]
-  grouped, tops = label_groups.grouped(z, label_axis)
-  num_groups = tops.shape[label_axis]
-  tops = tops if label_axis else tops.T  # [N, G]
+  tiled, tops = tiles.split(z, label_axis)
+  num_tiles = tops.shape[label_axis]
+  tops = tops if label_axis else tops.T  # [N, T]
   example = jnp.arange(tops.shape[0])[:, None]
 
   def more(carry: tuple[Best, jax.Array]) -> jax.Array:
@@ -59,116 +83,73 @@ def add(
 
   def look(carry: tuple[Best, jax.Array]) -> tuple[Best, jax.Array]:
     best, tops = carry
-    highest, groups = lax.top_k(tops, min(_GROUPS, num_groups))
+    highest, chosen = lax.top_k(tops, min(_TILES, num_tiles))
     if label_axis:
-      found = grouped[example, :, groups]  # [N, groups, SIZE]
+      found = tiled[example, :, chosen]  # [N, tiles, SIZE]
     else:
-      found = jnp.moveaxis(grouped[:, groups, example], 0, 2)
-    # Where few groups are left, those that were looked into come again.
+      found = jnp.moveaxis(tiled[:, chosen, example], 0, 2)
+    # Where few tiles are left, those that were looked into come again.
     seen = jnp.isneginf(highest)[..., None]
     found = jnp.where(seen, -jnp.inf, found)
-    ids = first + label_groups.columns(groups, num_groups)
-    rows = tops.shape[0], -1
-    merged = merge_topk(
-      jnp.concatenate([best.scores, found.reshape(rows)], 1),
-      jnp.concatenate([best.ids, ids.reshape(rows).astype(jnp.int32)], 1),
-      k,
-    )
-    return Best(*merged), tops.at[example, groups].set(-jnp.inf)
+    ids = first + tiles.columns(chosen, num_tiles)
+    flat = tops.shape[0], -1
+    ids = ids.reshape(flat).astype(jnp.int32)
+    best = _best_of(best, found.reshape(flat), ids)
+    return best, tops.at[example, chosen].set(-jnp.inf)
 
   return lax.while_loop(more, look, (best, tops))[0]
 
 
-def merge(best: Best, axes: tuple[str, ...]) -> Best:
-  """The best labels of all shards of labels, the same on all.
+def merge(
+  best: Best, row_axes: Sequence[str], batch_axes: Sequence[str] = ()
+) -> Best:
+  """The best labels of all shards of labels; of equals, the first shard's.
 
   Args:
-    best: Those of this shard.
-    axes: Mesh axes that labels are split over.
+    best: Those of this shard, of all examples.
+    row_axes: Mesh axes that labels are split over.
+    batch_axes: Mesh axes that the result is split over by example, all or a
+      part of `row_axes`.
 
   Returns:
-    Those of all.
+    Those of all, `[n, k]`; the same on all devices along other axes.
   """
-  if not axes:
+  if not row_axes:
     return best
+  row_axes, batch_axes = tuple(row_axes), tuple(batch_axes)
+
+  def gather(a: jax.Array) -> jax.Array:
+    if row_axes == batch_axes:
+      # N k scores and ids are sent and received.
+      return lax.all_to_all(a, row_axes, 0, 1, tiled=True)
+    every = shards_lib.of_all(a, row_axes, 1)  # N G k numbers
+    return shards_lib.own(every, shards_lib.Shards(row_axes, batch_axes, True))
+
   k = best.scores.shape[1]
-  scores, ids = (side_by_side(a, axes) for a in best)
-  return Best(*merge_topk(scores, ids, k))
-
-
-def side_by_side(a: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-  """What all shards of labels have, `[N, k]` each, as `[N, G k]` on all.
-
-  Args:
-    a: `[N, k]` of this shard.
-    axes: Mesh axes that labels are split over.
-
-  Returns:
-    `[N, G k]`. It is a sum of what each of the G shards puts in its place:
-    unlike the result of an all-gather it is known to be the same on all.
-  """
-  index, count = lax.axis_index(axes), lax.axis_size(axes)
-  shape = a.shape[0], count, a.shape[1]
-  alone = jnp.zeros(shape, a.dtype).at[:, index].set(a)
-  return lax.psum(alone, axes).reshape(a.shape[0], -1)
-
-
-def best_of(
-  best: tuple[jax.Array, jax.Array], z: jax.Array, first: jax.Array | int
-) -> tuple[jax.Array, jax.Array]:
-  """Takes a chunk of scores into account, exactly: the lower id of equals.
-
-  Args:
-    best: Scores and ids `[N, k]` of the chunks before.
-    z: `[N, c]` scores; -inf where a label may not be chosen.
-    first: Id of the first column.
-
-  Returns:
-    Scores and ids `[N, k]`.
-  """
-  k = best[0].shape[1]
-  scores, columns = lax.top_k(z, min(k, z.shape[1]))
-  # The best so far come first: of equals, the lower id stays.
-  return merge_topk(
-    jnp.concatenate([best[0], scores], 1),
-    jnp.concatenate([best[1], first + columns.astype(jnp.int32)], 1),
-    k,
-  )
-
-
-def local_topk(z: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  """Top-k of this shard's logits.
-
-  Args:
-    z: `[N, c]` logits; -inf where a label may not be chosen.
-    k: How many to keep. Shards with fewer columns are filled up.
-
-  Returns:
-    Scores `[N, k]`, descending, and int32 columns `[N, k]`; -inf and -1 where
-    there are fewer than k columns.
-  """
-  scores, columns = lax.top_k(z, min(k, z.shape[1]))
-  missing = ((0, 0), (0, k - scores.shape[1]))
-  return (
-    jnp.pad(scores, missing, constant_values=-jnp.inf),
-    jnp.pad(columns.astype(jnp.int32), missing, constant_values=-1),
-  )
+  return Best(*merge_topk(gather(best.scores), gather(best.ids), k))
 
 
 def merge_topk(
   scores: jax.Array, ids: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Top-k among gathered candidates.
+  """The best k of some labels; of equal ones the first.
 
   Args:
-    scores: `[N, c]` candidate scores, such as those of shards side by side.
-    ids: `[N, c]` their label ids.
-    k: How many to keep; fewer than k candidates are filled up.
+    scores: `[N, C]`.
+    ids: `[N, C]` int32.
+    k: How many to keep.
 
   Returns:
-    Scores `[N, k]`, descending, and ids `[N, k]`; the id of a score of -inf
-    is -1 (fewer than k labels could be chosen).
+    Scores `[N, k]`, descending, and ids `[N, k]`; the id of a score of -inf is
+    -1.
   """
-  scores, positions = local_topk(scores, k)
+  scores, positions = lax.top_k(scores, k)
   ids = jnp.take_along_axis(ids, positions, axis=1)
   return scores, jnp.where(jnp.isneginf(scores), -1, ids)
+
+
+def _best_of(best: Best, scores: jax.Array, ids: jax.Array) -> Best:
+  """The best with some more labels `[N, C]`."""
+  scores = jnp.concatenate([best.scores, scores], 1)
+  ids = jnp.concatenate([best.ids, ids], 1)
+  return Best(*merge_topk(scores, ids, best.scores.shape[1]))

@@ -10,9 +10,9 @@ import pytest
 
 from tests import cases
 from xlj.heads.spherical import factors as spherical
-from xlj.losses import spherical_sums as spherical_loss
+from xlj.losses import spherical as spherical_losses
 from xlj.ops import label_gather
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
 
 N, D, P, NUM_LABELS = 16, 12, 3, 83
@@ -20,11 +20,11 @@ LAYOUT = layout_lib.Layout(NUM_LABELS, 8)  # 5 of 88 rows are padding
 LOSSES = {
   # Each with a learning rate at which rows change by several times their
   # length in 200 steps.
-  "z_loss": (spherical_loss.ZLoss(NUM_LABELS, 2.0), 3.0),
-  "spherical": (spherical_loss.SphericalSoftmax(NUM_LABELS), 0.1),
-  "taylor": (spherical_loss.TaylorSoftmax(NUM_LABELS), 0.5),
-  "squared_error": (spherical_loss.SquaredError(), 0.02),
-  "gramian": (spherical_loss.Gramian(NUM_LABELS), 0.1),
+  "z_loss": (spherical_losses.ZLoss(NUM_LABELS, 2.0), 3.0),
+  "spherical": (spherical_losses.SphericalSoftmax(NUM_LABELS), 0.1),
+  "taylor": (spherical_losses.TaylorSoftmax(NUM_LABELS), 0.5),
+  "squared_error": (spherical_losses.SquaredError(), 0.02),
+  "gramian": (spherical_losses.Gramian(NUM_LABELS), 0.1),
 }
 
 
@@ -52,7 +52,7 @@ def weighted_loss(loss, w, x, ids, share):
   """The textbook: all logits of labels, row by row."""
   z = x @ w[LAYOUT.row_of_label(np.arange(NUM_LABELS))].T
   logits = jnp.take_along_axis(z, jnp.maximum(ids, 0), 1)
-  sums = spherical_loss.Sums(z.sum(1), (z**2).sum(1))
+  sums = spherical_losses.Sums(z.sum(1), (z**2).sum(1))
   return (share * loss.losses(logits, ids >= 0, sums)).sum()
 
 
@@ -64,7 +64,7 @@ def factored_step(loss, rate, decay, every, state, step, x, ids, share):
   sums = spherical.sums_of_logits(factors, x)
   small, more = spherical.embedded(factors, x)
   logits = jnp.einsum("npd,nd->np", own, small) + more[:, None]
-  values, by_logits, by_sums = spherical_loss.losses_and_gradients(
+  values, by_logits, by_sums = spherical_losses.losses_and_gradients(
     loss, logits, ids >= 0, sums
   )
   by_logits *= share[:, None]
@@ -81,7 +81,7 @@ def factored_step(loss, rate, decay, every, state, step, x, ids, share):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def train_factored(loss, rate, decay, every, rows, batches):
-  sums = label_statistics.label_statistics(rows)
+  sums = label_sums.label_statistics(rows)
   state = rows, spherical.unfactored(sums)
 
   def body(state, batch):
@@ -172,12 +172,12 @@ def test_two_thousand_steps_in_float32(every):
 
 
 def test_z_loss_does_not_see_shift_and_scale():
-  loss = spherical_loss.ZLoss(NUM_LABELS, 2.0)
+  loss = spherical_losses.ZLoss(NUM_LABELS, 2.0)
   with jax.enable_x64(True):
     z = np.random.default_rng(0).normal(size=(N, NUM_LABELS))
 
     def of(z):
-      sums = spherical_loss.Sums(z.sum(1), (z**2).sum(1))
+      sums = spherical_losses.Sums(z.sum(1), (z**2).sum(1))
       return loss.losses(z[:, :P], np.ones((N, P), bool), sums)
 
     np.testing.assert_allclose(of(z), of(3 * z - 5), rtol=1e-9)
@@ -186,11 +186,11 @@ def test_z_loss_does_not_see_shift_and_scale():
 def test_threshold_is_exceeded_by_k_of_all():
   normal = statistics.NormalDist()
   for num_labels, k in ((10**6, 1), (1000, 5), (10**9, 5)):
-    threshold = spherical_loss.threshold_of(num_labels, k)
+    threshold = spherical_losses.threshold_of(num_labels, k)
     np.testing.assert_allclose(
       num_labels * normal.cdf(-threshold), k, rtol=1e-6
     )
   np.testing.assert_allclose(
-    spherical_loss.threshold_of(10**6, 1), 4.75, atol=0.01
+    spherical_losses.threshold_of(10**6, 1), 4.75, atol=0.01
   )
-  assert spherical_loss.threshold_of(2, 5) == 0
+  assert spherical_losses.threshold_of(2, 5) == 0

@@ -20,13 +20,12 @@ from xlj.data import store
 from xlj.heads.spherical import head as spherical
 from xlj.inference import predictor
 from xlj.losses import spherical as spherical_losses
-from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.training import train
 
 N, D, P, NUM_LABELS = 16, 8, 3, 83
-ZLOSS = spherical_loss.ZLoss(NUM_LABELS, 2.0)
+ZLOSS = spherical_losses.ZLoss(NUM_LABELS, 2.0)
 
 
 def sgd(rate, decay=0.0):
@@ -177,7 +176,7 @@ def train_textbook(head, first, count, dtype):
       z = x @ w.T
       ids = targets.ids
       logits = jnp.take_along_axis(z, jnp.maximum(ids, 0), 1)
-      sums = spherical_loss.Sums(z.sum(1), (z**2).sum(1))
+      sums = spherical_losses.Sums(z.sum(1), (z**2).sum(1))
       losses = head.loss.losses(logits, ids >= 0, sums)
       return (losses * targets.weights).sum() / targets.weights.sum()
 
@@ -224,7 +223,7 @@ def test_two_thousand_steps_equal_sgd_in_float32(shape, every):
 
 def test_rows_are_changed_in_place():
   head = make(
-    spherical_loss.ZLoss(100_000, 4.0),
+    spherical_losses.ZLoss(100_000, 4.0),
     labels={"num_labels": 100_000, "dim": 32},
   )
   with meshes.mesh((1, 1)) as mesh:
@@ -294,8 +293,8 @@ def test_open_fields_of_a_config_are_decided():
   config = resolved()
   assert config.family == "embedding" and config.optim.head.name == "sgd"
   head = make_head.make_head(config)
-  assert isinstance(head.loss, spherical_loss.ZLoss)
-  assert head.loss.threshold == spherical_loss.threshold_of(30_000)
+  assert isinstance(head.loss, spherical_losses.ZLoss)
+  assert head.loss.threshold == spherical_losses.threshold_of(30_000)
   for loss in config_check.SPHERICAL_LOSSES:
     for kind in ("spherical", "dense"):
       config = resolved(head__loss=loss, head__type=kind)

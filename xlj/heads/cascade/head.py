@@ -376,9 +376,9 @@ class CascadeHead:
         None if exclude is None else sharding.BATCH,
         None if offset is None else sharding.LABELS,
       ),
-      out_specs=(P(None, sharding.AXES), P(None, sharding.AXES)),
+      out_specs=(sharding.BATCH, sharding.BATCH),
     )
-    def candidates(params, x, chosen, parents, exclude, offset):
+    def run(params, x, chosen, parents, exclude, offset):
       x, chosen, parents, exclude = sharding.gather_batch(
         (x, chosen, parents, exclude)
       )
@@ -394,10 +394,9 @@ class CascadeHead:
         offset,
       )
       ids = jnp.where(rows < 0, -1, head.layout.label_of_row(rows))
-      return scores, ids
+      return dense.merge_shards(scores, ids)
 
-    found = candidates(params, x, chosen, parents, exclude, offset)
-    return dense.merge_shards(*found, k)
+    return run(params, x, chosen, parents, exclude, offset)
 
 
 def _step(head, params, opt_state, step, x, chosen, targets):

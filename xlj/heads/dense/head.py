@@ -386,18 +386,19 @@ class DenseHead:
         None if exclude is None else sharding.BATCH,
         None if offset is None else sharding.LABELS,
       ),
-      out_specs=(P(None, sharding.AXES), P(None, sharding.AXES)),
+      out_specs=(sharding.BATCH, sharding.BATCH),
     )
-    def candidates(params, x, features, exclude, offset):
+    def run(params, x, features, exclude, offset):
       x, features, exclude = sharding.gather_batch((x, features, exclude))
       inputs = self._inputs(params, x, features)
       hidden = None if exclude is None else self.label_rows.of_labels(exclude)
       scores, rows = self.label_rows.of_device().topk(
         rows_lib.without_wide(params), inputs, k, hidden, offset
       )
-      return scores, jnp.where(rows < 0, -1, self.layout.label_of_row(rows))
+      ids = jnp.where(rows < 0, -1, self.layout.label_of_row(rows))
+      return merge_shards(scores, ids)
 
-    return merge_shards(*candidates(params, x, features, exclude, offset), k)
+    return run(params, x, features, exclude, offset)
 
   def confidence(
     self,
@@ -514,30 +515,20 @@ class DenseHead:
 
 
 def merge_shards(
-  scores: jax.Array, ids: jax.Array, k: int
+  scores: jax.Array, ids: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The best k of all shards.
+  """The best labels of all devices, inside `shard_map`.
 
   Args:
-    scores: `[N, S k]` of S shards, side by side, each with its own part.
-    ids: `[N, S k]` int32 of them.
-    k: How many to keep.
+    scores: `[N, k]` of this device's labels, descending.
+    ids: `[N, k]` int32 of them.
 
   Returns:
-    Scores `[N, k]` and ids `[N, k]`, sharded over examples; see `merge_topk`.
+    Scores `[n, k]` and ids `[n, k]` of this device's examples; id -1 and score
+    -inf where fewer than k labels exist.
   """
-  # Split by shard of labels -> split by example, for the merge.
-  scores = jax.reshard(scores, sharding.BATCH)
-  ids = jax.reshard(ids, sharding.BATCH)
-
-  @jax.shard_map(
-    in_specs=(sharding.BATCH, sharding.BATCH),
-    out_specs=(sharding.BATCH, sharding.BATCH),
-  )
-  def merge(scores, ids):
-    return topk_lib.merge_topk(scores, ids, k)
-
-  return merge(scores, ids)
+  best = topk_lib.Best(scores, ids)
+  return tuple(topk_lib.merge(best, sharding.AXES, sharding.AXES))
 
 
 def _has_softmax(loss: loss_lib.Loss) -> bool:

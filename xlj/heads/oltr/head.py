@@ -31,11 +31,12 @@ from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.heads.oltr import meta_embedding
 from xlj.ops import feature_rows
-from xlj.ops import label_attend
-from xlj.ops import label_distance as reachability
+from xlj.ops import label_attention
+from xlj.ops import label_distance
 from xlj.ops import label_gather
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
+from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 
 P = jax.P
@@ -260,14 +261,14 @@ class OltrHead:
       keys, bias = asked["keys"], asked["key_bias"]
       bias = jnp.where(is_label, bias, -jnp.inf)
     else:
-      keys, bias = memory, reachability.half_squares(memory, is_label)
-    where = {"bias": bias, "memory": self.labels.label_rows.memory}
+      keys, bias = memory, label_distance.half_squares(memory, is_label)
+    where = {"bias": bias, "placement": self._placement()}
     if self.attend_to:
-      found = label_attend.label_attend_topk(
+      found = label_attention.label_attend_topk(
         x, keys, memory, 1.0, self.attend_to, **where
       )
     else:
-      found = label_attend.label_attend(x, keys, memory, 1.0, **where)
+      found = label_attention.label_attend(x, keys, memory, 1.0, **where)
     distance = self._distance(x, memory)
     meta = meta_embedding.meta_embedding(
       x,
@@ -281,9 +282,16 @@ class OltrHead:
 
   def _distance(self, x, memory):
     rows = self.labels.label_rows
-    return reachability.min_distance(
-      x, memory, is_label=rows.is_label(), memory=rows.memory
+    return label_distance.min_distance(
+      x,
+      memory,
+      is_label=rows.is_label(),
+      placement=self._placement(),
     )
+
+  def _placement(self):
+    """What passes over the memory are told."""
+    return shards_lib.Placement(memory=self.labels.label_rows.memory)
 
   def _memory(self, params):
     """`[L, D]`, a constant."""
@@ -363,7 +371,7 @@ class OltrHead:
     rows = self.labels.label_rows
     own = label_gather.label_rows(memory, rows.of_labels(targets.ids))
     is_label = rows.is_label()
-    squares = -2 * reachability.half_squares(memory)
+    squares = -2 * label_distance.half_squares(memory)
     near, far = meta_embedding.centre_losses(
       x,
       own,

@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from xlj.ops import label_distance as reachability
+from xlj.ops import label_distance
 
 EPS = 1e-12
 
@@ -95,7 +95,7 @@ def centre_losses(
   """
   to_own = jnp.where(is_own, jnp.square(x[:, None] - own).sum(2), 0)
   count = jnp.maximum(is_own.sum(1), 1)
-  others = reachability.others_distance(
+  others = label_distance.others_distance(
     x, own, is_own, total, squares, num_labels
   )
   return 0.5 * to_own.sum(1) / count, others

@@ -1,7 +1,7 @@
 """SGD on all label rows at a cost that does not depend on their number.
 
 For a loss of the positives' logits, the sum and the sum of squares of all of an
-example's logits (see `xlj.losses.spherical_sums`), the gradient by label rows
+example's logits (see `xlj.losses.spherical`), the gradient by label rows
 `W [L, D]` is
 
   `2 W H^T diag(dq) H  +  1 (H^T ds)^T  +  Y^T H`,
@@ -33,11 +33,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from xlj.losses import spherical_sums as spherical_loss
+from xlj.losses import spherical as spherical_losses
 from xlj.ops import chunks
 from xlj.ops import label_gather
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
+from xlj.ops import shards as shards_lib
 
 
 class Factors(NamedTuple):
@@ -74,7 +75,7 @@ class Gradient(NamedTuple):
   scores: jax.Array
 
 
-def unfactored(sums: label_statistics.RowSums) -> Factors:
+def unfactored(sums: label_sums.RowSums) -> Factors:
   """The factors where V is W itself.
 
   Args:
@@ -88,10 +89,10 @@ def unfactored(sums: label_statistics.RowSums) -> Factors:
   return Factors(identity, zero, sums.gram, sums.total)
 
 
-def sums_of_logits(factors: Factors, x: jax.Array) -> spherical_loss.Sums:
+def sums_of_logits(factors: Factors, x: jax.Array) -> spherical_losses.Sums:
   """Sums over the logits of all labels, for examples `[N, D]`."""
   squares = (x * dot(x, factors.gram)).sum(1)
-  return spherical_loss.Sums(dot(x, factors.total), squares)
+  return spherical_losses.Sums(dot(x, factors.total), squares)
 
 
 def embedded(factors: Factors, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -104,7 +105,7 @@ def gradient(
   x: jax.Array,
   ids: jax.Array,
   by_logits: jax.Array,
-  by_sums: spherical_loss.Sums,
+  by_sums: spherical_losses.Sums,
   by_rows: jax.Array,
 ) -> tuple[Gradient, jax.Array]:
   """The gradient by label rows, and that by examples.
@@ -266,9 +267,8 @@ def refactored(
     )
 
   def again(rows):
-    sums = label_statistics.label_statistics(
-      rows, row_axes=axes, chunk_size=size
-    )
+    placement = shards_lib.Placement(row_axes=axes, chunk_size=size)
+    sums = label_sums.label_statistics(rows, placement=placement)
     return unfactored(sums)
 
   return rows, lax.cond(due, again, lambda _: factors, rows)

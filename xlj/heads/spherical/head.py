@@ -3,7 +3,7 @@
 Every step equals one of the dense head that it holds, but the label rows are
 kept as `W = V U + 1 w^T`: a step reads and writes the rows of V that positives
 have, and small matrices. See `xlj.heads.spherical.factors` for the maths, and
-`xlj.losses.spherical_sums` for the losses.
+`xlj.losses.spherical` for the losses.
 
 V is split by rows over all devices, the rest is on all of them. Devices
 exchange the examples, N x P logits and N x D numbers a step.
@@ -24,12 +24,12 @@ from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.heads.spherical import factors as spherical
 from xlj.losses import spherical as spherical_losses
-from xlj.losses import spherical_sums as spherical_loss
 from xlj.ops import feature_rows
 from xlj.ops import label_gather
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_optimizer
+from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 
 Params = dict[str, jax.Array]
@@ -106,7 +106,7 @@ class SphericalHead:
         )
 
   @property
-  def loss(self) -> spherical_loss.Spherical:
+  def loss(self) -> spherical_losses.FunctionOfSums:
     """The loss."""
     loss = self.labels.loss
     assert isinstance(loss, spherical_losses.Spherical)
@@ -152,7 +152,9 @@ class SphericalHead:
   @property
   def is_likelihood(self) -> bool:
     """Whether the loss is a negative log-likelihood of the positives."""
-    likelihoods = spherical_loss.SphericalSoftmax | spherical_loss.TaylorSoftmax
+    likelihoods = (
+      spherical_losses.SphericalSoftmax | spherical_losses.TaylorSoftmax
+    )
     return isinstance(self.loss, likelihoods)
 
   def init(self, key: jax.Array) -> Params:
@@ -177,7 +179,9 @@ class SphericalHead:
       return rows.at[sharding.own_index(padding, len(rows))].set(0, mode="drop")
 
     rows = without_padding(rows)
-    sums = label_statistics.label_statistics(rows, row_axes=sharding.AXES)
+    sums = label_sums.label_statistics(
+      rows, placement=shards_lib.Placement(row_axes=sharding.AXES)
+    )
     return {"rows": rows, **spherical.unfactored(sums)._asdict()}
 
   def init_optimizer(self, params: Params) -> dict[str, jax.Array]:
@@ -381,7 +385,7 @@ class SphericalHead:
 
   def _losses(
     self, rows: jax.Array, factors: spherical.Factors, batch: _Batch
-  ) -> tuple[_Read, jax.Array, jax.Array, spherical_loss.Sums]:
+  ) -> tuple[_Read, jax.Array, jax.Array, spherical_losses.Sums]:
     """What is read of V, losses `[N]`, and gradients by logits and sums."""
     small, more = spherical.embedded(factors, batch.x)
     index = sharding.own_index(batch.rows, len(rows))
@@ -391,7 +395,7 @@ class SphericalHead:
     )
     logits = lax.psum(products, sharding.AXES) + more[:, None]
     sums = spherical.sums_of_logits(factors, batch.x)
-    found = spherical_loss.losses_and_gradients(
+    found = spherical_losses.losses_and_gradients(
       self.loss, logits, batch.rows >= 0, sums
     )
     return _Read(index, own), *found

@@ -9,7 +9,6 @@ Legend: D width, L label rows (l of this device), c rows of a chunk, M changed
 rows.
 """
 
-from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
@@ -44,9 +43,7 @@ def label_statistics(
   rows: jax.Array,
   *,
   num_labels: int | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> RowSums:
   """`W^T W` and `W^T 1` over all labels, differentiable in the rows.
 
@@ -56,17 +53,13 @@ def label_statistics(
   Args:
     rows: `[L, D]` label rows, floating; row i is label i.
     num_labels: Rows from this one on are padding; None for no padding.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that rows are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     The sums, float32 or wider.
   """
-  # In place of examples, of which there are none, are the D columns.
-  columns = jnp.zeros((rows.shape[1],) * 2, rows.dtype)
-  shards = shards_lib.find(rows, columns, row_axes, ())
-  plan = shards_lib.plan(shards, columns, rows, num_labels, chunk_size, memory)
+  plan = shards_lib.plan(rows, None, num_labels, placement)
+  shards = plan.shards
 
   def local(rows):
     sums = _local_sums(plan, rows)
@@ -80,7 +73,7 @@ def update_statistics(
   before: jax.Array,
   after: jax.Array,
   *,
-  row_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> RowSums:
   """The sums after some rows have changed, in time that does not depend on L.
 
@@ -91,9 +84,7 @@ def update_statistics(
     before: `[M, D]` values of the rows before; each row is given once.
     after: `[M, D]` values of them after; those that do not change, like
       padding, do not matter.
-    row_axes: Mesh axes that the changed rows are split over. Must be given
-      inside `shard_map`, where arrays are this device's part, and on a mesh
-      with automatic axes; otherwise the array's type says it.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     Sums after.
@@ -101,7 +92,7 @@ def update_statistics(
   Raises:
     ValueError: Inside `shard_map` the axes are not given.
   """
-  shards = shards_lib.find(before, before, row_axes, ())
+  shards = shards_lib.find(before, None, placement)
 
   def local(before, after):
     dtype = sums.gram.dtype

@@ -9,7 +9,8 @@ import pytest
 
 from tests import meshes
 from xlj import sharding
-from xlj.ops import label_statistics
+from xlj.ops import label_sums
+from xlj.ops import shards
 
 D, NUM_LABELS, NUM_ROWS = 6, 43, 48
 
@@ -30,7 +31,7 @@ def penalty(sums):
 
 def expected_of(rows):
   rows = rows[:NUM_LABELS].astype(np.float64)
-  return label_statistics.RowSums(rows.T @ rows, rows.sum(0))
+  return label_sums.RowSums(rows.T @ rows, rows.sum(0))
 
 
 def assert_close(got, expected, rtol=2e-6):
@@ -42,7 +43,9 @@ def assert_close(got, expected, rtol=2e-6):
 @pytest.mark.parametrize("chunk", [None, 48, 10])
 def test_one_device(chunk):
   sums = functools.partial(
-    label_statistics.label_statistics, num_labels=NUM_LABELS, chunk_size=chunk
+    label_sums.label_statistics,
+    num_labels=NUM_LABELS,
+    placement=shards.Placement(chunk_size=chunk),
   )
   rows = make_rows()
   assert_close(jax.jit(sums)(rows), expected_of(rows))
@@ -54,13 +57,15 @@ def test_meshes_and_gradients(shape):
 
   def expected(rows):
     rows = rows[:NUM_LABELS]
-    return penalty(label_statistics.RowSums(rows.T @ rows, rows.sum(0)))
+    return penalty(label_sums.RowSums(rows.T @ rows, rows.sum(0)))
 
   gradient = jax.grad(expected)(np.nan_to_num(rows))
   with meshes.mesh(shape) as mesh:
     put = jax.device_put(rows, jax.NamedSharding(mesh, sharding.LABELS))
     sums = functools.partial(
-      label_statistics.label_statistics, num_labels=NUM_LABELS, chunk_size=4
+      label_sums.label_statistics,
+      num_labels=NUM_LABELS,
+      placement=shards.Placement(chunk_size=4),
     )
     got = jax.jit(sums)(put)
     assert got.gram.sharding.is_fully_replicated
@@ -83,8 +88,8 @@ def test_changed_rows_update_the_sums(shape):
 
     @jax.jit
     def run(rows, before, after):
-      sums = label_statistics.label_statistics(rows, num_labels=NUM_LABELS)
-      return label_statistics.update_statistics(sums, before, after)
+      sums = label_sums.label_statistics(rows, num_labels=NUM_LABELS)
+      return label_sums.update_statistics(sums, before, after)
 
     got = run(put, before, after)
   assert_close(got, expected_of(changed), rtol=1e-5)
@@ -98,23 +103,30 @@ def test_inside_shard_map():
     @jax.jit
     @jax.shard_map(out_specs=jax.P())
     def run(rows):
-      sums = label_statistics.label_statistics(
-        rows, num_labels=NUM_LABELS, row_axes=sharding.AXES
+      sums = label_sums.label_statistics(
+        rows,
+        num_labels=NUM_LABELS,
+        placement=shards.Placement(row_axes=sharding.AXES),
       )
-      return label_statistics.update_statistics(
-        sums, jnp.zeros_like(rows[:2]), 0 * rows[:2] + 1, row_axes=sharding.AXES
+      return label_sums.update_statistics(
+        sums,
+        jnp.zeros_like(rows[:2]),
+        0 * rows[:2] + 1,
+        placement=shards.Placement(row_axes=sharding.AXES),
       )
 
     rows[NUM_LABELS:] = 0
     got = run(jax.device_put(rows, put.sharding))
   expected = expected_of(rows)
-  expected = label_statistics.RowSums(expected.gram + 16, expected.total + 16)
+  expected = label_sums.RowSums(expected.gram + 16, expected.total + 16)
   assert_close(got, expected)
 
 
 def test_many_chunks_lose_nothing():
   rows = np.full((2**17, 1), 0.1, np.float32)
-  sums = functools.partial(label_statistics.label_statistics, chunk_size=2)
+  sums = functools.partial(
+    label_sums.label_statistics, placement=shards.Placement(chunk_size=2)
+  )
   got = jax.jit(sums)(rows)
   exact = float(np.float32(0.1)) * 2**17
   np.testing.assert_allclose(got.total, [exact], rtol=1e-7)
@@ -124,7 +136,9 @@ def test_many_chunks_lose_nothing():
 def test_bfloat16_rows_are_summed_in_float32():
   rows = jnp.asarray(make_rows(), jnp.bfloat16)
   sums = functools.partial(
-    label_statistics.label_statistics, num_labels=NUM_LABELS, chunk_size=10
+    label_sums.label_statistics,
+    num_labels=NUM_LABELS,
+    placement=shards.Placement(chunk_size=10),
   )
   got = jax.jit(sums)(rows)
   assert got.gram.dtype == jnp.float32
@@ -140,7 +154,9 @@ def test_temporaries_are_a_few_chunks(devices, dtype):
     rows = jax.ShapeDtypeStruct((num_rows, d), dtype, sharding=split)
 
     def function(rows):
-      sums = label_statistics.label_statistics(rows, chunk_size=chunk)
+      sums = label_sums.label_statistics(
+        rows, placement=shards.Placement(chunk_size=chunk)
+      )
       return penalty(sums)
 
     compiled = jax.jit(jax.grad(function)).lower(rows).compile()

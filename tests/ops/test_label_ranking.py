@@ -9,7 +9,8 @@ import pytest
 
 from tests import meshes
 from xlj import sharding
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
+from xlj.ops import shards
 
 N, D, E = 16, 6, 3
 NUM_LABELS, NUM_ROWS = 43, 48
@@ -44,11 +45,11 @@ def expected_of(x, rows, bias, exclude, k):
 def test_one_device_equals_sorting(k, chunk):
   x, rows, bias, exclude = make_inputs()
   topk = functools.partial(
-    label_topk.label_topk,
+    label_ranking.label_topk,
     k=k,
     num_labels=NUM_LABELS,
     exclude=exclude,
-    chunk_size=chunk,
+    placement=shards.Placement(chunk_size=chunk),
   )
   got = jax.jit(topk)(x, rows, bias)
   expected = expected_of(x, rows, bias, exclude, k)
@@ -71,8 +72,14 @@ def test_meshes_equal_sorting(shape, batch, k):
 
     @jax.jit
     def topk(x, exclude, rows, bias):
-      return label_topk.label_topk(
-        x, rows, bias, k, num_labels=NUM_LABELS, exclude=exclude, chunk_size=4
+      return label_ranking.label_topk(
+        x,
+        rows,
+        bias,
+        k,
+        num_labels=NUM_LABELS,
+        exclude=exclude,
+        placement=shards.Placement(chunk_size=4),
       )
 
     scores, ids = topk(*args, rows, bias)
@@ -83,7 +90,9 @@ def test_meshes_equal_sorting(shape, batch, k):
 
 def test_without_bias_and_exclusion():
   x, rows, *_ = make_inputs()
-  scores, ids = label_topk.label_topk(x, rows, None, 3, chunk_size=7)
+  scores, ids = label_ranking.label_topk(
+    x, rows, None, 3, placement=shards.Placement(chunk_size=7)
+  )
   z = x @ rows.T
   np.testing.assert_array_equal(scores, -np.sort(-z, axis=1)[:, :3])
   np.testing.assert_array_equal(ids, np.argsort(-z, 1, kind="stable")[:, :3])
@@ -93,7 +102,11 @@ def test_without_bias_and_exclusion():
 def test_temporaries_are_a_few_chunks(devices):
   n, d, num_rows, chunk = 64, 32, 2**21, 2048
   shapes = (n, d), (num_rows, d), (num_rows,)
-  topk = functools.partial(label_topk.label_topk, k=100, chunk_size=chunk)
+  topk = functools.partial(
+    label_ranking.label_topk,
+    k=100,
+    placement=shards.Placement(chunk_size=chunk),
+  )
   compiled = meshes.compile_split(
     topk, (devices, 1), *((s, jnp.float32) for s in shapes)
   )

@@ -10,7 +10,8 @@ import pytest
 from tests import cases
 from tests import meshes
 from xlj import sharding
-from xlj.ops import label_attend
+from xlj.ops import label_attention
+from xlj.ops import shards
 
 N, D, E = 16, 6, 5
 NUM_LABELS, NUM_ROWS = 43, 48
@@ -72,18 +73,22 @@ def test_bias_and_top_keys():
       (q, keys, values, bias), jax.NamedSharding(mesh, sharding.BATCH)
     )
     got = both(
-      lambda *args: label_attend.label_attend(
-        *args[:3], SCALE, bias=args[3], chunk_size=4
+      lambda *args: label_attention.label_attend(
+        *args[:3], SCALE, bias=args[3], placement=shards.Placement(chunk_size=4)
       ),
-      lambda *args: label_attend.label_attend_topk(
-        *args[:3], SCALE, 4, bias=args[3], chunk_size=4
+      lambda *args: label_attention.label_attend_topk(
+        *args[:3],
+        SCALE,
+        4,
+        bias=args[3],
+        placement=shards.Placement(chunk_size=4),
       ),
     )(*args)
   assert_close(got, expected)
 
 
 attend = functools.partial(
-  label_attend.label_attend, scale=SCALE, num_labels=NUM_LABELS
+  label_attention.label_attend, scale=SCALE, num_labels=NUM_LABELS
 )
 FACTORS = np.linspace(-1, 1, N * E, dtype=np.float32).reshape(N, E)
 
@@ -91,14 +96,17 @@ FACTORS = np.linspace(-1, 1, N * E, dtype=np.float32).reshape(N, E)
 @pytest.mark.parametrize("chunk", [None, 48, 10])
 def test_one_device_equals_the_reference(chunk):
   inputs = make_inputs()
-  got = sum_of(functools.partial(attend, chunk_size=chunk), FACTORS)(*inputs)
+  got = sum_of(
+    functools.partial(attend, placement=shards.Placement(chunk_size=chunk)),
+    FACTORS,
+  )(*inputs)
   assert_close(got, expected_of(*inputs, FACTORS))
 
 
 def test_large_logits():
   q, keys, values = make_inputs()
   q *= 300
-  got = attend(q, keys, values, chunk_size=10)
+  got = attend(q, keys, values, placement=shards.Placement(chunk_size=10))
   z = SCALE * (q @ keys[:NUM_LABELS].T)
   expected = jax.nn.softmax(z) @ values[:NUM_LABELS]
   np.testing.assert_allclose(got, expected, atol=2e-3)
@@ -113,7 +121,10 @@ def test_meshes_equal_the_reference(shape, batch):
     q, factors = jax.device_put((q, FACTORS), jax.NamedSharding(mesh, batch))
     labels = jax.NamedSharding(mesh, sharding.LABELS)
     args = q, *jax.device_put((keys, values), labels)
-    got = sum_of(functools.partial(attend, chunk_size=4), factors)(*args)
+    got = sum_of(
+      functools.partial(attend, placement=shards.Placement(chunk_size=4)),
+      factors,
+    )(*args)
     for grad, of in zip(got[1], args):
       assert grad.sharding.is_equivalent_to(of.sharding, 2)
     assert got[0][1].sharding.is_equivalent_to(q.sharding, 2)
@@ -126,7 +137,9 @@ def test_temporaries_are_a_few_chunks(devices):
 
   def function(*args):
     return jax.grad(
-      lambda *args: attend(*args, num_labels=None, chunk_size=chunk).sum(),
+      lambda *args: attend(
+        *args, num_labels=None, placement=shards.Placement(chunk_size=chunk)
+      ).sum(),
       (0, 1, 2),
     )(*args)
 
@@ -144,9 +157,15 @@ def test_gradients_of_rows_are_not_formed_for_nothing(devices):
 
   def function(q, keys, values):
     def total(q):
-      every = attend(q, keys, values, num_labels=None, chunk_size=chunk)
-      best = label_attend.label_attend_topk(
-        q, keys, values, SCALE, 8, chunk_size=chunk
+      every = attend(
+        q,
+        keys,
+        values,
+        num_labels=None,
+        placement=shards.Placement(chunk_size=chunk),
+      )
+      best = label_attention.label_attend_topk(
+        q, keys, values, SCALE, 8, placement=shards.Placement(chunk_size=chunk)
       )
       return (every + best).sum()
 

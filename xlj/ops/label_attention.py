@@ -8,9 +8,8 @@ Legend: N examples (n of this device), D width of keys, E of values, L label
 rows (l of this device), k labels attended to.
 """
 
-from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 
 from xlj.ops import chunks
 from xlj.ops import label_gather
-from xlj.ops import label_topk
+from xlj.ops import label_ranking
 from xlj.ops import shards as shards_lib
 
 P = jax.P
@@ -39,10 +38,7 @@ def label_attend(
   *,
   bias: jax.Array | None = None,
   num_labels: int | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """`softmax(scale * q K^T + b) V` over all labels.
 
@@ -60,16 +56,13 @@ def label_attend(
     scale: Factor of the products.
     bias: `[L]`, sharded like keys, or None; -inf leaves a row out.
     num_labels: Rows from this one on are padding; None for no padding.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that keys and values are split over.
-    batch_axes: Mesh axes that queries are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     `[N, E]` float32 (or wider), sharded like `q`.
   """
-  shards = shards_lib.find(keys, q, row_axes, batch_axes)
-  rows_plan = shards_lib.plan(shards, q, keys, num_labels, chunk_size, memory)
+  rows_plan = shards_lib.plan(keys, q, num_labels, placement)
+  shards = rows_plan.shards
   plan = _Plan(scale, rows_plan)
 
   def local(q, keys, values, bias):
@@ -93,10 +86,7 @@ def label_attend_topk(
   *,
   bias: jax.Array | None = None,
   num_labels: int | None = None,
-  chunk_size: int | None = None,
-  memory: int | None = None,
-  row_axes: Sequence[str] | None = None,
-  batch_axes: Sequence[str] | None = None,
+  placement: shards_lib.Placement = shards_lib.AUTO,
 ) -> jax.Array:
   """`label_attend` to the k keys of highest logit alone.
 
@@ -113,23 +103,15 @@ def label_attend_topk(
     k: How many.
     bias: `[L]`, sharded like keys, or None; -inf leaves a row out.
     num_labels: Rows from this one on are padding; None for no padding.
-    chunk_size: Rows of a chunk on each device; None to derive it.
-    memory: Bytes of temporaries to derive it from; None for the default.
-    row_axes: Mesh axes that keys and values are split over.
-    batch_axes: Mesh axes that queries are split over.
+    placement: Where rows and examples lie, and the size of chunks.
 
   Returns:
     `[N, E]` float32 (or wider), sharded like `q`.
   """
-  where = {
-    "num_labels": num_labels,
-    "memory": memory,
-    "row_axes": row_axes,
-    "batch_axes": batch_axes,
-  }
+  where: Any = {"num_labels": num_labels, "placement": placement}
   q = q * scale
-  _, ids = label_topk.label_topk(
-    *lax.stop_gradient((q, keys, bias)), k, chunk_size=chunk_size, **where
+  _, ids = label_ranking.label_topk(
+    *lax.stop_gradient((q, keys, bias)), k, **where
   )
   z = label_gather.label_logits(q, keys, bias, ids, **where)
   rows = label_gather.label_rows(values, ids, **where)

@@ -1,0 +1,58 @@
+"""The names that `xlj.ops` and `xlj.losses` promise."""
+
+import inspect
+import subprocess
+import sys
+import types
+
+import pytest
+
+from tests import test_imports
+from xlj import losses
+from xlj import ops
+
+
+def promised(room):
+  """Public names of a room besides its modules."""
+  return {
+    name: value
+    for name, value in vars(room).items()
+    if not name.startswith("_") and not isinstance(value, types.ModuleType)
+  }
+
+
+@pytest.mark.parametrize("room", [ops, losses])
+def test_the_index_names_what_there_is_and_all_is_documented(room):
+  names = promised(room)
+  assert names
+  for name, value in names.items():
+    assert f"`{name}`" in room.__doc__, f"{name} is missing in the index"
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    assert value.__module__.startswith(room.__name__), name
+  for word in room.__doc__.split("\n\n", 1)[1].split("`")[1::2]:
+    assert word in names, f"the index names {word}, which is not there"
+
+
+def test_no_name_hides_a_module():
+  for room in (ops, losses):
+    for path in room.__path__:
+      for file in test_imports.Path(path).glob("[!_]*.py"):
+        found = getattr(room, file.stem, None)
+        assert found is None or isinstance(found, types.ModuleType), file
+
+
+def test_nothing_of_the_framework_is_loaded():
+  # optax itself loads absl.
+  unwanted = sorted(test_imports.NOT_FOR_THE_LABEL_LAYER - {"absl"})
+  code = (
+    "import sys; from xlj import losses, ops;"
+    f"print(sorted(set({unwanted}) & set(sys.modules)))"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    check=True,
+    cwd=test_imports.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert out.stdout.strip() == "[]"
