@@ -11,6 +11,7 @@ import optax
 
 from tests import dense_heads
 from tests import meshes
+from tests import reference as ref
 from xlj import sharding
 from xlj.losses import assume_negative
 from xlj.losses import asymmetric
@@ -25,7 +26,6 @@ from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.losses import weighted_bce
 from xlj.ops import chunks
-from xlj.ops import reference as ref
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 

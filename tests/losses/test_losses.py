@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import reference
 from xlj.losses import bce
 from xlj.losses import softmax
-from xlj.ops import reference
 from xlj.ops import targets as targets_lib
 
 L, BLOCK = 17, 5  # rows in blocks of five, of which only some are labels

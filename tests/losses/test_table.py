@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import reference
 from tests.losses import table
 from xlj.losses import decoupled_softmax
 from xlj.losses import soft_targets
 from xlj.losses import weighted_bce
-from xlj.ops import reference
 from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4

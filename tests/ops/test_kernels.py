@@ -13,8 +13,8 @@ import pytest
 
 from tests import cases
 from tests import meshes
+from tests import reference
 from xlj.ops import layout as layout_lib
-from xlj.ops import reference
 from xlj.ops import rounding
 from xlj.ops import row_format
 from xlj.ops.kernels import exponentials

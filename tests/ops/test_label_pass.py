@@ -10,6 +10,7 @@ import pytest
 
 from tests import cases
 from tests import meshes
+from tests import reference
 from tests.losses import table
 from xlj import sharding
 from xlj.losses import bce
@@ -17,7 +18,6 @@ from xlj.losses import decoupled_softmax
 from xlj.losses import softmax
 from xlj.ops import chunks
 from xlj.ops import label_pass
-from xlj.ops import reference
 from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 

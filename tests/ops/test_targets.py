@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlj.ops import reference
+from tests import reference
 from xlj.ops import targets
 
 IDS = jnp.array([[3, -1, 7], [0, 9, -1], [-1, -1, -1], [4, 5, 6]])

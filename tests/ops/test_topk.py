@@ -69,6 +69,12 @@ def test_a_chunk_with_fewer_labels_is_filled_up():
   np.testing.assert_array_equal(best.ids, [[1, 0, -1, -1]])
 
 
+def test_fewer_candidates_are_filled_up():
+  scores, ids = topk.merge_topk(jnp.array([[1.0, 3.0]]), jnp.array([[5, 6]]), 3)
+  np.testing.assert_array_equal(scores, [[3, 1, -np.inf]])
+  np.testing.assert_array_equal(ids, [[6, 5, -1]])
+
+
 def test_of_equal_scores_the_first_label_wins():
   best = topk.add(topk.none(1, 2), jnp.array([[1.0, 2.0, 2.0, 2.0]]), 0)
   np.testing.assert_array_equal(best.ids, [[1, 2]])

@@ -113,27 +113,6 @@ def stream(
   reader.finish()
 
 
-def read_header(path: Path) -> Header:
-  """Reads what a file states about itself, and nothing else.
-
-  Args:
-    path: plain or gzip text.
-
-  Returns:
-    Its kind and sizes.
-
-  Raises:
-    DataError: when the file is empty or starts with a bad header.
-    OSError: when it cannot be read.
-  """
-  source = lines.blocks(path)
-  first = next(source, None)
-  source.close()
-  if first is None:
-    raise errors.DataError(path, "an empty file", _EXPECTED[None])
-  return _header(first, path, None)[0]
-
-
 _EXPECTED = {
   None: "rows 'l1,l2 f:v ...', or a header 'rows features labels' before them",
   Kind.ONE_FILE: "a header 'rows features labels' of three integers",

@@ -14,7 +14,7 @@ class BinaryCrossEntropy(separable.Separable):
   """`sum_l softplus(z_l) - sum_{p positive} z_p`, summed over labels.
 
   The sum over labels (not their mean) keeps the gradient of a positive at
-  order one whatever the number of labels. Needs no statistics phase.
+  order one whatever the number of labels. It needs no statistics.
   """
 
   def value_and_grad(

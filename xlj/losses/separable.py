@@ -50,7 +50,7 @@ def sum_of_terms(
     positive: Value and derivative of g, for logits `[N, P]`.
 
   Returns:
-    `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
+    What `xlj.ops.Loss.value_and_grad` returns.
   """
   # Positives are taken out before the sum: subtracting f(z_p) after it would
   # cancel digits.

@@ -53,14 +53,6 @@ class SoftTargets:
   ) -> tuple[jax.Array, jax.Array]:
     """This chunk's part of the loss, and its gradient.
 
-    Args:
-      stats: Merged statistics over all labels.
-      z: `[N, c]` logits of the chunk; -inf at padding labels.
-      positives: The positives inside the chunk, with weights.
-
-    Returns:
-      `[N]` partial losses (they add up over chunks) and `[N, c]` d loss / d z.
-
     Raises:
       ValueError: The targets have no weights.
     """

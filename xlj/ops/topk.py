@@ -137,14 +137,17 @@ def merge_topk(
   Args:
     scores: `[N, C]`.
     ids: `[N, C]` int32.
-    k: How many to keep.
+    k: How many to keep; fewer than k are filled up.
 
   Returns:
     Scores `[N, k]`, descending, and ids `[N, k]`; the id of a score of -inf is
     -1.
   """
-  scores, positions = lax.top_k(scores, k)
+  scores, positions = lax.top_k(scores, min(k, scores.shape[1]))
   ids = jnp.take_along_axis(ids, positions, axis=1)
+  missing = ((0, 0), (0, k - scores.shape[1]))
+  scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
+  ids = jnp.pad(ids, missing, constant_values=-1)
   return scores, jnp.where(jnp.isneginf(scores), -1, ids)
 
 

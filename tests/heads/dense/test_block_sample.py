@@ -15,6 +15,7 @@ import pytest
 from tests import cases
 from tests import dense_heads
 from tests import meshes
+from tests import reference
 from tests.heads.dense import test_fused_step
 from xlj import sharding
 from xlj.heads.dense import block_sample
@@ -24,7 +25,6 @@ from xlj.losses import label_smoothing
 from xlj.losses import logit_adjustment
 from xlj.losses import margin
 from xlj.losses import softmax
-from xlj.ops import reference
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 

@@ -11,11 +11,11 @@ import pytest
 from tests import cases
 from tests import dense_heads
 from tests import meshes
+from tests import reference
 from xlj import sharding
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import feature_rows
-from xlj.ops import reference
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 

@@ -12,10 +12,10 @@ import pytest
 from tests import cases
 from tests import dense_heads
 from tests import meshes
+from tests import reference
 from xlj import sharding
 from xlj.heads.oltr import head as oltr
 from xlj.losses import softmax
-from xlj.ops import reference
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 

@@ -8,6 +8,7 @@ import pytest
 from tests import cases
 from tests import dense_heads
 from tests import meshes
+from tests import reference
 from tests import runs
 from xlj import config as config_lib
 from xlj import sharding
@@ -16,7 +17,6 @@ from xlj.heads.prototypes import head as prototypes
 from xlj.inference import predictor
 from xlj.losses import prototype_softmax
 from xlj.losses import softmax
-from xlj.ops import reference
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.training import train

@@ -32,6 +32,7 @@ import numpy as np
 from xlj.ops import layout as layout_lib
 from xlj.ops import row_format
 
+MODES = ("never", "auto", "interpret")  # when a step runs kernels
 LOSSES = ("softmax", "bce")
 MAX_DIM = {"float32": 128, "bfloat16": 256, "float8": 256}
 _STAYING = 128  # rows of the tile that stays
