@@ -18,7 +18,6 @@ from xlj.losses import bce
 from xlj.losses import prototype_softmax
 from xlj.losses import softmax
 from xlj.losses import spherical
-
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 
@@ -59,9 +58,7 @@ ALL = {
     L,
   ),
   "spherical": lambda: heads.SphericalHead(
-    labels(
-      loss=spherical.Spherical(spherical.SquaredError()), use_bias=False
-    )
+    labels(loss=spherical.Spherical(spherical.SquaredError()), use_bias=False)
   ),
   "oltr": make_oltr,
   "oltr without keys": lambda: make_oltr(own_keys=False),
