@@ -71,7 +71,7 @@ _SETS: dict[str, dict[str, Any]] = {
   },
 }
 
-# With the cascade, where the rules of `xlj.config.families` are not the best.
+# With the cascade, where the rules of `xlj.config` are not the best.
 _CASCADES: dict[str, dict[str, Any]] = {
   "wordnet_hypernym": {"head.groups": (1024,), "head.candidates": 96},
 }
@@ -128,8 +128,6 @@ def _of_head(fields: dict[str, Any], head: str) -> dict[str, Any]:
     for name, value in fields.items()
     if name.startswith(("data.", "train."))
   }
-  if head == "spherical":
-    kept |= {"head.use_bias": False}
   if head == "mhp":  # one label per example
     kept |= {"data.max_labels": 1, "predict.propensity_power": 0.0}
   return kept

@@ -7,9 +7,7 @@ import pytest
 from tests import meshes
 from xlj import config as config_lib
 from xlj import sharding
-from xlj.config import check as config_check
 from xlj.config import families
-from xlj.config import make_head
 from xlj.model import model as model_lib
 
 # 256 MB of linear weights; nothing of it is ever allocated.
@@ -54,7 +52,3 @@ def test_linear_weights_are_updated_in_place(shape, wide_labels):
   assert memory.output_size_in_bytes < 1.2 * weights
   # Logits and their gradient, `[N, l]`, are all that is large.
   assert memory.temp_size_in_bytes < weights / 8
-
-
-def test_the_losses_of_a_config_are_those_of_the_model():
-  assert tuple(make_head.LOSSES) == config_check.LOSSES

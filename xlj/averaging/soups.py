@@ -32,7 +32,6 @@ from xlj.checkpoint import errors
 from xlj.checkpoint import reader
 from xlj.checkpoint import steps
 from xlj.checkpoint import trees
-from xlj.config import check as config_check
 from xlj.config import splits
 from xlj.data import pipeline
 from xlj.data import store
@@ -334,7 +333,7 @@ def _scorer(
   run = predictor.load(workdir, which="last")
   config = run.config
   config.eval.metric = metric
-  config_check.check(config)
+  config_lib.check(config)
   rows = None
   if split:
     data = splits.open_split(

@@ -30,12 +30,19 @@ Features = (
 )
 
 
-def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
+def load(
+  workdir: str | Path,
+  *,
+  which: str = "best",
+  predict: Mapping[str, Any] | None = None,
+) -> "Predictor":
   """Restores a trained run for prediction.
 
   Args:
     workdir: Directory of the run.
     which: "best" checkpoint by the validation metric, or "last".
+    predict: Fields of the section `predict` of the config that are not as the
+      run has them, such as `{"propensity_power": 0.0}`.
 
   Returns:
     A predictor; the devices need not be those that trained it.
@@ -49,6 +56,7 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
   """
   workdir = Path(workdir).absolute()
   config = config_lib.load(workdir / config_lib.FILE)
+  config = config_lib.with_predict(config, predict or {})
   mesh = mesh_lib.make_mesh()
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)

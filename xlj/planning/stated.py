@@ -12,7 +12,6 @@ import ml_collections
 
 from xlj import config as config_lib
 from xlj import sharding
-from xlj.config import families
 from xlj.model import model as model_lib
 
 MAX_LABELS = 2**31 - 1  # of int32
@@ -38,25 +37,17 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     ConfigError: If a fact is missing, or there are too many labels.
   """
   found = facts(config)
-  config = config_lib.resolve(config, found)
-  data, encoder = config.data, config.encoder
+  config = ml_collections.ConfigDict(config.to_dict())
+  data, head = config.data, config.head
   if not data.dense and not data.max_features:
     per_row = math.ceil(found.features_per_row)
     data.max_features = -(-per_row // _FEATURE_MULTIPLE) * _FEATURE_MULTIPLE
   data.max_labels = data.max_labels or _DEFAULT_LABELS
-  if data.feature_norm is None:
-    data.feature_norm = 1.0
-  data.features_per_row = found.features_per_row
-  if encoder.input_scale is None:
-    encoder.input_scale = (
-      max(1.0, found.features_per_row) ** 0.5 / data.feature_norm
-    )
-  if not config.head.chunk_bytes:
-    config.head.chunk_bytes = CHUNK_BYTES
-  return config
+  head.chunk_bytes = head.chunk_bytes or CHUNK_BYTES
+  return config_lib.resolve(config, found)
 
 
-def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
+def facts(config: ml_collections.ConfigDict) -> config_lib.DataFacts:
   """The facts about a data set that its config states.
 
   Args:
@@ -98,7 +89,7 @@ def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
       "data.features_per_row is not set; give"
       " --config.data.features_per_row=NUMBER, or data.dense=True"
     )
-  return families.DataFacts(
+  return config_lib.DataFacts(
     num_rows=data.num_rows,
     num_features=data.num_features,
     num_labels=data.num_labels,
