@@ -134,6 +134,19 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
   return status
 
 
+def define_predict() -> flags.FlagHolder:
+  """Defines `--predict.FIELD=VALUE`, for `xlj.config.with_predict`."""
+  try:
+    return config_flags.DEFINE_config_dict(
+      "predict",
+      config_lib.base().predict,
+      "Override what the run's config says of predictions, by"
+      " --predict.FIELD=VALUE.",
+    )
+  except AttributeError:  # the flag looks for overrides as it is defined
+    _refuse(_unknown_field(sys.argv))
+
+
 def _keep_compiled(directory: str) -> None:
   """Keeps compiled programs, also small ones: there are many of them."""
   for name, value in {
@@ -163,15 +176,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
     _refuse(str(error).removesuffix("."))
   except (ValueError, TypeError) as error:
     _refuse(str(error))
-
-
-def define_predict() -> flags.FlagHolder:
-  """Defines `--predict.FIELD=VALUE`, for `xlj.config.with_predict`."""
-  return config_flags.DEFINE_config_dict(
-    "predict",
-    config_lib.base().predict,
-    "Override what the run's config says of predictions: --predict.FIELD=VALUE",
-  )
 
 
 def _unknown_field(argv: Sequence[str]) -> str:

@@ -130,6 +130,9 @@ def test_products_are_for_single_labels():
 def test_every_set_takes_every_head(name, head):
   config = runs.config_file("xmc").get_config(f"{name},head={head}")
   heads.make(config_lib.resolve(config, runs.FACTS))
+  arg = f"{name},family=embedding,objective=psp"
+  config = runs.config_file("xmc").get_config(arg)
+  assert config_lib.resolve(config, runs.FACTS).head.wide is False
 
 
 def test_a_billion_labels_train_and_predict(tmp_path, use_mesh):
