@@ -76,6 +76,7 @@ def test_linear_weights_are_limited_to_what_fits():
     ("optim.decay", "step", "optim.decay is 'step'"),
     ("optim.head.name", "lion", "optim.head.name is 'lion'"),
     ("data.weighting", "bm25", "data.weighting is 'bm25'"),
+    ("data.weighting", "auto", "data.weighting is 'auto'"),
     ("train.batch_size", 0, "train.batch_size is 0; it must be at least 1"),
     ("eval.every", -1, "eval.every is -1"),
     ("data.validation", 1.0, "data.validation is 1.0; it must be in"),

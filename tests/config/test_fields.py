@@ -27,7 +27,7 @@ def other(name):
     section = section[key]
   allowed = {}
   for part in config_lib.PARTS:
-    allowed |= part.choices()
+    allowed |= part.CHOICES
   if name in allowed:
     return next(v for v in allowed[name] if v != section[field])
   kind, value = section.get_type(field), section[field]
@@ -142,7 +142,7 @@ def test_a_field_that_a_head_does_not_read_cannot_be_set(head):
         "missing.positives": 2.0,
         "missing.remembered": 0,
       },
-      "missing.remembered, 0, to 1 or above",
+      "missing.remembered is 0; it must be at least 1",
     ),
     # What does not go with a head.
     (

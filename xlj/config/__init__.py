@@ -356,7 +356,7 @@ def _check_choices(config: ml_collections.ConfigDict) -> None:
   """Refuses unknown names."""
   allowed: dict[str, Any] = {"family": families.FAMILIES}
   for part in PARTS:
-    allowed |= part.choices()
+    allowed |= part.CHOICES
   checks.choices(config, allowed)
 
 

@@ -21,6 +21,7 @@ _OF_GENERATED = (
   "data.generator.skew",
   "data.generator.seed",
 )
+CHOICES = {"data.weighting": weighting.KINDS}
 SWITCHES = (
   options.unless("data.dense", True, *_OF_SPARSE),
   options.unless("data.generator.rows", 0, *_OF_GENERATED),
@@ -88,22 +89,13 @@ def fields() -> options.Fields:
   }
 
 
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  return {"data.weighting": weighting.KINDS}
-
-
 def state_facts(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> None:
   """Writes the facts about the training split into a config."""
-  data = config.data
-  data.num_rows = facts.num_rows
-  data.num_features = facts.num_features
-  data.num_labels = facts.num_labels
-  data.dense = facts.dense
-  data.fingerprint = facts.fingerprint
-  data.single_label = facts.labels_per_row <= 1
+  names = ("num_rows", "num_features", "num_labels", "dense", "fingerprint")
+  config.data.update({name: getattr(facts, name) for name in names})
+  config.data.single_label = facts.labels_per_row <= 1
 
 
 def rules(

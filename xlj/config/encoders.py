@@ -65,11 +65,6 @@ def width(config: ml_collections.ConfigDict) -> int:
   return encoder.hidden[-1] if encoder.hidden else encoder.dim
 
 
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  return {"encoder.type": tuple(ENCODERS)}
-
-
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -231,6 +226,7 @@ ENCODERS = {
     check=_check_images,
   ),
 }
+CHOICES = {"encoder.type": tuple(ENCODERS)}
 SWITCHES = (
   options.by_table("encoder.type", ENCODERS),
   # A linear model has no embeddings.

@@ -46,19 +46,6 @@ def make(config: ml_collections.ConfigDict) -> loss_lib.Loss:
   return LOSSES[config.head.loss].make(config)
 
 
-def _z_loss(config: ml_collections.ConfigDict) -> spherical_sums.Spherical:
-  head = config.head
-  return spherical_sums.ZLoss(
-    config.data.num_labels, head.z_threshold, head.z_sharpness
-  )
-
-
-def _gramian(config: ml_collections.ConfigDict) -> spherical_sums.Spherical:
-  return spherical_sums.Gramian(
-    config.data.num_labels, config.head.gramian_weight
-  )
-
-
 def _spherical(
   make_sums: Callable[[ml_collections.ConfigDict], spherical_sums.Spherical],
   *reads: str,
@@ -81,7 +68,13 @@ PLAIN = {
 }
 # Of the positives' logits and sums over all.
 SPHERICAL = {
-  "z_loss": _spherical(_z_loss, "head.z_sharpness", "head.z_threshold"),
+  "z_loss": _spherical(
+    lambda c: spherical_sums.ZLoss(
+      c.data.num_labels, c.head.z_threshold, c.head.z_sharpness
+    ),
+    "head.z_sharpness",
+    "head.z_threshold",
+  ),
   "spherical_softmax": _spherical(
     lambda c: spherical_sums.SphericalSoftmax(c.data.num_labels)
   ),
@@ -89,7 +82,10 @@ SPHERICAL = {
     lambda c: spherical_sums.TaylorSoftmax(c.data.num_labels)
   ),
   "squared_error": _spherical(lambda _: spherical_sums.SquaredError()),
-  "gramian": _spherical(_gramian, "head.gramian_weight"),
+  "gramian": _spherical(
+    lambda c: spherical_sums.Gramian(c.data.num_labels, c.head.gramian_weight),
+    "head.gramian_weight",
+  ),
 }
 LOSSES = PLAIN | SPHERICAL
 SWITCHES = (

@@ -38,12 +38,6 @@ def fields() -> options.Fields:
   return found
 
 
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  names = {f"optim.{part}.name": tuple(OPTIMIZERS) for part in _PARTS}
-  return {"optim.decay": tuple(DECAYS), **names}
-
-
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -219,6 +213,10 @@ OPTIMIZERS = {
   "rowwise_adagrad": options.Option(
     lambda c: scale_by_rowwise_rss(c.eps), reads=("eps",)
   ),
+}
+CHOICES = {
+  "optim.decay": tuple(DECAYS),
+  **{f"optim.{part}.name": tuple(OPTIMIZERS) for part in _PARTS},
 }
 SWITCHES = tuple(
   options.by_name(

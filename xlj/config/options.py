@@ -12,21 +12,7 @@ import ml_collections
 from xlj.config import families
 
 Fields = dict[str, Any]  # by dotted name
-
-
-def _no_fields() -> Fields:
-  return {}
-
-
-def _no_rules(
-  config: ml_collections.ConfigDict, facts: families.DataFacts
-) -> Fields:
-  del config, facts
-  return {}
-
-
-def _no_checks(config: ml_collections.ConfigDict) -> None:
-  del config
+Rules = Callable[[ml_collections.ConfigDict, families.DataFacts], Fields]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +32,11 @@ class Option:
 
   make: Callable[..., Any]
   reads: tuple[str, ...] = ()
-  fields: Callable[[], Fields] = _no_fields
-  rules: Callable[[ml_collections.ConfigDict, families.DataFacts], Fields] = (
-    _no_rules
-  )
+  fields: Callable[[], Fields] = dict
+  rules: Rules = lambda *_: {}
   only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   losses: tuple[str, ...] = ()
-  check: Callable[[ml_collections.ConfigDict], None] = _no_checks
+  check: Callable[[ml_collections.ConfigDict], None] = lambda _: None
 
 
 class Switch(NamedTuple):

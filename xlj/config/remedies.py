@@ -1,7 +1,8 @@
 """Remedies: sections `missing`, `noisy`, `tail` and `range`."""
 
-from collections.abc import Callable
+import functools
 import math
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
@@ -60,16 +61,6 @@ def fields() -> options.Fields:
   }
 
 
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  return {
-    "missing.method": tuple(MISSING),
-    "noisy.method": tuple(NOISY),
-    "tail.sampler": ("instance", "class_aware", "square_root"),
-    "tail.weights": tuple(WEIGHTS),
-  }
-
-
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -93,7 +84,8 @@ def make_loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
     (config.noisy.method, NOISY),
     (config.tail.weights, WEIGHTS),
   ):
-    loss = table[method].make(config, loss)
+    if table[method] is not _NOTHING:
+      loss = table[method].make(config)
   if config.tail.adjustment:
     loss = logit_adjustment.LogitAdjustment(config.tail.adjustment, loss)
   return loss
@@ -142,12 +134,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise checks.ConfigError(
         f"missing.method is 'role' and head.type is {kind!r}; it needs dense"
       )
-    if not missing.positives > 0 or missing.remembered < 1:
+    if not missing.positives > 0:
       raise checks.ConfigError(
         f"missing.positives is {missing.positives}; set it above 0: positives"
-        " that an example has on average, observed or not (and"
-        f" missing.remembered, {missing.remembered}, to 1 or above)"
+        " that an example has on average, observed or not"
       )
+    checks.at_least(config, 1, "missing.remembered")
   if noisy.method != "none":
     if kind != "dense":
       raise checks.ConfigError(
@@ -206,45 +198,34 @@ def _check_range(config: ml_collections.ConfigDict) -> None:
     )
 
 
-_Make = Callable[[ml_collections.ConfigDict, loss_lib.Loss], loss_lib.Loss]
-
-
 def _num_epochs(config: ml_collections.ConfigDict) -> int:
   return -(-config.train.num_steps // training.steps_per_epoch(config))
 
 
-def _large_loss(scheme: str) -> _Make:
-  def make(
-    config: ml_collections.ConfigDict, loss: loss_lib.Loss
-  ) -> loss_lib.Loss:
-    del loss
-    missing = config.missing
-    ways = ("threshold", "share", "per_example")
-    way = next((w for w in ways if missing[w] > 0), ways[-1])
-    schedule = large_loss.Schedule(
-      training.steps_per_epoch(config),
-      _num_epochs(config),
-      **{way: missing[way]},
-      decay=missing.decay,
-      grows=scheme != "correct_forever",
-    )
-    return large_loss.LargeLoss(schedule, config.data.num_labels, scheme)
-
-  return make
+def _large_loss(
+  scheme: str, config: ml_collections.ConfigDict
+) -> large_loss.LargeLoss:
+  missing = config.missing
+  ways = ("threshold", "share", "per_example")
+  way = next((w for w in ways if missing[w] > 0), ways[-1])
+  schedule = large_loss.Schedule(
+    training.steps_per_epoch(config),
+    _num_epochs(config),
+    **{way: missing[way]},
+    decay=missing.decay,
+    grows=scheme != "correct_forever",
+  )
+  return large_loss.LargeLoss(schedule, config.data.num_labels, scheme)
 
 
 def _weak_negatives(
-  config: ml_collections.ConfigDict, loss: loss_lib.Loss
-) -> loss_lib.Loss:
-  del loss
+  config: ml_collections.ConfigDict,
+) -> assume_negative.AssumeNegative:
   weight = 1 / max(1, config.data.num_labels - 1)
   return assume_negative.AssumeNegative(weight)
 
 
-def _role(
-  config: ml_collections.ConfigDict, loss: loss_lib.Loss
-) -> loss_lib.Loss:
-  del loss
+def _role(config: ml_collections.ConfigDict) -> role.OnlineEstimation:
   return role.OnlineEstimation(
     config.data.num_labels,
     config.missing.positives,
@@ -254,9 +235,8 @@ def _role(
 
 
 def _early_learning(
-  config: ml_collections.ConfigDict, loss: loss_lib.Loss
-) -> loss_lib.Loss:
-  del loss
+  config: ml_collections.ConfigDict,
+) -> remembered.EarlyLearning:
   noisy = config.noisy
   return remembered.EarlyLearning(
     noisy.remembered, noisy.strength, noisy.momentum
@@ -264,9 +244,8 @@ def _early_learning(
 
 
 def _self_distillation(
-  config: ml_collections.ConfigDict, loss: loss_lib.Loss
-) -> loss_lib.Loss:
-  del loss
+  config: ml_collections.ConfigDict,
+) -> remembered.SelfDistillation:
   return remembered.SelfDistillation(
     config.noisy.remembered,
     config.noisy.last,
@@ -275,30 +254,31 @@ def _self_distillation(
   )
 
 
-def _weighted(
-  config: ml_collections.ConfigDict, loss: loss_lib.Loss
-) -> loss_lib.Loss:
-  del config, loss
+def _weighted(_: Any) -> weighted_bce.WeightedBinaryCrossEntropy:
   return weighted_bce.WeightedBinaryCrossEntropy()
 
 
-_NOTHING = options.Option(lambda _, loss: loss)
+_NOTHING = options.Option(losses.make)
 _WAYS = ("missing.per_example", "missing.share")
 _FALLING = ("missing.threshold", "missing.decay")
-# Tables of remedies, made of the config and the loss that they replace.
+# Tables of remedies: losses in the place of `head.loss`.
 MISSING = {
   "an": _NOTHING,
   "wan": options.Option(_weak_negatives),
   "lsan": options.Option(
-    lambda config, _: assume_negative.AssumeNegative(
-      smoothing=config.missing.smoothing
-    ),
+    lambda c: assume_negative.AssumeNegative(smoothing=c.missing.smoothing),
     reads=("missing.smoothing",),
   ),
-  "iu": options.Option(lambda *_: assume_negative.AssumeNegative(0.0)),
-  "ll_r": options.Option(_large_loss("reject"), reads=_WAYS + _FALLING),
-  "ll_ct": options.Option(_large_loss("correct"), reads=_WAYS + _FALLING),
-  "ll_cp": options.Option(_large_loss("correct_forever"), reads=_WAYS),
+  "iu": options.Option(lambda _: assume_negative.AssumeNegative(0.0)),
+  "ll_r": options.Option(
+    functools.partial(_large_loss, "reject"), reads=_WAYS + _FALLING
+  ),
+  "ll_ct": options.Option(
+    functools.partial(_large_loss, "correct"), reads=_WAYS + _FALLING
+  ),
+  "ll_cp": options.Option(
+    functools.partial(_large_loss, "correct_forever"), reads=_WAYS
+  ),
   "role": options.Option(
     _role,
     reads=("missing.positives", "missing.remembered", "missing.rate"),
@@ -318,6 +298,12 @@ WEIGHTS = {
   "none": _NOTHING,
   "propensity": options.Option(_weighted),
   "class_balanced": options.Option(_weighted, reads=("tail.beta",)),
+}
+CHOICES = {
+  "missing.method": tuple(MISSING),
+  "noisy.method": tuple(NOISY),
+  "tail.sampler": ("instance", "class_aware", "square_root"),
+  "tail.weights": tuple(WEIGHTS),
 }
 SWITCHES = (
   options.by_table("missing.method", MISSING),

@@ -11,6 +11,7 @@ from xlj.config import families
 from xlj.config import options
 
 _METRICS = ("P", "nDCG", "PSP", "PSnDCG", "Recall", "Coverage", "MacroF1")
+CHOICES: dict[str, tuple[str, ...]] = {}
 SWITCHES = ()
 
 
@@ -43,11 +44,6 @@ def fields() -> options.Fields:
     "predict.propensity_power": auto(float),
     "mesh.shape": (),  # (data, label); empty: all devices
   }
-
-
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  return {}
 
 
 def rules(

@@ -1,5 +1,7 @@
 """The section `head`, and the heads that it makes."""
 
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -12,21 +14,7 @@ from xlj.config.heads import dense
 from xlj.config.heads import oltr
 from xlj.config.heads import product
 from xlj.config.heads import spherical
-from xlj.heads.cascade import head as cascade_head
-from xlj.heads.dense import head as dense_head
-from xlj.heads.oltr import head as oltr_head
-from xlj.heads.product import head as product_head
-from xlj.heads.prototypes import head as prototype_head
-from xlj.heads.spherical import head as spherical_head
 
-Head = (
-  dense_head.DenseHead
-  | cascade_head.CascadeHead
-  | product_head.ProductHead
-  | prototype_head.PrototypeHead
-  | oltr_head.OltrHead
-  | spherical_head.SphericalHead
-)
 # By `head.type`; made of a resolved config.
 HEADS = {
   "dense": dense.OPTION,
@@ -36,6 +24,7 @@ HEADS = {
   "oltr": oltr.OPTION,
   "spherical": spherical.OPTION,
 }
+CHOICES = {"head.type": tuple(HEADS), **dense.CHOICES}
 SWITCHES = (
   options.by_table("head.type", HEADS),
   *dense.SWITCHES,
@@ -62,7 +51,7 @@ def fields() -> options.Fields:
   return found
 
 
-def make(config: ml_collections.ConfigDict) -> Head:
+def make(config: ml_collections.ConfigDict) -> Any:
   """Builds the head, with its loss and optimizers.
 
   Args:
@@ -72,11 +61,6 @@ def make(config: ml_collections.ConfigDict) -> Head:
     The head of `head.type`.
   """
   return HEADS[config.head.type].make(config)
-
-
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  return {"head.type": tuple(HEADS), **dense.choices()}
 
 
 def rules(

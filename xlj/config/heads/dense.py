@@ -74,18 +74,6 @@ def fields() -> options.Fields:
   }
 
 
-def choices() -> dict[str, tuple[str, ...]]:
-  """What fields with names may be."""
-  return {
-    "head.init": ("normal", "centroid"),
-    "head.dtype": row_format.DTYPES,
-    "head.rounding": row_optimizer.ROUNDINGS,
-    "head.correction": row_optimizer.CORRECTIONS,
-    "head.kernels": ("never", "auto", "interpret"),
-    "head.keep_logits": ("", "float16", "bfloat16", "float32"),
-  }
-
-
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -257,6 +245,14 @@ OPTION = options.Option(
   losses=tuple(losses.LOSSES),
   check=_check,
 )
+CHOICES = {
+  "head.init": ("normal", "centroid"),
+  "head.dtype": row_format.DTYPES,
+  "head.rounding": row_optimizer.ROUNDINGS,
+  "head.correction": row_optimizer.CORRECTIONS,
+  "head.kernels": ("never", "auto", "interpret"),
+  "head.keep_logits": ("", "float16", "bfloat16", "float32"),
+}
 SWITCHES = (
   options.unless("head.wide", False, *_WIDE),
   options.unless("head.use_bias", False, *BIAS),
