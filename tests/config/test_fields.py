@@ -97,6 +97,10 @@ def test_a_field_that_a_head_does_not_read_cannot_be_set(head):
       "head.gramian_weight is 2.0, which head.loss='softmax'",
     ),
     ({"oltr.tied": True}, "oltr.tied is True, which head.type='dense'"),
+    (
+      {"head.type": "oltr", "oltr.tied": True, "oltr.centre_rate": 0.1},
+      "oltr.centre_rate is 0.1, which oltr.tied=True",
+    ),
     ({"encoder.stages": 2}, "encoder.stages is 2, which encoder.type='bag'"),
     (
       {"family": "linear", "encoder.scale": 3.0},
@@ -204,6 +208,9 @@ def test_open_tuples_can_be_given_as_flags(text, value, monkeypatch):
 
 
 def test_groups_have_to_divide():
+  sampled = runs.resolved(head__type="mhs", head__groups=(24,))
+  sampled.train.batch_size = sampled.eval.batch_size = 24
+  config_lib.check_divides(sampled, 3)  # it does not read head.blocks
   config = runs.resolved(head__type="mhc", head__groups=(16, 24))
   config_lib.check_divides(config, 8)
   with pytest.raises(

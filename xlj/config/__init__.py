@@ -207,15 +207,12 @@ def check_divides(config: ml_collections.ConfigDict, num_devices: int) -> None:
   Raises:
     ConfigError: Naming the field and a value that would do.
   """
-  for name in (
-    "head.blocks",
-    "head.groups",
-    "train.batch_size",
-    "eval.batch_size",
-  ):
-    value = checks.value_of(config, name)
+  values = dict(_raw(config))
+  names = {"head.blocks", "head.groups", "train.batch_size", "eval.batch_size"}
+  for name in sorted(names - options.unread(SWITCHES, values).keys()):
+    value = values[name]
     numbers = value if isinstance(value, tuple | list) else [value]
-    if value is None or not any(n % num_devices for n in numbers):
+    if not any(n % num_devices for n in numbers):
       continue
     near = [-(-n // num_devices) * num_devices for n in numbers]
     raise ConfigError(

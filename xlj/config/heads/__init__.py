@@ -28,6 +28,7 @@ CHOICES = {"head.type": tuple(HEADS), **dense.CHOICES}
 SWITCHES = (
   options.by_table("head.type", HEADS),
   *dense.SWITCHES,
+  *oltr.SWITCHES,
   *losses.SWITCHES,
 )
 

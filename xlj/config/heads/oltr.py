@@ -113,3 +113,5 @@ OPTION = options.Option(
   losses=("softmax",),
   check=_check,
 )
+# Rows that are the memory move by their gradient.
+SWITCHES = (options.unless("oltr.tied", True, "oltr.centre_rate"),)
