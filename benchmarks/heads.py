@@ -30,7 +30,7 @@ import jax
 
 from xlj import heads as heads_lib
 from xlj import sharding
-from xlj.config import make_head
+from xlj.config import heads as heads_config
 from xlj.data import pipeline
 from xlj.model import batches
 from xlj.model import model as model_lib
@@ -88,17 +88,16 @@ def run(
   known = workdir / "benchmark.json"
   if known.exists():
     return json.loads(known.read_text())
+  name_of_set = f"{options.set}," if options.set else ""
   flags = [
-    f"--config=configs/xmc.py:{options.set},head={head}",
+    f"--config=configs/xmc.py:{name_of_set}head={head}",
     f"--config.data.dir={options.data_dir}",
     f"--config.train.epochs={options.epochs}",
     *extra,
     *options.config,
   ]
-  if not options.set:
-    flags[0] = f"--config=configs/xmc.py:head={head}"
   if head == "dense":  # The same encoder as the others, no linear weights.
-    flags += ["--config.family=embedding", "--config.head.wide=False"]
+    flags[0] += ",family=embedding"
     flags += ["--config.optim.head.learning_rate=2e-3"]
   start = time.perf_counter()
   launch("train.py", *flags, f"--workdir={workdir}")
@@ -192,7 +191,7 @@ class Side:
 
 def scored(config: Any) -> float:
   """Share of the labels that an example is scored against in training."""
-  head = make_head.make_head(config)
+  head = heads_config.make(config)
   if isinstance(head, heads_lib.ProductHead):
     return sum(head.lengths) / head.num_labels
   if isinstance(head, heads_lib.CascadeHead):

@@ -150,13 +150,15 @@ def make_config(
   config = names["get_config"](argument)
   complete = store.open_split(options.data_dir).labels
   common = {
-    "missing.positives": len(complete.indices) / complete.num_rows,
     "seed": seed,
     "data.dir": str(data),
     "data.validation": 0.0,
     "predict.propensity_power": 0.0,
     "checkpoint.keep": 1,
   }
+  if fields.get("missing.method") == "role":
+    positives = len(complete.indices) / complete.num_rows
+    common["missing.positives"] = positives
   given = dict(text.split("=", 1) for text in options.set)
   for field, value in (common | given | fields).items():
     *sections, last = field.split(".")

@@ -35,9 +35,6 @@ from xlj.training import preparation
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SPHERICAL = {
   "head.type": "spherical",
-  "head.use_bias": False,
-  "head.cosine": False,
-  "optim.head.name": "sgd",
 }
 
 
@@ -106,11 +103,12 @@ def make_config(
     "data.cache_dir": options.cache_dir,
     "data.validation": 0.02,
     "predict.propensity_power": 0.0,
-    "head.init": "normal",
     "optim.warmup": 0.005,
     "optim.decay": "constant",
     "train.num_steps": 10_000,
   }
+  if fields.get("head.type") != "mhp":
+    common["head.init"] = "normal"
   config.update_from_flattened_dict(common | fields)
   return config
 

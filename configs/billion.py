@@ -79,7 +79,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "head.blocks": numbers["blocks"],
       "head.cosine": False,
       "head.use_bias": False,
-      "head.prior_bias": False,
       "head.init": "normal",
       "head.init_scale": 0.05,
       "optim.warmup": 0.0,

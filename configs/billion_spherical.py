@@ -23,9 +23,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   Args:
     arg: `num_labels` (the cube of a whole number), `dim` (of embeddings and
-      label rows), `loss` (one of `config.SPHERICAL_LOSSES`), `rows` of training
-      data, `learning_rate` of label rows, and `blocks` (a multiple of the
-      number of devices), each `key=value`.
+      label rows), `loss` (one of `SPHERICAL` in `xlj.config.losses`), `rows` of
+      training data, `learning_rate` of label rows, and `blocks` (a multiple of
+      the number of devices), each `key=value`.
 
   Returns:
     The config.
@@ -64,7 +64,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "head.type": "spherical",
       "head.order": "none",
       "head.loss": chosen["loss"],
-      "head.use_bias": False,
       "head.blocks": int(chosen["blocks"]),
       "optim.encoder.learning_rate": 1e-3,
       "optim.head.learning_rate": float(chosen["learning_rate"]),

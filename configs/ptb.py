@@ -44,7 +44,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "encoder.init_scale": 0.3,
       "head.type": chosen["head"],
       "head.loss": "softmax",
-      "head.components": int(chosen["components"]),
       "optim.encoder.learning_rate": 3e-3,
       "optim.head.learning_rate": 3e-3,
       "predict.propensity_power": 0.0,
@@ -52,7 +51,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "train.epochs": float(chosen["epochs"]),
     }
   )
+  if chosen["head"] == "mhp":
+    config.head.components = int(chosen["components"])
   if chosen["head"] == "spherical":
-    config.head.update({"loss": "z_loss", "use_bias": False})
+    config.head.loss = "z_loss"
     config.optim.head.learning_rate = 30.0  # of SGD
   return config

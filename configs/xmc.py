@@ -13,7 +13,8 @@ training file and then used to train on all of it:
 
 Append `,objective=psp` to weight rare labels more when predicting, and
 `,head=mhc`, `mhs`, `oltr`, `spherical` or (one label an example) `mhp` for
-another head than the dense one, after a bag of features 256 wide. Remedies:
+another head than the dense one, after a bag of features 256 wide;
+`,family=embedding` does the same with the dense head. Remedies:
 where labels are missing, `,missing=ll_r` (or `ll_ct`, `ll_cp`, `wan`, `lsan`,
 `iu`, `role`); where they are wrong, `,noisy=elr` (or `ps_kd`), after a bag of
 features.
@@ -71,7 +72,7 @@ _SETS: dict[str, dict[str, Any]] = {
   },
 }
 
-# With the cascade, where the rules of `xlj.config.families` are not the best.
+# With the cascade, where the rules of `xlj.config` are not the best.
 _CASCADES: dict[str, dict[str, Any]] = {
   "wordnet_hypernym": {"head.groups": (1024,), "head.candidates": 96},
 }
@@ -81,7 +82,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The config of a set, or of any set when no name is given.
 
   Args:
-    arg: Name of a set, `objective=psp` to serve rare labels, and `head`.
+    arg: Name of a set, `objective=psp` to serve rare labels, `head`, `family`
+      and remedies.
 
   Returns:
     The config; set `data.dir`.
@@ -91,6 +93,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     tuple(_SETS),
     objective="precision",
     head="dense",
+    family="",
     missing="an",
     noisy="none",
   )
@@ -98,8 +101,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   fields = dict(_SETS.get(chosen["name"], {}))
   if chosen["name"] and chosen["name"] != "demo":
     fields["data.validation"] = 0.0
-  if chosen["head"] != "dense":
+  if chosen["head"] != "dense" or chosen["family"]:
     fields = {"head.type": chosen["head"], **_of_head(fields, chosen["head"])}
+  if chosen["family"]:
+    fields["family"] = chosen["family"]
   if chosen["head"] == "mhc":
     fields |= _CASCADES.get(chosen["name"], {})
   if chosen["objective"] == "psp":
@@ -122,14 +127,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _of_head(fields: dict[str, Any], head: str) -> dict[str, Any]:
-  """What is left of a set's fields with a head other than the dense one."""
+  """What is left of a set's fields with a head or family of another kind."""
   kept = {
     name: value
     for name, value in fields.items()
     if name.startswith(("data.", "train."))
   }
-  if head == "spherical":
-    kept |= {"head.use_bias": False}
   if head == "mhp":  # one label per example
     kept |= {"data.max_labels": 1, "predict.propensity_power": 0.0}
   return kept

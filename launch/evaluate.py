@@ -21,6 +21,7 @@ _CHECKPOINT = flags.DEFINE_enum(
 _KS = flags.DEFINE_list(
   "ks", [], "Cut-offs of the metrics, e.g. 1,5,20; default: the config's."
 )
+_PREDICT = launching.define_predict()
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
     split=_SPLIT.value,
     which=_CHECKPOINT.value,
     ks=[int(k) for k in _KS.value],
+    predict=_PREDICT.value,
   )
 
 

@@ -31,6 +31,7 @@ _LABELS = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint", "best", ["best", "last"], "Which checkpoint to use."
 )
+_PREDICT = launching.define_predict()
 
 
 def main() -> None:
@@ -42,6 +43,7 @@ def main() -> None:
     k=_K.value,
     labels=_LABELS.value,
     which=_CHECKPOINT.value,
+    predict=_PREDICT.value,
   )
 
 

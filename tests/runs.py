@@ -15,7 +15,6 @@ import jax
 import pytest
 
 from xlj import config as config_lib
-from xlj.config import families
 from xlj.synthetic import topics as synthetic
 from xlj.training import train
 
@@ -29,7 +28,7 @@ SPEC = synthetic.Spec(
   topics_per_group=4,
 )
 # Of data that is never read: configs are decided by it.
-FACTS = families.DataFacts(
+FACTS = config_lib.DataFacts(
   num_rows=20_000,
   num_features=5_000,
   num_labels=30_000,
@@ -56,7 +55,8 @@ def make_config(data_dir, **overrides):
   config.encoder.embedding_dropout = 0.3
   config.head.loss = "softmax"
   config.head.wide = True
-  config.head.blocks = 8
+  if overrides.get("head__type") != "mhs":  # its groups are its blocks
+    config.head.blocks = 8
   config.train.batch_size = 64
   config.train.epochs = 2.0
   config.train.log_every = 1

@@ -32,7 +32,7 @@ _REFUSED = 2
 # Errors that say what to do about them; anything else is a bug and keeps its
 # traceback.
 _REFUSALS = (ValueError, FloatingPointError, OSError, errors.StartError)
-_OVERRIDE = "--config."
+_SECTIONS = {"--config.": "", "--predict.": "predict."}
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -134,6 +134,19 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
   return status
 
 
+def define_predict() -> flags.FlagHolder:
+  """Defines `--predict.FIELD=VALUE`, for `xlj.config.with_predict`."""
+  try:
+    return config_flags.DEFINE_config_dict(
+      "predict",
+      config_lib.base().predict,
+      "Override what the run's config says of predictions, by"
+      " --predict.FIELD=VALUE.",
+    )
+  except AttributeError:  # the flag looks for overrides as it is defined
+    _refuse(_unknown_field(sys.argv))
+
+
 def _keep_compiled(directory: str) -> None:
   """Keeps compiled programs, also small ones: there are many of them."""
   for name, value in {
@@ -169,16 +182,17 @@ def _unknown_field(argv: Sequence[str]) -> str:
   """Names the config field that does not exist, and the nearest that does."""
   fresh = flags.FlagValues()
   config_flags.DEFINE_config_file("config", flag_values=fresh)
-  plain = [a for a in argv if not a.startswith(_OVERRIDE)]
+  plain = [a for a in argv if not a.startswith(tuple(_SECTIONS))]
   sys.argv = plain  # config_flags looks for overrides here
   fresh(plain, known_only=True)
-  config: Any = fresh["config"].value
+  config: Any = fresh["config"].value or config_lib.base()
   known = config_lib.field_names(config)
   for argument in argv:
-    name = argument.removeprefix(_OVERRIDE).split("=")[0]
-    if argument.startswith(_OVERRIDE) and name not in known:
-      near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-      return f"there is no config field {name!r}; did you mean {near[0]!r}?"
+    for flag, section in _SECTIONS.items():
+      name = section + argument.removeprefix(flag).split("=")[0]
+      if argument.startswith(flag) and name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        return f"there is no config field {name!r}; did you mean {near[0]!r}?"
   return f"cannot apply {' '.join(argv[1:])}"
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests import runs
 from xlj import config as config_lib
-from xlj.config import check as config_check
+from xlj.config import checks
 from xlj.config import families
+from xlj.config import options
 
 FACTS = dataclasses.replace(
   runs.FACTS,
@@ -23,14 +24,10 @@ facts = functools.partial(dataclasses.replace, FACTS)
 
 
 def open_fields(config):
-  filled_later = {
-    "data.l2",
-    "data.feature_norm",
-    "data.features_per_row",
-    "encoder.input_scale",
-  }
-  flat = dict(config_check.flatten(config))
-  return {name for name, value in flat.items() if value is None} - filled_later
+  """Open fields that are read."""
+  flat = dict(checks.flatten(config))
+  unread = options.unread(config_lib.SWITCHES, flat)
+  return {n for n, value in flat.items() if value is None} - unread.keys()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +59,9 @@ def test_setting_a_field_leaves_its_neighbours_open():
 
 def test_linear_weights_are_limited_to_what_fits():
   big = facts(num_features=100_000, num_labels=10_000_000)
-  config = config_lib.resolve(config_lib.base(), big)
+  config = config_lib.base()
+  config.family = "linear"
+  config = config_lib.resolve(config, big)
   assert config.head.wide_labels * 4 * big.num_features <= families.WIDE_BYTES
   small = config_lib.resolve(config_lib.base(), FACTS)
   assert small.head.wide_labels == 0
@@ -77,6 +76,7 @@ def test_linear_weights_are_limited_to_what_fits():
     ("optim.decay", "step", "optim.decay is 'step'"),
     ("optim.head.name", "lion", "optim.head.name is 'lion'"),
     ("data.weighting", "bm25", "data.weighting is 'bm25'"),
+    ("data.weighting", "auto", "data.weighting is 'auto'"),
     ("train.batch_size", 0, "train.batch_size is 0; it must be at least 1"),
     ("eval.every", -1, "eval.every is -1"),
     ("data.validation", 1.0, "data.validation is 1.0; it must be in"),
@@ -84,7 +84,7 @@ def test_linear_weights_are_limited_to_what_fits():
     ("eval.ks", (0, 1), "eval.ks is"),
     ("eval.metric", "P@2", "eval.metric is 'P@2'; use one of P@1, P@3"),
     ("head.wide", False, "there is nothing to train"),
-    ("head.init", "centroid", "there are no embeddings"),
+    ("head.init", "centroid", "which encoder.dim=0 does not read"),
   ],
 )
 def test_bad_values_are_refused_by_name(field, value, message):

@@ -9,7 +9,7 @@ import pytest
 from tests import cases
 from tests import runs
 from xlj import config as config_lib
-from xlj.config import make_head
+from xlj.config import heads
 from xlj.data import store
 from xlj.evaluation import evaluate
 from xlj.inference import predictor
@@ -78,12 +78,12 @@ def test_open_fields_are_decided_by_type():
   assert config.family == "embedding" and config.head.order == "clusters"
   (groups,) = config.head.groups
   assert groups % 64 == 0 and config.head.candidates / groups <= 0.1
-  head = make_head.make_head(config)
+  head = heads.make(config)
   assert [level.layout.num_labels for level in head.levels] == [groups, 30_000]
 
   config = runs.resolved(head__type="mhp", predict__propensity_power=0.0)
   assert np.prod(config.head.lengths) >= 30_000
-  assert make_head.make_head(config).layout.num_labels == 30_000
+  assert heads.make(config).layout.num_labels == 30_000
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,11 @@ def test_open_fields_are_decided_by_type():
     ),
     ({"head.type": "mhp"}, "predict.propensity_power shifts"),
     (
-      {"head.type": "mhp", "head.init": "centroid"},
-      "'mhp' has no label rows",
+      {
+        "head.type": "mhp",
+        "head.init": "centroid",
+      },
+      "head.init is 'centroid', which head.type='mhp' does not read",
     ),
     (
       {"head.order": "none"},
@@ -127,7 +130,10 @@ def test_products_are_for_single_labels():
 @pytest.mark.parametrize("head", HEADS)
 def test_every_set_takes_every_head(name, head):
   config = runs.config_file("xmc").get_config(f"{name},head={head}")
-  make_head.make_head(config_lib.resolve(config, runs.FACTS))
+  heads.make(config_lib.resolve(config, runs.FACTS))
+  arg = f"{name},family=embedding,objective=psp"
+  config = runs.config_file("xmc").get_config(arg)
+  assert config_lib.resolve(config, runs.FACTS).head.wide is False
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from tests import cases
 from tests import runs
 from xlj import config as config_lib
-from xlj.config import make_head
+from xlj.config import remedies
 from xlj.data import csr as csr_lib
 from xlj.data import store
 from xlj.data import writers
@@ -202,7 +202,7 @@ REFUSALS = {
       "head__loss": "bce",
       "missing__threshold": 1.0,
     },
-    "does not go with missing.method=ll_cp",
+    "missing.threshold is 1.0, which missing.method='ll_cp' does not read",
   ),
   "cascade": (
     {
@@ -246,7 +246,7 @@ def test_a_cascade_takes_large_losses_by_a_threshold(
 
 
 @pytest.mark.parametrize(
-  "num_labels,asked,found", [(900, 0, 5), (900, 64, 64), (30, 64, 30)]
+  "num_labels,asked,found", [(900, None, 5), (900, 64, 64), (30, 64, 30)]
 )
 def test_estimates_are_kept_of_as_many_labels_as_expected(
   num_labels, asked, found
@@ -259,7 +259,7 @@ def test_estimates_are_kept_of_as_many_labels_as_expected(
     missing__positives=4.2,
     missing__remembered=asked,
   )
-  assert make_head.num_remembered(config) == found
+  assert remedies.num_remembered(config) == found
 
 
 def test_remedies_are_named_after_the_set():

@@ -7,7 +7,7 @@ import pytest
 
 from tests import runs
 from xlj import config as config_lib
-from xlj.config import make_head
+from xlj.config import heads
 from xlj.data import store
 from xlj.inference import predictor
 from xlj.open_world import open_set
@@ -19,14 +19,14 @@ def resolved(facts=runs.FACTS, **fields):
 
 
 def test_open_fields_are_decided():
-  head = make_head.make_head(resolved())
+  head = heads.make(resolved())
   rows = head.labels.label_rows
   assert rows.cosine and not rows.use_bias
   assert 18 < head.scale < 20  # it grows with log L
-  assert make_head.make_head(resolved(oltr__scale=16.0)).scale == 16
+  assert heads.make(resolved(oltr__scale=16.0)).scale == 16
   few = dataclasses.replace(runs.FACTS, num_labels=100, num_rows=5_000)
   for facts in (few, runs.FACTS):
-    make_head.make_head(resolved(facts, train__start_from="stage"))
+    heads.make(resolved(facts, train__start_from="stage"))
 
 
 @pytest.mark.parametrize(

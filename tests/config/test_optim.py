@@ -116,5 +116,7 @@ def test_a_run_of_one_step_learns():
 
 
 def test_unknown_decays_are_refused():
-  with pytest.raises(ValueError, match="optim.decay is 'step'; use 'cosine'"):
+  with pytest.raises(
+    ValueError, match="optim.decay is 'step'; use one of 'cosine'"
+  ):
     optim.make_schedule(1.0, 10, warmup=0.0, decay="step")

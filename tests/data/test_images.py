@@ -184,14 +184,19 @@ def digits(tmp_path):
   return tmp_path
 
 
+SIZES = {
+  "vit": {"encoder.depth": 2},
+  "resnet": {"encoder.depth": 1, "encoder.stages": 2},
+}
+
+
 def make_config(data_dir, kind):
   config = config_file.get_config(f"encoder={kind},flip=no,shift=0,epochs=12")
   config.update_from_flattened_dict(
     {
       "data.dir": str(data_dir),
       "encoder.dim": 32,
-      "encoder.depth": 2 if kind == "vit" else 1,
-      "encoder.stages": 2,
+      **SIZES[kind],
       "head.blocks": 8,
       "train.batch_size": 64,
       "eval.batch_size": 64,

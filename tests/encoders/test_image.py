@@ -97,11 +97,14 @@ def test_a_plan_counts_its_products():
   "fields, message",
   [
     ({"type": "mlp"}, "encoder.type is 'mlp'; use one of"),
-    ({"type": "bag", "flip": True}, "encoder.flip True, but encoder.type is"),
+    (
+      {"type": "bag", "flip": True},
+      "encoder.flip is True, which encoder.type='bag'",
+    ),
     ({"image": (64, 48)}, r"encoder.image is \(64, 48\) and a row has 9216"),
     ({"image": (64, 48, 1)}, "encoder.image is"),
     ({"dim": 0}, "encoder.dim is 0"),
-    ({"hidden": (4,)}, r"encoder.hidden \(4,\)"),
+    ({"hidden": (4,)}, r"encoder.hidden is \(4,\), which encoder.type="),
     ({"dim": 30}, "encoder.dim is 30; with encoder.stages 3 it must be a mul"),
     ({"stages": -1}, "encoder.stages is -1; it must be at least 1"),
     ({"type": "vit", "patch": 5}, "encoder.patch is 5, which does not divide"),

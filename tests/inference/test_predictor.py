@@ -27,9 +27,11 @@ def write_run(workdir, dense, hidden=()):
   config.family = "network" if dense else "linear"
   config.encoder.dim = 4 if dense else 0
   config.encoder.hidden = hidden
-  config.data.weighting = "none" if dense else "tfidf"
-  config.data.l2 = not dense
-  config.data.feature_norm = config.encoder.input_scale = 1.0
+  config.data.feature_norm = 1.0
+  if dense:
+    config.encoder.input_scale = 1.0
+  else:
+    config.data.weighting, config.data.l2 = "tfidf", True
   config.head.blocks = 8
   config.eval.batch_size = BATCH
   config.predict.propensity_power = 0.0

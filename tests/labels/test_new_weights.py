@@ -27,7 +27,7 @@ def linear(tmp_path_factory):
     test_runs.make_data(root / "data"),
     family="linear",
     encoder__dim=0,
-    encoder__embedding_dropout=0.0,
+    encoder__embedding_dropout=None,
     head__loss="bce",
     train__epochs=1.0,
     data__validation=0.0,

@@ -9,6 +9,7 @@ import pytest
 
 from tests import runs
 import xlj
+from xlj.evaluation import evaluate
 
 XMC = f"--config={runs.ROOT}/configs/xmc.py"
 SMALL = (
@@ -62,6 +63,31 @@ def test_evaluate_prints_a_table_and_a_line_of_json(trained):
   assert popular < found["P@1"] <= best
   assert len(stored["deciles"]) > 1
   assert "popularity" in (trained / "report.html").read_text()
+
+
+def test_predictions_are_changed_when_a_run_is_read(trained):
+  rows = [{3: 2.0, 40: 1.0}, {7: 1.0}]
+  plain = xlj.load(trained, predict={"propensity_power": 0.0})
+  run = xlj.load(trained)
+  assert plain.config.predict.propensity_power == 0
+  assert run.config.predict.propensity_power == 0.5
+  assert not np.allclose(plain.topk(rows, 3)[0], run.topk(rows, 3)[0])
+  scores = evaluate.evaluate(trained, predict={"propensity_power": 0.0})
+  status, out, err = runs.launch_to_end(
+    "evaluate", f"--workdir={trained}", "--predict.propensity_power=0"
+  )
+  assert status == 0, err
+  found = json.loads(out.strip().splitlines()[-1])
+  assert found["P@1"] == pytest.approx(scores["P@1"])
+  assert found["PSP@1"] != evaluate.evaluate(trained)["PSP@1"]
+  status, _, err = runs.launch_to_end(
+    "evaluate", f"--workdir={trained}", "--predict.propensity_powr=0"
+  )
+  assert status == 2
+  assert err.strip().splitlines()[-1] == (
+    "error: there is no config field 'predict.propensity_powr'; did you mean"
+    " 'predict.propensity_power'?"
+  )
 
 
 def test_predict_writes_tsv_and_jsonl_and_reads_a_pipe(

@@ -9,9 +9,7 @@ from tests import meshes
 from tests import runs
 from xlj import config as config_lib
 from xlj import sharding
-from xlj.config import check as config_check
 from xlj.config import families
-from xlj.config import make_head
 from xlj.model import model as model_lib
 
 # 256 MB of linear weights; nothing of it is ever allocated.
@@ -88,7 +86,3 @@ def test_a_step_that_is_left_out_counts_for_schedules(fields):
   assert counts and all(count == 1 for count in counts)
   assert found.step == 1
   jax.tree.map(np.testing.assert_array_equal, found.model, state.model)
-
-
-def test_the_losses_of_a_config_are_those_of_the_model():
-  assert tuple(make_head.LOSSES) == config_check.LOSSES

@@ -310,7 +310,10 @@ def test_missing_facts_are_named():
   resolved = stated.resolve(config)
   assert resolved.data.max_features == 24
   assert resolved.family == "linear"
-  np.testing.assert_allclose(resolved.encoder.input_scale, 20.5**0.5)
+  assert resolved.encoder.input_scale is None  # there is no encoder
+  config.family = "network"
+  scale = stated.resolve(config).encoder.input_scale
+  np.testing.assert_allclose(scale, 20.5**0.5)
 
 
 @pytest.mark.parametrize("arg", ["labels=5", "num_labels=many", "nonsense"])

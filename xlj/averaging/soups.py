@@ -30,8 +30,7 @@ from xlj.checkpoint import errors
 from xlj.checkpoint import reader
 from xlj.checkpoint import steps
 from xlj.checkpoint import trees
-from xlj.config import check as config_check
-from xlj.config import make_head
+from xlj.config import heads as heads_config
 from xlj.config import splits
 from xlj.data import pipeline
 from xlj.data import store
@@ -142,7 +141,7 @@ def _check_config(
   path: Path,
 ) -> None:
   """Refuses a run of another model, or with another start."""
-  head = make_head.make_head(config)
+  head = heads_config.make(config)
   if "mean" not in head.can:
     raise config_lib.ConfigError(f"{path}: {head_lib.refusal(head, 'mean')}")
   wrong = [
@@ -331,7 +330,7 @@ def _scorer(
   run = predictor.load(workdir, which="last")
   config = run.config
   config.eval.metric = metric
-  config_check.check(config)
+  config_lib.check(config)
   rows = None
   if split:
     data = splits.open_split(

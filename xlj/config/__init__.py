@@ -5,7 +5,8 @@ here from facts about the data set, so that a resolved config has no open
 field; it is saved with the run and in every checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,18 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from xlj.config import check as config_check
+from xlj.config import checks
+from xlj.config import data
+from xlj.config import earlier
+from xlj.config import encoders
 from xlj.config import families
+from xlj.config import heads
+from xlj.config import optim
+from xlj.config import options
+from xlj.config import remedies
+from xlj.config import training
 
+VERSION = 2  # of what is saved; 1 was not said
 FILE = "config.json"
 # Fields that may differ between a run and its continuation: they do not
 # change what is learned.
@@ -25,7 +35,7 @@ _FREE = (
   "data.threads",
   "mesh.shape",
   "head.chunk_bytes",
-  "head.beam",
+  "predict.beam",
   "head.kernels",
   "train.log_every",
   "eval.ks",
@@ -39,239 +49,27 @@ _FREE = (
 )
 
 
-Config = config_check.Config
-ConfigError = config_check.ConfigError
+Config = checks.Config
+ConfigError = checks.ConfigError
+DataFacts = families.DataFacts
+Measured = data.Measured
+
+# In the order in which open fields are decided.
+PARTS = (data, encoders, heads, remedies, optim, training)
+SWITCHES = sum((part.SWITCHES for part in PARTS), ())
+_DECIDING = frozenset(switch.field for switch in SWITCHES)
 
 
 def base() -> ml_collections.ConfigDict:
   """The default config: every field, with None for "decide from the data"."""
-  # One placeholder per field: fields that share one share their value.
-  auto = config_dict.placeholder
-
-  def optimizer() -> dict[str, Any]:
-    return {
-      # "sgd", "momentum", "adam", "adagrad" or "rowwise_adagrad"
-      "name": auto(str),
-      "learning_rate": auto(float),  # peak
-      "weight_decay": 0.0,  # decoupled
-      "b1": 0.9,
-      "b2": 0.999,
-      "eps": 1e-8,
-    }
-
-  return ml_collections.ConfigDict(
-    {
-      "seed": 0,
-      "family": auto(str),  # whose rules fill open fields; see families.py
-      "data": {
-        "dir": "",  # where the files are
-        "cache_dir": "",  # of the memory maps; empty: beside the files
-        # Above 0 the files are text, to predict each word from that many
-        # before it; see xlj.data.tokens.
-        "context": 0,
-        # Instead of files; see xlj.synthetic.generated.
-        "generator": {
-          "rows": 0,  # of the training split; 0 for files
-          "test_rows": 10_000,
-          "factors": (),  # values of the digits of a label
-          "features": 128,
-          "noise": 1.0,
-          "skew": 0.0,  # of the digits; 0 for uniform
-          "seed": 0,
-        },
-        "validation": 0.05,  # share of the training rows held out
-        "weighting": auto(str),  # "none", "log", "tfidf" or "log_tfidf"
-        "l2": auto(bool),  # scale each row of features to length 1
-        "max_features": 0,  # most features a row keeps; 0 for all
-        "max_labels": 0,  # most labels a training row keeps; 0 for all
-        "propensity_a": 0.55,  # Jain et al. 2016
-        "propensity_b": 1.5,
-        "threads": 1,  # that read ahead
-        "verify": True,  # compare the memory maps with their checksums
-        # Facts, filled in from the training split:
-        "num_rows": auto(int),
-        "num_features": auto(int),
-        "num_labels": auto(int),
-        # Label ids, where some have no row (see xlj.labels); 0: all have one.
-        "num_ids": 0,
-        "dense": auto(bool),
-        "fingerprint": auto(str),
-        "feature_norm": auto(float),  # root of the mean squared row norm
-        "features_per_row": auto(float),
-        "single_label": auto(bool),  # whether no row has more than one label
-      },
-      "encoder": {
-        "type": "bag",  # one of ENCODERS; see xlj.encoders
-        "dim": auto(int),  # width of the bag; 0 for a linear model
-        "hidden": (),  # widths of the layers after it
-        "activation": auto(str),  # after the bag and each layer; "" for none
-        "feature_dropout": 0.0,
-        "embedding_dropout": auto(float),
-        "hidden_dropout": 0.0,
-        "init_scale": 0.3,  # standard deviation of the bag at the start
-        "input_scale": auto(float),  # of the features, for the encoder alone
-        "scale": auto(float),  # > 0: unit embeddings times a trained scale
-        # Of "resnet" and "vit", as wide as `dim`; 0: decided from the data.
-        "image": (),  # height, width, channels; empty: as in the files
-        "depth": 0,  # blocks, of a resnet those of a stage
-        "stages": 3,  # of a resnet, each at half the size and twice the width
-        "patch": 0,  # side of the patches of a vit; a resnet's first stride
-        "heads": 4,  # of a vit
-        "shift": 0,  # pixels that training images move by at most
-        "flip": False,  # mirror every other training image
-      },
-      "head": {
-        "type": "dense",  # one of HEADS; see xlj.config.make_head
-        # How labels are numbered for the head: "frequency", "clusters",
-        # "identity", "none" (identity, and nothing is kept of each label), or
-        # a file with one label of the data set in each line.
-        "order": auto(str),
-        "loss": auto(str),  # one of LOSSES
-        "wide": auto(bool),  # add linear weights from features to labels
-        "cosine": auto(bool),  # label rows count by their direction alone
-        "init": auto(str),  # "normal" or "centroid"
-        "init_scale": auto(float),  # of the label rows
-        "use_bias": True,  # whether labels have a bias
-        "prior_bias": auto(bool),  # biases start at the labels' log odds
-        "bias": auto(float),  # where they start otherwise
-        "wide_labels": auto(int),  # only the most frequent ones; 0 for all
-        "blocks": 64,  # of label rows; a multiple of the number of devices
-        "dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
-        "rounding": "stochastic",  # of narrow rows, or "nearest"
-        # Of their rounding: "kahan" keeps what it took off, "master" keeps
-        # float32 rows beside them.
-        "correction": "none",
-        "kahan_labels": 0,  # only the most frequent ones; 0 for all
-        "max_norm": 0.0,  # greatest length of a label row; 0 for none
-        "chunk_bytes": 0,  # of temporaries of a step; 0 for the default
-        # Chunks of labels whose gradients are all smaller are left out
-        "skip_below": 0.0,
-        # "auto" for kernels on CUDA devices where they apply, not yet measured
-        # there; "never" for XLA alone; "interpret" to try them anywhere.
-        "kernels": "never",
-        "keep_logits": "",  # between the passes of a step, as "float16" say
-        # Rows of each of the first labels, the most frequent ones; see
-        # xlj.heads.prototypes
-        "prototypes": 1,
-        "prototype_labels": 0,  # how many labels; 0: a tenth of them
-        # Of "mhc" and "mhs"; empty or 0: decided from the data.
-        "groups": (),  # nodes of each level above the labels
-        "candidates": 0,  # groups whose labels an example is trained with
-        "beam": 0,  # groups whose labels prediction scores; 0: as many
-        "sample_groups": 0,  # of "mhs": how many a step visits
-        "hard_groups": 0,  # of them chosen as hard negatives
-        # Of spherical losses; see xlj.losses.spherical.
-        "z_sharpness": 1.0,
-        # Deviations that a positive has to reach; 0: those that 5 normal ones
-        # of all labels exceed
-        "z_threshold": 0.0,
-        "gramian_weight": 10.0,
-        # Of "spherical"; see xlj.heads.spherical.
-        "refactor_every": 1000,  # steps
-        "curvature_rate": 1.0,  # of its running mean; 1: of a step alone
-        # Of "mhp":
-        "digits": 2,  # of a label, if their lengths are not given
-        "lengths": (),  # numbers of values of the digits
-        "components": 1,  # products that are mixed
-      },
-      # Of head.type "oltr"; see xlj.heads.oltr.
-      "oltr": {
-        "tied": False,  # label rows are the memory
-        "own_keys": True,  # that are trained; or the memory is its own key
-        "attend_to": 0,  # the best so many keys; 0 for all
-        "scale": 0.0,  # of cosine logits; 0: by the number of labels
-        "reach": 10.0,
-        "centre_weight": 0.01,
-        "centre_rate": 0.01,
-        "recentre_every": 0.0,  # epochs; the memory is all examples' means then
-        "repel_weight": 0.01,
-        "margin": 10.0,
-      },
-      # Labels that are missing: what an unobserved one counts for.
-      "missing": {
-        # "an": a negative; "wan", "lsan", "iu": see losses.assume_negative;
-        # "ll_r", "ll_ct", "ll_cp": see losses.large_loss; "role": losses.role
-        "method": "an",
-        # Of the "ll_" ones: labels to modify in a step, grown each epoch, ...
-        "per_example": 0.2,  # of each example
-        "share": 0.0,  # or of all labels of a batch, if above 0
-        # ... or from which loss on, if above 0, less by `decay` each epoch
-        "threshold": 0.0,
-        "decay": 0.0,
-        "smoothing": 0.1,  # of "lsan"
-        # Of "role": positives of an example on average, observed or not,
-        "positives": 0.0,
-        "remembered": 0,  # estimates kept of each; 0: as many as that,
-        "rate": 10.0,  # and their learning rate
-      },
-      # Labels that are wrong; see losses.remembered.
-      "noisy": {
-        "method": "none",  # "elr" or "ps_kd"
-        "remembered": 16,  # labels of each training example
-        "strength": 3.0,  # of "elr"
-        "momentum": 0.7,  # of "elr"
-        "last": 0.8,  # of "ps_kd"
-      },
-      # Labels that are rare.
-      "tail": {
-        # How examples are drawn: "instance", "class_aware" or "square_root"
-        "sampler": "instance",
-        # Of positives: "none", "propensity" or "class_balanced"
-        "weights": "none",
-        # Of "class_balanced": more than 1 / (1 - beta) examples weigh no less.
-        "beta": 0.9,
-        "adjustment": 0.0,  # of logits, by so many times the log prior
-      },
-      # A term on the embeddings of a batch; see xlj.losses.range_loss.
-      "range": {
-        "intra": 0.0,  # weight of the widest pairs of each label
-        "inter": 0.0,  # weight of the two nearest labels
-        "margin": 1.0,  # squared distance of those
-        "farthest": 2,  # pairs of a label
-      },
-      "optim": {
-        "warmup": auto(float),  # share of the steps
-        "decay": auto(str),  # "cosine", "linear" or "constant"
-        "encoder": optimizer(),
-        "head": optimizer(),
-        # SGD on the features seen; a rate for the sum over the batch
-        "wide": {"learning_rate": auto(float)},
-      },
-      "train": {
-        "batch_size": auto(int),
-        "epochs": auto(float),
-        "num_steps": auto(int),  # given: replaces epochs
-        # Added to the seed for the order of batches and dropout: another run
-        # from the same start, for averages; see xlj.averaging.soups.
-        "shuffle": 0,
-        # Working directory of a run whose encoder (and, for "oltr", rows) to
-        # start with: a first stage.
-        "start_from": "",
-        "log_every": 20,  # steps between lines of metrics.jsonl
-        # Batches that may be left out because their loss is not finite
-        "skip_nonfinite": 0,
-      },
-      "eval": {
-        "every": auto(int),  # steps between validations
-        "batch_size": 512,
-        "ks": (1, 3, 5),  # cut-offs of the metrics
-        "metric": "P@1",  # that the best checkpoint is chosen by
-      },
-      "checkpoint": {
-        "every": auto(int),  # steps between checkpoints
-        "keep": 2,  # newest ones kept, besides the best
-        "keep_every": 0,  # steps of those that are always kept; 0 for none
-        # Directory or bucket (gs://, s3://); empty: in the working directory
-        "dir": "",
-      },
-      "predict": {
-        "propensity_power": auto(
-          float
-        ),  # adds power * log(1 / propensity) to logits
-      },
-      "mesh": {"shape": ()},  # (data, label); empty: all devices
-    }
-  )
+  fields: options.Fields = {
+    "seed": 0,
+    # Whose rules fill open fields; see xlj.config.families
+    "family": config_dict.placeholder(str),
+  }
+  for part in PARTS:
+    fields |= part.fields()
+  return ml_collections.ConfigDict(_nested(fields))
 
 
 def parse_arg(
@@ -322,78 +120,135 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     new: The other.
 
   Returns:
-    Dotted field name to the two values; a missing one is None.
+    Dotted field name to the two values; a missing one is None. Fields that
+    neither reads are left out.
   """
   flat_old, flat_new = (
-    dict(config_check.flatten(old)),
-    dict(config_check.flatten(new)),
+    dict(checks.flatten(old)),
+    dict(checks.flatten(new)),
   )
+  free = options.unread(SWITCHES, flat_old).keys()
+  free &= options.unread(SWITCHES, flat_new).keys()
   return {
     name: (flat_old.get(name), flat_new.get(name))
     for name in sorted(flat_old.keys() | flat_new.keys())
-    if flat_old.get(name) != flat_new.get(name) and name not in _FREE
+    if flat_old.get(name) != flat_new.get(name)
+    and name not in _FREE
+    and name not in free
   }
 
 
 def resolve(
-  config: ml_collections.ConfigDict, facts: families.DataFacts
+  config: ml_collections.ConfigDict,
+  facts: families.DataFacts,
+  measure: data.Measure | None = None,
+  begun: ml_collections.ConfigDict | None = None,
 ) -> ml_collections.ConfigDict:
   """Decides the open fields from the data and checks all of them.
 
   Args:
     config: A config with the fields of `base()`; None where open.
     facts: About the training split.
+    measure: Reads the features, once all that does not depend on them is
+      decided and checked; by default they are taken to have length 1.
+    begun: The config of the run that goes on, if one does: what was decided
+      there stays.
 
   Returns:
-    A new config without open fields.
+    A new config, whose only open fields are those that nothing reads.
 
   Raises:
     ConfigError: If a field cannot be used; the message names it.
   """
   config = ml_collections.ConfigDict(config.to_dict())
-  data, train = config.data, config.train
-  data.num_rows = facts.num_rows
-  data.num_features = facts.num_features
-  data.num_labels = facts.num_labels
-  data.dense = facts.dense
-  data.fingerprint = facts.fingerprint
-  data.single_label = facts.labels_per_row <= 1
-  for name, value in families.encoder_rules(facts, config.encoder).items():
-    if config.encoder[name] in (0, ()):
-      config.encoder[name] = value
+  data.state_facts(config, facts)
+  _check_choices(config)
+  if begun is not None and _of_a_kind(begun, config):
+    _fill(config, dict(_raw(begun)))
   if config.family is None:
     config.family = families.choose(
       facts, config.head.type, config.encoder.type
     )
-  config_check.check_choices(config, {"family": tuple(families.FAMILIES)})
-  for name, value in families.head_rules(facts, config.head).items():
-    if config.head[name] in (None, 0, ()) and config.head[name] is not False:
-      config.head[name] = value
-  if config.head.type == "spherical":
-    if config.optim.head.name is None:
-      config.optim.head.name = "sgd"  # no other goes
-    if config.optim.head.learning_rate is None:
-      # The gradient of the Z-loss is small where rows are large.
-      rate = 30.0 if config.head.loss == "z_loss" else 1.0
-      config.optim.head.learning_rate = rate
-  for part, rules in families.rules(facts, config.family).items():
-    section = config
-    for name in part.split("."):
-      section = section[name]
-    for name, value in rules.items():
-      if section[name] is None:
-        section[name] = value
-  train_rows = facts.num_rows - round(data.validation * facts.num_rows)
-  if train.num_steps is None:
-    train.num_steps = max(
-      1, round(train.epochs * train_rows / max(train.batch_size, 1))
+  _decide(config, facts)
+  check(config)  # before the data are read
+  _fill(config, data.measured(config, facts, measure))
+  _fill(config, encoders.measured(config))
+  check(config)
+  return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that cannot be used.
+
+  Args:
+    config: A resolved config.
+
+  Raises:
+    ConfigError: Naming the field, its value and what it may be.
+  """
+  _check_choices(config)
+  values, default = dict(_raw(config)), dict(_raw(base()))
+  for name, why in options.unread(SWITCHES, values).items():
+    if values[name] != default[name]:
+      raise ConfigError(
+        f"{name} is {values[name]!r}, which {why} does not read; leave it out"
+      )
+  for part in PARTS:
+    part.check(config)
+
+
+def check_divides(config: ml_collections.ConfigDict, num_devices: int) -> None:
+  """Refuses what does not divide over the devices.
+
+  Args:
+    config: Resolved.
+    num_devices: How many there are.
+
+  Raises:
+    ConfigError: Naming the field and a value that would do.
+  """
+  values = dict(_raw(config))
+  names = {"head.blocks", "head.groups", "train.batch_size", "eval.batch_size"}
+  for name in sorted(names - options.unread(SWITCHES, values).keys()):
+    value = values[name]
+    numbers = value if isinstance(value, tuple | list) else [value]
+    if not any(n % num_devices for n in numbers):
+      continue
+    near = [-(-n // num_devices) * num_devices for n in numbers]
+    raise ConfigError(
+      f"{name} is {value}, which {num_devices} devices do not divide; give"
+      f" --config.{name}={','.join(map(str, near))}"
     )
-  # Linear weights are large: saving them often would cost more than training.
-  parts = 2 if config.family == "linear" else 5
-  for section in (config.eval, config.checkpoint):
-    if section.every is None:
-      section.every = max(1, -(-train.num_steps // parts))
-  config_check.check(config)
+
+
+def with_predict(
+  config: ml_collections.ConfigDict, fields: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """A resolved config that predicts in another way.
+
+  Args:
+    config: The config.
+    fields: Fields of its section `predict`; None for what it says.
+
+  Returns:
+    A new config.
+
+  Raises:
+    ConfigError: A field does not exist or cannot be used.
+  """
+  before = config.predict
+  config = ml_collections.ConfigDict(config.to_dict())
+  for name, value in fields.items():
+    if name not in config.predict:
+      near = difflib.get_close_matches(name, config.predict, n=1, cutoff=0.0)
+      raise ConfigError(
+        f"there is no config field 'predict.{name}'; did you mean"
+        f" 'predict.{near[0]}'?"
+      )
+    if value is not None:
+      config.predict[name] = value
+  if config.predict != before:
+    check(config)
   return config
 
 
@@ -425,16 +280,17 @@ def check_same_run(
 
 def field_names(config: ml_collections.ConfigDict) -> list[str]:
   """Dotted names of all fields, those of open ones included."""
-  return [name for name, _ in config_check.flatten(config)]
+  return [name for name, _ in checks.flatten(config)]
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
   """The config as indented JSON."""
-  return json.dumps(config_check.plain(config), indent=2) + "\n"
+  saved = {"version": VERSION, **checks.plain(config)}
+  return json.dumps(saved, indent=2) + "\n"
 
 
 def load(path: str | Path) -> ml_collections.ConfigDict:
-  """Reads a config written by `to_json`.
+  """Reads a config written by `to_json`, of this version or an earlier one.
 
   Args:
     path: The JSON file.
@@ -447,19 +303,106 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
   """
   try:
     saved = json.loads(Path(path).read_text())
-    return ml_collections.ConfigDict(_filled(saved, base().to_dict()))
   except FileNotFoundError:
     raise ConfigError(
       f"{path} does not exist; is this the working directory of a run?"
     ) from None
   except json.JSONDecodeError as error:
     raise ConfigError(f"{path} is not a JSON config: {error}") from None
+  version = saved.pop("version", 1)
+  values = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in checks.flatten(saved)
+  }
+  if version == 1:
+    values = earlier.renamed(values)
+  config = ml_collections.ConfigDict(_nested(dict(_raw(base())) | values))
+  if version == 1 and config.family is not None:
+    _as_decided_now(config)
+  return config
 
 
-def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-  """The saved fields, and the default of those that are not there."""
-  filled = {**default, **saved}
-  for name, value in default.items():
-    if isinstance(value, dict) and isinstance(filled[name], dict):
-      filled[name] = _filled(filled[name], value)
-  return filled
+def _as_decided_now(config: ml_collections.ConfigDict) -> None:
+  """Gives a resolved config of version 1 what is decided in it now."""
+  facts = config.data
+  default = dict(_raw(base()))
+  _set(config, heads.HEADS[config.head.type].only)
+  unread = options.unread(SWITCHES, dict(_raw(config)))
+  _set(config, {name: default[name] for name in unread})
+  _decide(
+    config,
+    families.DataFacts(
+      num_rows=facts.num_rows,
+      num_features=facts.num_features,
+      num_labels=facts.num_labels,
+      labels_per_row=1.0 if facts.single_label else 2.0,
+      features_per_row=facts.features_per_row,
+      dense=facts.dense,
+      kind="dense" if facts.dense else "normalised",
+      fingerprint=facts.fingerprint,
+    ),
+  )
+
+
+def _of_a_kind(a: ml_collections.ConfigDict, b: Any) -> bool:
+  """Whether what one config decides means the same in the other."""
+  return a.head.type == b.head.type and a.encoder.type == b.encoder.type
+
+
+def _check_choices(config: ml_collections.ConfigDict) -> None:
+  """Refuses unknown names."""
+  allowed: dict[str, Any] = {"family": families.FAMILIES}
+  for part in PARTS:
+    allowed |= part.CHOICES
+  checks.choices(config, allowed)
+
+
+def _decide(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> None:
+  """Fills what is open by the rules, but for what is measured."""
+  for part in PARTS:
+    _fill(config, part.rules(config, facts))
+
+
+def _fill(config: ml_collections.ConfigDict, values: options.Fields) -> None:
+  """Gives open fields a value, if they are read."""
+  # Those that decide what is read come first.
+  for deciding in (True, False):
+    found = dict(_raw(config))
+    unread = options.unread(SWITCHES, found)
+    for name, value in values.items():
+      if (name in _DECIDING) == deciding and name not in unread:
+        if found[name] is None:
+          _set(config, {name: value})
+
+
+def _set(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
+  """Writes fields of dotted names."""
+  for name, value in values.items():
+    section: Any = config
+    *sections, field = name.split(".")
+    for key in sections:
+      section = section[key]
+    section[field] = value
+
+
+def _raw(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """The fields of a config with their dotted names, tuples as they are."""
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _raw(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, value
+
+
+def _nested(fields: options.Fields) -> dict[str, Any]:
+  """Sections of fields of dotted names."""
+  nested: dict[str, Any] = {}
+  for name, value in fields.items():
+    section = nested
+    *sections, field = name.split(".")
+    for key in sections:
+      section = section.setdefault(key, {})
+    section[field] = value
+  return nested

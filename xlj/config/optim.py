@@ -1,4 +1,4 @@
-"""Optimizers and schedules, one setting for each part of the model."""
+"""The section `optim`: optimizers and schedules of the parts of a model."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,9 +6,85 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+from ml_collections import config_dict
 import optax
 
+from xlj.config import checks
+from xlj.config import families
+from xlj.config import options
+
+_PARTS = ("encoder", "head")
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+
+
+def fields() -> options.Fields:
+  """All fields, with None for "decide from the data"."""
+  auto = config_dict.placeholder
+  found: options.Fields = {
+    "optim.warmup": auto(float),  # share of the steps
+    "optim.decay": auto(str),  # one of DECAYS
+    # SGD on the features seen; a rate for the sum over the batch
+    "optim.wide.learning_rate": auto(float),
+  }
+  for part in _PARTS:
+    found |= {
+      f"optim.{part}.name": auto(str),  # one of OPTIMIZERS
+      f"optim.{part}.learning_rate": auto(float),  # peak
+      f"optim.{part}.weight_decay": 0.0,  # decoupled
+      f"optim.{part}.b1": 0.9,
+      f"optim.{part}.b2": 0.999,
+      f"optim.{part}.eps": 1e-8,
+    }
+  return found
+
+
+def rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  """Values for fields that are left open."""
+  name, encoder, head, warmup, decay = {
+    "network": ("adam", 5e-3, 5e-3, 0.05, "cosine"),
+    "linear": ("sgd", 0.0, 0.0, 0.0, "linear"),
+    "embedding": ("adam", 2e-3, 2e-3, 0.05, "cosine"),
+    "image": ("adam", 3e-3, 1e-2, 0.05, "cosine"),
+  }[config.family]
+  return {
+    "optim.warmup": warmup,
+    "optim.decay": decay,
+    "optim.encoder.name": name,
+    "optim.encoder.learning_rate": encoder,
+    "optim.head.name": name,
+    "optim.head.learning_rate": head,
+    "optim.wide.learning_rate": 8.0 if facts.labels_per_row < 5 else 4.0,
+  }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that cannot be used.
+
+  Raises:
+    ConfigError: Naming the field.
+  """
+  checks.rates(config, "optim.warmup")
+
+
+def schedule_of(
+  config: ml_collections.ConfigDict, part: ml_collections.ConfigDict
+) -> Schedule:
+  """The learning rate of a part of the model, a section of `optim`."""
+  return make_schedule(
+    part.learning_rate,
+    config.train.num_steps,
+    warmup=config.optim.warmup,
+    decay=config.optim.decay,
+  )
+
+
+def transformation(
+  config: ml_collections.ConfigDict, part: ml_collections.ConfigDict
+) -> optax.GradientTransformation:
+  """The optimizer of a part of the model, a section of `optim`."""
+  return make_optimizer(part, schedule_of(config, part))
 
 
 def make_schedule(
@@ -20,7 +96,7 @@ def make_schedule(
     peak: Largest learning rate.
     num_steps: Length of the run.
     warmup: Share of the run spent warming up, in [0, 1).
-    decay: "cosine", "linear" or "constant".
+    decay: One of `DECAYS`.
 
   Returns:
     Function from step to learning rate.
@@ -30,16 +106,11 @@ def make_schedule(
   """
   warmup_steps = int(warmup * num_steps)
   rest = max(num_steps - warmup_steps, 1)
-  if decay == "cosine":
-    after = optax.cosine_decay_schedule(peak, rest)
-  elif decay == "linear":
-    after = optax.linear_schedule(peak, 0.0, rest)
-  elif decay == "constant":
-    after = optax.constant_schedule(peak)
-  else:
+  if decay not in DECAYS:
     raise ValueError(
-      f"optim.decay is {decay!r}; use 'cosine', 'linear' or 'constant'"
+      f"optim.decay is {decay!r}; use one of {', '.join(map(repr, DECAYS))}"
     )
+  after = DECAYS[decay](peak, rest)
   if not warmup_steps:
     return after
   ramp = optax.linear_schedule(0.0, peak, warmup_steps)
@@ -52,8 +123,8 @@ def make_optimizer(
   """Builds the optimizer of one part of the model.
 
   Args:
-    config: `name` ("sgd", "momentum", "adam", "adagrad", "rowwise_adagrad"),
-      `weight_decay` (decoupled, times the learning rate), `b1`, `b2`, `eps`.
+    config: A section of `optim`: `name` (one of `OPTIMIZERS`), `weight_decay`
+      (decoupled, times the learning rate), and what that optimizer reads.
     schedule: Step to learning rate.
 
   Returns:
@@ -62,22 +133,12 @@ def make_optimizer(
   Raises:
     ValueError: On an unknown name.
   """
-  if config.name == "sgd":
-    scale = optax.identity()
-  elif config.name == "momentum":
-    scale = optax.trace(config.b1)
-  elif config.name == "adam":
-    scale = optax.scale_by_adam(config.b1, config.b2, config.eps)
-  elif config.name == "adagrad":
-    scale = optax.scale_by_rss(initial_accumulator_value=0.0, eps=config.eps)
-  elif config.name == "rowwise_adagrad":
-    scale = scale_by_rowwise_rss(config.eps)
-  else:
+  if config.name not in OPTIMIZERS:
     raise ValueError(
-      f"optimizer name {config.name!r} is not known; use 'sgd', 'momentum',"
-      " 'adam', 'adagrad' or 'rowwise_adagrad'"
+      f"optimizer name {config.name!r} is not known; use one of"
+      f" {', '.join(map(repr, OPTIMIZERS))}"
     )
-  parts = [scale]
+  parts = [OPTIMIZERS[config.name].make(config)]
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay))
   return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
@@ -130,3 +191,40 @@ def scale_by_rowwise_rss(eps: float = 1e-8) -> optax.GradientTransformation:
 def _of_rows(a: jax.Array) -> jax.Array:
   """Means over all axes but the first."""
   return a.mean(tuple(range(1, a.ndim)))
+
+
+DECAYS: dict[str, Callable[[float, int], Schedule]] = {
+  "cosine": optax.cosine_decay_schedule,
+  "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+  "constant": lambda peak, _: optax.constant_schedule(peak),
+}
+# How each scales a gradient, made of a section of `optim`, and the fields of
+# the section that it reads.
+OPTIMIZERS = {
+  "sgd": options.Option(lambda _: optax.identity()),
+  "momentum": options.Option(lambda c: optax.trace(c.b1), reads=("b1",)),
+  "adam": options.Option(
+    lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps), reads=("b1", "b2", "eps")
+  ),
+  "adagrad": options.Option(
+    lambda c: optax.scale_by_rss(initial_accumulator_value=0.0, eps=c.eps),
+    reads=("eps",),
+  ),
+  "rowwise_adagrad": options.Option(
+    lambda c: scale_by_rowwise_rss(c.eps), reads=("eps",)
+  ),
+}
+CHOICES = {
+  "optim.decay": tuple(DECAYS),
+  **{f"optim.{part}.name": tuple(OPTIMIZERS) for part in _PARTS},
+}
+SWITCHES = tuple(
+  options.by_name(
+    f"optim.{part}.name",
+    {
+      name: [f"optim.{part}.{field}" for field in option.reads]
+      for name, option in OPTIMIZERS.items()
+    },
+  )
+  for part in _PARTS
+)

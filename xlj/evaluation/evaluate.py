@@ -29,6 +29,7 @@ def evaluate(
   split: str = "test",
   which: str = "best",
   ks: Sequence[int] = (),
+  predict: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
   """Scores a run, prints a table and one line of JSON, renews the report.
 
@@ -42,6 +43,8 @@ def evaluate(
     split: Which split to score.
     which: "best" checkpoint by the validation metric, or "last".
     ks: Cut-offs of the metrics; by default those of the config.
+    predict: Fields of the section `predict` of the config that are not as the
+      run has them, such as `{"propensity_power": 0.0}`.
 
   Returns:
     The metrics by name, in percent, and `loss` and `perplexity` if there are.
@@ -51,7 +54,7 @@ def evaluate(
       does not go with its config.
     DataError: If the split cannot be read or does not fit the model.
   """
-  run = predictor.load(workdir, which=which)
+  run = predictor.load(workdir, which=which, predict=predict)
   data = splits.open_split(
     run.config,
     split,

@@ -1,12 +1,12 @@
 """Labels the rows of a file, as a stream."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
 import os
 from pathlib import Path
 import sys
-from typing import IO
+from typing import Any, IO
 
 from absl import logging
 import jax
@@ -31,6 +31,7 @@ def predict(
   k: int = 5,
   labels: str | None = None,
   which: str = "best",
+  predict: Mapping[str, Any] | None = None,
 ) -> int:
   """Writes the k best labels of each row of a file.
 
@@ -49,6 +50,8 @@ def predict(
     labels: File with one label name per line; by default the one that lies
       with the training data, if there is one.
     which: "best" checkpoint by the validation metric, or "last".
+    predict: Fields of the section `predict` of the config that are not as the
+      run has them, such as `{"propensity_power": 0.0}`.
 
   Returns:
     Number of rows written.
@@ -58,7 +61,7 @@ def predict(
       possible.
     DataError: If the input cannot be read or does not fit the model.
   """
-  run = predictor.load(workdir, which=which)
+  run = predictor.load(workdir, which=which, predict=predict)
   if not 1 <= k <= run.num_labels:
     raise config_lib.ConfigError(
       f"--k is {k}; the model has {run.num_labels} labels"

@@ -1,11 +1,14 @@
 """A trained run, restored for inference on whatever devices are here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from xlj import config as config_lib
 from xlj import sharding
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
@@ -14,12 +17,19 @@ from xlj.model import model as model_lib
 from xlj.runs import directory
 
 
-def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
+def load(
+  workdir: str | Path,
+  *,
+  which: str = "best",
+  predict: Mapping[str, Any] | None = None,
+) -> "Predictor":
   """Restores a trained run for prediction.
 
   Args:
     workdir: Directory of the run.
     which: "best" checkpoint by the validation metric, or "last".
+    predict: Fields of the section `predict` of the config that are not as the
+      run has them, such as `{"propensity_power": 0.0}`.
 
   Returns:
     A predictor; the devices need not be those that trained it.
@@ -31,7 +41,9 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
   """
-  return Predictor(directory.load(workdir, which=which))
+  run = directory.load(workdir, which=which)
+  config = config_lib.with_predict(run.config, predict or {})
+  return Predictor(dataclasses.replace(run, config=config))
 
 
 class Predictor:

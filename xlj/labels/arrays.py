@@ -46,7 +46,7 @@ def restructured(
   config.data.num_ids = len(order.head_ids)
   config.head.order = directory.ORDER_FILE
   for field in ("wide_labels", "kahan_labels"):
-    if field in config.head and config.head[field] >= config.data.num_labels:
+    if (config.head[field] or 0) >= config.data.num_labels:
       config.head[field] = 0  # all
   with jax.set_mesh(run.mesh):
     before, after = model_lib.Model(run.config), model_lib.Model(config)

@@ -18,10 +18,11 @@ import numpy as np
 import optax
 
 from xlj import sharding
-from xlj.config import make_head
+from xlj.config import encoders
+from xlj.config import heads
 from xlj.config import optim
+from xlj.config import remedies
 from xlj.encoders import bag
-from xlj.encoders import image
 from xlj.heads import head as head_lib
 from xlj.losses import range_loss
 from xlj.losses import weighted_bce
@@ -84,15 +85,8 @@ class Model:
     """
     self._config = config
 
-    encoder = config.optim.encoder
-    schedule = optim.make_schedule(
-      encoder.learning_rate,
-      config.train.num_steps,
-      warmup=config.optim.warmup,
-      decay=config.optim.decay,
-    )
-    self._encoder_tx = optim.make_optimizer(encoder, schedule)
-    self.head: head_lib.Head = make_head.make_head(config)
+    self._encoder_tx = optim.transformation(config, config.optim.encoder)
+    self.head: head_lib.Head = heads.make(config)
     self._graph = None
     if config.encoder.dim:
       module = nnx.eval_shape(lambda: self._make_encoder(jax.random.key(0)))
@@ -418,22 +412,7 @@ class Model:
   # --- parts -----------------------------------------------------------------
 
   def _make_encoder(self, key: jax.Array) -> nnx.Module:
-    encoder = self._config.encoder
-    if encoder.type != "bag":
-      return image.make(encoder, nnx.Rngs(key))
-    return bag.BagEncoder(
-      self._config.data.num_features,
-      encoder.dim,
-      hidden=tuple(encoder.hidden),
-      activation=encoder.activation,
-      embedding_dropout=encoder.embedding_dropout,
-      hidden_dropout=encoder.hidden_dropout,
-      std=encoder.init_scale
-      / (encoder.input_scale * self._config.data.feature_norm),
-      input_scale=encoder.input_scale,
-      scale=encoder.scale,
-      rngs=nnx.Rngs(key),
-    )
+    return encoders.make(self._config, nnx.Rngs(key))
 
   def _init_encoder(self, key: jax.Array) -> Any:
     return nnx.to_pure_dict(nnx.state(self._make_encoder(key), nnx.Param))
@@ -469,7 +448,7 @@ class Model:
 
   def _init_memory(self) -> dict[str, targets_lib.Memory]:
     """What is remembered of the training examples, if anything."""
-    remembered = make_head.num_remembered(self._config)
+    remembered = remedies.num_remembered(self._config)
     if not remembered:
       return {}
     return {

@@ -124,7 +124,9 @@ def largest_num_labels(
     changed.data.num_labels = units * blocks
     return model_lib.Model(changed), changed
 
-  more_rows = config.head.prototype_labels * (config.head.prototypes - 1)
+  more_rows = 0
+  if config.head.prototypes > 1:
+    more_rows = config.head.prototype_labels * (config.head.prototypes - 1)
   most = stated.MAX_LABELS // blocks - -(-more_rows // blocks)
   start = -(-config.data.num_labels // blocks)
   known = {start: needs.total_bytes}

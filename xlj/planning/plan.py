@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from xlj.config import check as config_check
+from xlj import config as config_lib
 from xlj.model import model as model_lib
 from xlj.planning import accelerators
 from xlj.planning import needs as needs_lib
@@ -225,7 +225,7 @@ def make(
   accelerator = accelerators.key_of(accelerator)
   limit = accelerators.ACCELERATORS[accelerator]
   config = stated.resolve(config)
-  config_check.check_divides(config, mesh.size)
+  config_lib.check_divides(config, mesh.size)
   model = model_lib.Model(config)
   needs = needs_lib.of_step(model, config, mesh)
   with jax.set_mesh(mesh):

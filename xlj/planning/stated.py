@@ -12,8 +12,7 @@ import ml_collections
 
 from xlj import config as config_lib
 from xlj import sharding
-from xlj.config import families
-from xlj.config import make_head
+from xlj.config import heads
 from xlj.heads import head as head_lib
 from xlj.model import model as model_lib
 
@@ -42,33 +41,25 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   found = facts(config)
   config = config_lib.resolve(config, found)
-  head = make_head.make_head(config)
+  head = heads.make(config)
   if "plan" not in head.can:
     raise config_lib.ConfigError(head_lib.refusal(head, "plan"))
-  if config.data.num_labels > MAX_LABELS:
+  data = config.data
+  if data.num_labels > MAX_LABELS:
     raise config_lib.ConfigError(
-      f"data.num_labels is {config.data.num_labels:,}; label ids are int32, so"
-      f" a head with a row for each label holds at most {MAX_LABELS:,}: use a"
+      f"data.num_labels is {data.num_labels:,}; label ids are int32, so a head"
+      f" with a row for each label holds at most {MAX_LABELS:,}: use a"
       " multi-head encoding, which writes a label as a few digits"
     )
-  data, encoder = config.data, config.encoder
   if not data.dense and not data.max_features:
     per_row = math.ceil(found.features_per_row)
     data.max_features = -(-per_row // _FEATURE_MULTIPLE) * _FEATURE_MULTIPLE
   data.max_labels = data.max_labels or _DEFAULT_LABELS
-  if data.feature_norm is None:
-    data.feature_norm = 1.0
-  data.features_per_row = found.features_per_row
-  if encoder.input_scale is None:
-    encoder.input_scale = (
-      max(1.0, found.features_per_row) ** 0.5 / data.feature_norm
-    )
-  if not config.head.chunk_bytes:
-    config.head.chunk_bytes = CHUNK_BYTES
+  config.head.chunk_bytes = config.head.chunk_bytes or CHUNK_BYTES
   return config
 
 
-def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
+def facts(config: ml_collections.ConfigDict) -> config_lib.DataFacts:
   """The facts about a data set that its config states.
 
   Args:
@@ -98,7 +89,7 @@ def facts(config: ml_collections.ConfigDict) -> families.DataFacts:
       "data.features_per_row is not set; give"
       " --config.data.features_per_row=NUMBER, or data.dense=True"
     )
-  return families.DataFacts(
+  return config_lib.DataFacts(
     num_rows=data.num_rows,
     num_features=data.num_features,
     num_labels=data.num_labels,

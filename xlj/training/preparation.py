@@ -8,7 +8,6 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
-from xlj.config import families
 from xlj.config import splits
 from xlj.data import clusters
 from xlj.data import csr as csr_lib
@@ -67,7 +66,8 @@ def prepare(
 
   Args:
     config: A config that says in `data` where the data is.
-    workdir: Of the run; where it has lost or won labels (see `xlj.labels`),
+    workdir: Of the run. If there is one in it that goes on, what was decided
+      from the data stays; where it has lost or won labels (see `xlj.labels`),
       `head.order` names a file in it.
 
   Returns:
@@ -78,26 +78,24 @@ def prepare(
   about = facts(split)
   if num_labels is not None:
     about = dataclasses.replace(about, num_labels=num_labels)
-  config = config_lib.resolve(config, about)
+  stats = weighting = None
+
+  def measure(config: ml_collections.ConfigDict) -> config_lib.Measured:
+    nonlocal stats, weighting
+    stats = _statistics(config, split)
+    weighting = weighting_lib.fit(
+      config.data.weighting or "auto", stats, l2=config.data.l2, smooth=True
+    )
+    norm, per_row = _size(split, weighting)
+    return config_lib.Measured(weighting.kind, weighting.l2, norm, per_row)
+
+  config = config_lib.resolve(config, about, measure, _begun(workdir))
+  assert stats is not None
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
   )
-  by_label = config.head.order != "none"
-  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
-  if stats.label_counts is not None and config.data.num_ids:
-    # Counted with the ids that the files have; the run may have more.
-    missing = split.num_labels - len(stats.label_counts)
-    counts = np.pad(stats.label_counts, (0, missing))
-    stats = dataclasses.replace(stats, label_counts=counts)
-  weighting = None
   if config.data.dense:
-    config.data.weighting, config.data.l2 = "none", False
-  else:
-    weighting = weighting_lib.fit(
-      config.data.weighting, stats, l2=config.data.l2, smooth=True
-    )
-    config.data.weighting, config.data.l2 = weighting.kind, weighting.l2
-  _scale(config, split, weighting)
+    weighting = None
   if workdir is not None and config.data.num_ids:
     order = directory.edited_order(workdir, config)
   else:
@@ -142,45 +140,51 @@ def _order(
   return label_order.LabelOrder.by_groups(groups, number, counts)
 
 
-def _scale(
-  config: ml_collections.ConfigDict,
-  split: store.Split,
-  weighting: weighting_lib.Weighting | None,
-) -> None:
-  """Fills in the size of the features that the encoder will see, if it is open.
+def _begun(workdir: Path | None) -> ml_collections.ConfigDict | None:
+  """The config of the run in a directory, if there is one."""
+  if workdir is None or not (workdir / config_lib.FILE).exists():
+    return None
+  return config_lib.load(workdir / config_lib.FILE)
 
-  A run that goes on with other data (see `xlj.labels`) keeps what it began
-  with. Adam moves every weight by about the learning rate, however small the
-  features are; features of norm 1 would move an embedding too slowly. They are
-  scaled up to the norm that as many ones would have.
-  """
-  if None not in (config.data.feature_norm, config.data.features_per_row):
-    return
+
+def _statistics(
+  config: ml_collections.ConfigDict, split: store.Split
+) -> statistics.Statistics:
+  """Counts of labels and features."""
+  by_label = config.head.order != "none"
+  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
+  if stats.label_counts is None or not config.data.num_ids:
+    return stats
+  # Counted with the ids that the files have; the run may have more.
+  missing = split.num_labels - len(stats.label_counts)
+  counts = np.pad(stats.label_counts, (0, missing))
+  return dataclasses.replace(stats, label_counts=counts)
+
+
+def _size(
+  split: store.Split, weighting: weighting_lib.Weighting
+) -> tuple[float, float]:
+  """Root mean squared norm, and mean number of features, of weighted rows."""
   features, count = split.features, _SAMPLE_ROWS
   if not isinstance(features, csr_lib.Csr):
     count = min(count, max(1, _SAMPLE_ENTRIES // split.num_features))
   rows = np.unique(np.linspace(0, split.num_rows - 1, count).astype(np.int64))
   if isinstance(features, csr_lib.Csr):
-    sample = features.take(rows)
-    sample = sample if weighting is None else weighting(sample)
+    sample = weighting(features.take(rows))
     norms = statistics.row_norms(sample)
     per_row = sample.nnz / sample.num_rows
   else:
     block = np.asarray(features[rows])
     norms = np.linalg.norm(block, axis=1)
     per_row = float(np.count_nonzero(block) / len(block))
-  data, encoder = config.data, config.encoder
-  data.feature_norm = float(np.sqrt(np.mean(np.square(norms)))) or 1.0
-  data.features_per_row = per_row
-  if encoder.input_scale is None:
-    encoder.input_scale = max(1.0, per_row) ** 0.5 / data.feature_norm
+  return float(np.sqrt(np.mean(np.square(norms)))) or 1.0, per_row
 
 
-def facts(split: store.Split) -> families.DataFacts:
+def facts(split: store.Split) -> config_lib.DataFacts:
   """What the config's rules need to know about a training split."""
   features = split.features
   sparse = isinstance(features, csr_lib.Csr)
-  return families.DataFacts(
+  return config_lib.DataFacts(
     num_rows=split.num_rows,
     num_features=split.num_features,
     num_labels=split.num_labels,

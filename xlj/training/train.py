@@ -17,9 +17,8 @@ from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.checkpoint import probe
-from xlj.config import check as config_check
-from xlj.config import make_head
 from xlj.config import splits
+from xlj.config.heads import oltr
 from xlj.data import statistics
 from xlj.data import weighting as weighting_lib
 from xlj.distributed import exchange
@@ -70,7 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   workdir = Path(workdir).absolute()
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
   config, data = preparation.prepare(config, workdir)
-  config_check.check_divides(config, mesh.size)
+  config_lib.check_divides(config, mesh.size)
   exchange.check_same(
     "the config, resolved with the data,",
     config_lib.to_json(config),
@@ -235,7 +234,7 @@ def _steps(
   validator = _validator(model, config, data)
   step_fn = jax.jit(model.train_step, donate_argnums=0)
   recentred = _centring(model, config, data, model.recentred)
-  recentre_every = make_head.recentre_every(config)
+  recentre_every = oltr.recentre_every(config)
   stream = batches.for_training(
     config,
     data.split,

@@ -218,7 +218,7 @@ def test_a_run_with_several_rows_trains_and_predicts(tmp_path, fields):
   [
     ({"loss": "bce"}, "does not go with head.loss 'bce'; use 'softmax' or"),
     ({"wide": True}, "does not go with head.wide True"),
-    ({"type": "mhc"}, "does not go with head.type 'mhc'"),
+    ({"type": "mhc"}, "head.prototypes is 2, which head.type='mhc' does not"),
     ({"prototype_labels": 44}, r"is 44; it must be in \[1, 43\]"),
     ({"prototypes": 0}, "head.prototypes is 0; it must be at least 1"),
   ],

@@ -14,8 +14,8 @@ from tests import runs
 from xlj import config as config_lib
 from xlj import sharding
 from xlj.averaging import soups
-from xlj.config import check as config_check
-from xlj.config import make_head
+from xlj.config import heads
+from xlj.config import losses
 from xlj.data import store
 from xlj.heads.spherical import head as spherical
 from xlj.inference import predictor
@@ -285,26 +285,29 @@ def test_what_it_cannot_read_is_refused():
 
 
 def resolved(**fields):
-  own = {"head__type": "spherical", "head__use_bias": False}
+  own = {"head__type": "spherical"}
   return runs.resolved(**(own | fields))
 
 
 def test_open_fields_of_a_config_are_decided():
   config = resolved()
   assert config.family == "embedding" and config.optim.head.name == "sgd"
-  head = make_head.make_head(config)
+  head = heads.make(config)
   assert isinstance(head.loss, spherical_losses.ZLoss)
   assert head.loss.threshold == spherical_losses.threshold_of(30_000)
-  for loss in config_check.SPHERICAL_LOSSES:
+  for loss in losses.SPHERICAL:
     for kind in ("spherical", "dense"):
       config = resolved(head__loss=loss, head__type=kind)
-      make_head.make_head(config)
+      heads.make(config)
 
 
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"optim__head__name": "adam"}, "optim.head.name is 'adam'.*=sgd; set"),
+    (
+      {"optim__head__name": "adam"},
+      "optim.head.name is 'adam'.*to 'sgd'",
+    ),
     ({"head__use_bias": True}, "head.use_bias is True"),
     ({"head__dtype": "bfloat16"}, "head.dtype is 'bfloat16'"),
     ({"head__cosine": True}, "head.cosine is True"),
@@ -325,7 +328,6 @@ def test_a_run_continues_on_other_devices(data_dir, tmp_path, use_mesh):
     data_dir,
     head__type="spherical",
     head__wide=False,
-    head__use_bias=False,
     head__loss="gramian",
     head__curvature_rate=0.5,
     head__refactor_every=5,

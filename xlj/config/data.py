@@ -1,0 +1,139 @@
+"""The section `data`: where the data are, how they are read, facts of them."""
+
+from collections.abc import Callable
+import dataclasses
+
+import ml_collections
+from ml_collections import config_dict
+
+from xlj.config import checks
+from xlj.config import families
+from xlj.config import options
+from xlj.data import weighting
+
+# Not of dense features.
+_OF_SPARSE = ("data.weighting", "data.l2", "data.max_features")
+_OF_GENERATED = (
+  "data.generator.test_rows",
+  "data.generator.factors",
+  "data.generator.features",
+  "data.generator.noise",
+  "data.generator.skew",
+  "data.generator.seed",
+)
+CHOICES = {"data.weighting": weighting.KINDS}
+SWITCHES = (
+  options.unless("data.dense", True, *_OF_SPARSE),
+  options.unless("data.generator.rows", 0, *_OF_GENERATED),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What is measured of features once their weighting is known.
+
+  Attributes:
+    weighting: The weighting that was chosen, one of `data.weighting`.
+    l2: Whether it scales each row to length 1.
+    feature_norm: Root of the mean squared norm of weighted rows.
+    features_per_row: Mean number of non-zero features of a row.
+  """
+
+  weighting: str
+  l2: bool
+  feature_norm: float
+  features_per_row: float
+
+
+Measure = Callable[[ml_collections.ConfigDict], Measured]
+
+
+def fields() -> options.Fields:
+  """All fields, with None for "decide from the data"."""
+  auto = config_dict.placeholder
+  return {
+    "data.dir": "",  # where the files are
+    "data.cache_dir": "",  # of the memory maps; empty: beside the files
+    # Above 0 the files are text, to predict each word from that many
+    # before it; see xlj.data.tokens.
+    "data.context": 0,
+    # Instead of files; see xlj.synthetic.generated.
+    "data.generator.rows": 0,  # of the training split; 0 for files
+    "data.generator.test_rows": 10_000,
+    "data.generator.factors": (),  # values of the digits of a label
+    "data.generator.features": 128,
+    "data.generator.noise": 1.0,
+    "data.generator.skew": 0.0,  # of the digits; 0 for uniform
+    "data.generator.seed": 0,
+    "data.validation": 0.05,  # share of the training rows held out
+    # Of sparse features: "none", "log", "tfidf" or "log_tfidf"
+    "data.weighting": auto(str),
+    "data.l2": auto(bool),  # scale each row of features to length 1
+    "data.max_features": 0,  # most features a row keeps; 0 for all
+    "data.max_labels": 0,  # most labels a training row keeps; 0 for all
+    "data.propensity_a": 0.55,  # Jain et al. 2016
+    "data.propensity_b": 1.5,
+    "data.threads": 1,  # that read ahead
+    "data.verify": True,  # compare the memory maps with their checksums
+    # Facts, filled in from the training split:
+    "data.num_rows": auto(int),
+    "data.num_features": auto(int),
+    "data.num_labels": auto(int),
+    # Label ids, where some have no row (see xlj.labels); 0: all have one.
+    "data.num_ids": 0,
+    "data.dense": auto(bool),
+    "data.fingerprint": auto(str),
+    "data.feature_norm": auto(float),  # root of the mean squared row norm
+    "data.features_per_row": auto(float),
+    "data.single_label": auto(bool),  # whether no row has more than one label
+  }
+
+
+def state_facts(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> None:
+  """Writes the facts about the training split into a config."""
+  names = ("num_rows", "num_features", "num_labels", "dense", "fingerprint")
+  config.data.update({name: getattr(facts, name) for name in names})
+  config.data.single_label = facts.labels_per_row <= 1
+
+
+def rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  """Values for fields that are left open, before features are measured."""
+  plain = config.family == "network" and facts.kind == "binary"
+  return {"data.weighting": "none"} if plain else {}
+
+
+def measured(
+  config: ml_collections.ConfigDict,
+  facts: families.DataFacts,
+  measure: Measure | None,
+) -> options.Fields:
+  """Values for the rest of them, from the features if they can be read."""
+  if measure is None:  # Features of length 1, as they are.
+    found = Measured("none", False, 1.0, facts.features_per_row)
+  else:
+    found = measure(config)
+  return {f"data.{k}": value for k, value in vars(found).items()}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that cannot be used.
+
+  Raises:
+    ConfigError: Naming the field.
+  """
+  checks.rates(config, "data.validation")
+
+
+def train_rows(config: ml_collections.ConfigDict) -> int:
+  """How many rows there are to train on."""
+  data = config.data
+  return data.num_rows - round(data.validation * data.num_rows)
+
+
+def has_one_label(config: ml_collections.ConfigDict) -> bool:
+  """Whether each training row has one label at most."""
+  return config.data.max_labels == 1 or config.data.single_label

@@ -1,0 +1,39 @@
+"""Configs that were saved by earlier versions, in the form of this one."""
+
+from typing import Any
+
+# Version 1 said "decide from the data" by these values, too.
+_OPEN = {
+  "encoder.image": (),
+  "encoder.depth": 0,
+  "encoder.patch": 0,
+  "head.groups": (),
+  "head.candidates": 0,
+  "head.sample_groups": 0,
+  "head.lengths": (),
+  "head.prototype_labels": 0,
+  "head.z_threshold": 0,
+  "oltr.scale": 0,
+  "missing.remembered": 0,
+  "predict.beam": 0,
+}
+
+
+def renamed(saved: dict[str, Any]) -> dict[str, Any]:
+  """The fields of version 1, by dotted name, as they are spelled now.
+
+  Args:
+    saved: Dotted name to value.
+
+  Returns:
+    The same with what had another name, and None where a field was open.
+  """
+  values = dict(saved)
+  if "head.beam" in values:
+    values["predict.beam"] = values.pop("head.beam")
+  for name, value in _OPEN.items():
+    if name in values and values[name] == value:
+      values[name] = None
+  # It counted where the lengths were not given, and was not read otherwise.
+  values.pop("head.digits", None)
+  return values

@@ -1,0 +1,286 @@
+"""A row for each label: `head.type` "dense", and what others share of it."""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from xlj.config import checks
+from xlj.config import encoders
+from xlj.config import families
+from xlj.config import losses
+from xlj.config import optim
+from xlj.config import options
+from xlj.config import remedies
+from xlj.heads.dense import head as dense
+from xlj.heads.dense import rows as rows_lib
+from xlj.heads.prototypes import head as prototypes
+from xlj.losses import prototype_softmax
+from xlj.ops import row_format
+from xlj.ops import row_optimizer
+
+# What rows of labels read in every head that has them.
+ROWS = (
+  "head.init",
+  "head.chunk_bytes",
+  "head.cosine",
+  "head.use_bias",
+)
+# Of rows that a step updates, in whatever format they are stored.
+STORED = (
+  "head.dtype",
+  "head.rounding",
+  "head.correction",
+  "head.max_norm",
+  "head.keep_logits",
+  "head.skip_below",
+)
+# Of rows that may have a bias.
+BIAS = ("head.prior_bias", "head.bias")
+_WIDE = ("head.wide_labels", "optim.wide.learning_rate")
+_PROTOTYPES = ("head.prototypes", "head.prototype_labels")
+
+
+def fields() -> options.Fields:
+  """All fields, with None for "decide from the data"."""
+  auto = config_dict.placeholder
+  return {
+    "head.cosine": auto(bool),  # label rows count by their direction alone
+    "head.init": auto(str),  # "normal" or "centroid"
+    "head.use_bias": auto(bool),  # whether labels have a bias
+    "head.prior_bias": auto(bool),  # biases start at the labels' log odds
+    "head.bias": auto(float),  # where they start otherwise
+    # Only the most frequent labels have linear weights; 0 for all
+    "head.wide_labels": auto(int),
+    "head.blocks": 64,  # of label rows; a multiple of the number of devices
+    "head.dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
+    "head.rounding": "stochastic",  # of narrow rows, or "nearest"
+    # Of their rounding: "kahan" keeps what it took off, "master" keeps float32
+    # rows beside them.
+    "head.correction": "none",
+    "head.kahan_labels": 0,  # only the most frequent ones; 0 for all
+    "head.max_norm": 0.0,  # greatest length of a label row; 0 for none
+    "head.chunk_bytes": 0,  # of temporaries of a step; 0 for the default
+    # Chunks of labels whose gradients are all smaller are left out
+    "head.skip_below": 0.0,
+    # "auto" for kernels on CUDA devices where they apply, not yet measured
+    # there; "never" for XLA alone; "interpret" to try them anywhere.
+    "head.kernels": "never",
+    # Between the passes of a step, as "float16" say; "" to form them again
+    "head.keep_logits": "",
+    # Rows of each of the first labels, the most frequent ones; see
+    # xlj.heads.prototypes
+    "head.prototypes": 1,
+    "head.prototype_labels": auto(int),  # how many labels; a tenth of them
+  }
+
+
+def rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  """Values for fields that are left open, of all heads with label rows."""
+  wide_labels = families.WIDE_BYTES // (4 * facts.num_features)
+  few = config.family == "linear" and wide_labels < facts.num_labels
+  single = facts.labels_per_row <= 1
+  cosine, init, init_scale, prior_bias, bias = {
+    "network": (False, "normal", 0.02, True, 0.0),
+    "linear": (False, "normal", 0.0, False, -6.0),
+    "embedding": (True, "centroid", 1.0, False, 0.0),
+    "image": (False, "normal", 0.02, not single, 0.0),
+  }[config.family]
+  return {
+    "head.cosine": cosine,
+    "head.init": init,
+    "head.init_scale": init_scale,
+    "head.use_bias": True,
+    "head.prior_bias": prior_bias,
+    "head.bias": bias,
+    "head.wide_labels": wide_labels if few else 0,
+  }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what no head with label rows can use.
+
+  Raises:
+    ConfigError: Naming the field.
+  """
+  checks.at_least(config, 1, "head.blocks", "head.prototypes")
+  checks.at_least(
+    config,
+    0,
+    "head.max_norm",
+    "head.chunk_bytes",
+    "head.kahan_labels",
+    "head.skip_below",
+    "head.wide_labels",
+  )
+  if config.head.wide and config.data.dense:
+    raise checks.ConfigError(
+      "head.wide needs sparse features, and these are dense; set"
+      " head.wide=False"
+    )
+
+
+def label_rows(config: ml_collections.ConfigDict) -> dense.DenseHead:
+  """Builds a head with a row for each label, without linear weights.
+
+  Args:
+    config: A resolved config.
+
+  Returns:
+    The head.
+  """
+  head = config.head
+  rows = rows_lib.Rows(
+    num_labels=config.data.num_labels,
+    dim=encoders.width(config),
+    optimizer=_row_optimizer(config),
+    blocks=head.blocks,
+    use_bias=head.use_bias,
+    kahan_labels=head.kahan_labels,
+    init_scale=head.init_scale or 0.0,
+    init_bias=head.bias or 0.0,
+    cosine=bool(head.cosine),
+    memory=head.chunk_bytes or None,
+    keep_logits=head.keep_logits or None,
+    skip_below=head.skip_below,
+  )
+  loss = remedies.make_loss(config)
+  return dense.DenseHead(rows, loss, kernels=head.kernels)
+
+
+def with_rows(labels: dense.DenseHead, **fields: Any) -> dense.DenseHead:
+  """A dense head with other fields of what it stores of labels."""
+  rows = dataclasses.replace(labels.label_rows, **fields)
+  return dataclasses.replace(labels, label_rows=rows)
+
+
+def _make(
+  config: ml_collections.ConfigDict,
+) -> dense.DenseHead | prototypes.PrototypeHead:
+  head, labels = config.head, label_rows(config)
+  if head.wide:
+    rate = optim.schedule_of(config, config.optim.wide)
+    labels = with_rows(
+      labels,
+      wide_features=config.data.num_features,
+      wide_labels=head.wide_labels,
+    )
+    # The head's loss is a mean; this rate is for the sum over the batch.
+    return dataclasses.replace(
+      labels,
+      wide_learning_rate=lambda step: config.train.batch_size * rate(step),
+    )
+  if head.prototypes == 1:
+    return labels
+  decoupled = head.loss == "decoupled_softmax"
+  num_labels = config.data.num_labels
+  more = head.prototype_labels * (head.prototypes - 1)
+  by_row = dataclasses.replace(
+    with_rows(labels, num_labels=num_labels + more),
+    loss=prototype_softmax.PrototypeSoftmax(head.prototypes, decoupled),
+  )
+  return prototypes.PrototypeHead(by_row, num_labels)
+
+
+def _row_optimizer(
+  config: ml_collections.ConfigDict,
+) -> row_optimizer.RowOptimizer:
+  """How label rows are stored and updated."""
+  head, settings = config.head, config.optim.head
+  plain = None
+  if settings.name == "sgd":
+    schedule = optim.schedule_of(config, settings)
+    plain = row_optimizer.Sgd(schedule, settings.weight_decay)
+  return row_optimizer.RowOptimizer(
+    optim.transformation(config, settings),
+    dtype=head.dtype,
+    rounding=head.rounding,
+    correction=head.correction,
+    max_norm=head.max_norm or None,
+    seed=config.seed,
+    plain=plain,
+  )
+
+
+def _rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  del config
+  return {
+    "head.order": "frequency",
+    "head.prototype_labels": max(1, facts.num_labels // 10),
+  }
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what does not go with several rows of a label."""
+  head, count = config.head, config.data.num_labels
+  if head.prototypes == 1:
+    return
+  for name, value, wanted in (
+    ("head.loss", head.loss, ("softmax", "decoupled_softmax")),
+    ("head.wide", head.wide, (False,)),
+    ("noisy.method", config.noisy.method, ("none",)),
+    ("tail.adjustment", config.tail.adjustment, (0.0,)),
+  ):
+    if value not in wanted:
+      raise checks.ConfigError(
+        f"head.prototypes is {head.prototypes}, which does not go with {name}"
+        f" {value!r}; use {' or '.join(map(repr, wanted))}, or"
+        " head.prototypes=1"
+      )
+  if not 1 <= head.prototype_labels <= count:
+    raise checks.ConfigError(
+      f"head.prototype_labels is {head.prototype_labels}; it must be in [1,"
+      f" {count}]"
+    )
+
+
+OPTION = options.Option(
+  _make,
+  reads=(
+    *ROWS,
+    *STORED,
+    *BIAS,
+    *_WIDE,
+    *_PROTOTYPES,
+    "head.blocks",
+    "head.kahan_labels",
+    "head.kernels",
+  ),
+  fields=fields,
+  rules=_rules,
+  losses=tuple(losses.LOSSES),
+  check=_check,
+)
+CHOICES = {
+  "head.init": ("normal", "centroid"),
+  "head.dtype": row_format.DTYPES,
+  "head.rounding": row_optimizer.ROUNDINGS,
+  "head.correction": row_optimizer.CORRECTIONS,
+  "head.kernels": ("never", "auto", "interpret"),
+  "head.keep_logits": ("", "float16", "bfloat16", "float32"),
+}
+SWITCHES = (
+  options.unless("head.wide", False, *_WIDE),
+  options.unless("head.use_bias", False, *BIAS),
+  options.unless("head.prototypes", 1, "head.prototype_labels"),
+  options.unless("head.dtype", "float32", "head.rounding", "head.correction"),
+  options.by_name(
+    "head.correction",
+    {"none": (), "kahan": ("head.kahan_labels",), "master": ()},
+  ),
+  # A linear model has no rows of embeddings.
+  options.unless(
+    "encoder.dim",
+    0,
+    "head.init",
+    "head.init_scale",
+    "head.cosine",
+    "head.dtype",
+    "head.max_norm",
+  ),
+)

@@ -1,0 +1,70 @@
+"""Label rows in factored form: `head.type` "spherical"."""
+
+import ml_collections
+
+from xlj.config import checks
+from xlj.config import families
+from xlj.config import losses
+from xlj.config import options
+from xlj.config.heads import dense
+from xlj.heads.spherical import head as spherical
+
+
+def _fields() -> options.Fields:
+  return {
+    "head.refactor_every": 1000,  # steps
+    "head.curvature_rate": 1.0,  # of its running mean; 1: of a step alone
+  }
+
+
+def _rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  del facts
+  loss = config.head.loss or "z_loss"
+  return {
+    "head.order": "frequency",
+    "head.loss": loss,
+    "head.init": "normal",
+    "head.init_scale": 0.05,
+    # The gradient of the Z-loss is small where rows are large.
+    "optim.head.learning_rate": 30.0 if loss == "z_loss" else 1.0,
+  }
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  checks.at_least(config, 1, "head.refactor_every")
+  if not 0 < config.head.curvature_rate <= 1:
+    raise checks.ConfigError(
+      f"head.curvature_rate is {config.head.curvature_rate}; it must be in"
+      " (0, 1]"
+    )
+
+
+def _make(config: ml_collections.ConfigDict) -> spherical.SphericalHead:
+  head = config.head
+  return spherical.SphericalHead(
+    dense.label_rows(config), head.refactor_every, head.curvature_rate
+  )
+
+
+OPTION = options.Option(
+  _make,
+  reads=(
+    *dense.ROWS,
+    "head.blocks",
+    "head.refactor_every",
+    "head.curvature_rate",
+  ),
+  fields=_fields,
+  rules=_rules,
+  # Whose steps cost nothing per label only so.
+  only={
+    "head.wide": False,
+    "head.cosine": False,
+    "head.use_bias": False,
+    "optim.head.name": "sgd",
+  },
+  losses=tuple(losses.SPHERICAL),
+  check=_check,
+)

@@ -1,0 +1,123 @@
+"""The sections `train`, `eval`, `checkpoint`, `predict` and `mesh`."""
+
+import math
+
+import ml_collections
+from ml_collections import config_dict
+
+from xlj.config import checks
+from xlj.config import data as data_config
+from xlj.config import families
+from xlj.config import options
+
+_METRICS = ("P", "nDCG", "PSP", "PSnDCG", "Recall", "Coverage", "MacroF1")
+CHOICES: dict[str, tuple[str, ...]] = {}
+SWITCHES = ()
+
+
+def fields() -> options.Fields:
+  """All fields, with None for "decide from the data"."""
+  auto = config_dict.placeholder
+  return {
+    "train.batch_size": auto(int),
+    "train.epochs": auto(float),
+    "train.num_steps": auto(int),  # given: replaces epochs
+    # Added to the seed for the order of batches and dropout: another run from
+    # the same start, for averages; see xlj.averaging.soups.
+    "train.shuffle": 0,
+    # Working directory of a run whose encoder (and, for "oltr", rows) to start
+    # with: a first stage.
+    "train.start_from": "",
+    "train.log_every": 20,  # steps between lines of metrics.jsonl
+    # Batches that may be left out because their loss is not finite
+    "train.skip_nonfinite": 0,
+    "eval.every": auto(int),  # steps between validations
+    "eval.batch_size": 512,
+    "eval.ks": (1, 3, 5),  # cut-offs of the metrics
+    "eval.metric": "P@1",  # that the best checkpoint is chosen by
+    "checkpoint.every": auto(int),  # steps between checkpoints
+    "checkpoint.keep": 2,  # newest ones kept, besides the best
+    "checkpoint.keep_every": 0,  # steps of those always kept; 0 for none
+    # Directory or bucket (gs://, s3://); empty: in the working directory
+    "checkpoint.dir": "",
+    # Adds power * log(1 / propensity) to logits
+    "predict.propensity_power": auto(float),
+    "mesh.shape": (),  # (data, label); empty: all devices
+  }
+
+
+def rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  """Values for fields that are left open."""
+  rows = facts.num_rows
+  batch_size, epochs = {
+    "network": (
+      _power_of_two(rows / 50, 64, 1024),
+      min(20.0, max(3.0, 20.0 * (25_000 / rows) ** 0.5)),
+    ),
+    "linear": (64, 2.0),
+    "embedding": (512, 4.0),
+    "image": (128, 30.0),
+  }[config.family]
+  train = config.train
+  steps = train.num_steps
+  if steps is None:
+    batch = batch_size if train.batch_size is None else train.batch_size
+    wanted = epochs if train.epochs is None else train.epochs
+    steps = round(wanted * data_config.train_rows(config) / max(batch, 1))
+    steps = max(1, steps)
+  # Linear weights are large: saving them often would cost more than training.
+  every = max(1, -(-steps // (2 if config.family == "linear" else 5)))
+  return {
+    "train.batch_size": batch_size,
+    "train.epochs": epochs,
+    "train.num_steps": steps,
+    "eval.every": every,
+    "checkpoint.every": every,
+    "predict.propensity_power": 0.0 if config.family == "image" else 0.5,
+  }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that cannot be used.
+
+  Raises:
+    ConfigError: Naming the field.
+  """
+  checks.at_least(
+    config,
+    1,
+    "train.batch_size",
+    "train.num_steps",
+    "train.log_every",
+    "eval.every",
+    "eval.batch_size",
+    "checkpoint.every",
+    "checkpoint.keep",
+  )
+  if not config.eval.ks or min(config.eval.ks) < 1:
+    raise checks.ConfigError(
+      f"eval.ks is {config.eval.ks}; give cut-offs from 1 up"
+    )
+  names = [f"{kind}@{k}" for kind in _METRICS for k in config.eval.ks]
+  if config.eval.metric not in names:
+    raise checks.ConfigError(
+      f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)}"
+    )
+  if config.head.order == "none" and config.predict.propensity_power:
+    raise checks.ConfigError(
+      "predict.propensity_power needs counts of labels, and head.order is"
+      " 'none'; set it to 0"
+    )
+
+
+def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
+  """Steps in which as many examples are seen as there are to train on."""
+  rows = data_config.train_rows(config)
+  return max(1, round(rows / config.train.batch_size))
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+  """The power of two nearest to `value` within the bounds."""
+  return min(high, max(low, 2 ** round(math.log2(max(value, 1)))))
