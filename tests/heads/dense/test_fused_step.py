@@ -340,6 +340,23 @@ def test_skipped_chunks_are_wrong_by_no_more_than_stated():
   assert 0 < wrong.max() <= skip * length
 
 
+def test_a_chunk_whose_gradient_is_not_a_number_is_not_left_out():
+  head = make_head(num_labels=8, blocks=1, use_bias=False)
+  head = dense_heads.changed(head, skip_below=0.5)
+  x, rows = np.ones((4, head.dim), "f"), np.zeros((8, head.dim), "f")
+  x[1, 0] = np.nan
+  targets = targets_lib.Targets(np.zeros((4, 1), np.int32), np.ones(4, "f"))
+  with meshes.mesh((1, 1)) as mesh:
+    split = jax.NamedSharding(mesh, sharding.LABELS)
+    params = {"rows": jax.device_put(rows, split)}
+    state = head.init_optimizer(params)
+    batch = sharding.put_batch((x, targets))
+    _, _, dx, _ = jax.jit(head.step)(
+      params, state, jnp.int32(0), batch[0], None, batch[1]
+    )
+  assert np.isnan(dx).any()
+
+
 def test_initial_rows_do_not_depend_on_the_mesh_and_are_normal():
   head = make_head(num_labels=5003, storage=STORAGE["float8"])
   alone = head.init(jax.random.key(3))
