@@ -342,7 +342,7 @@ def test_skipped_chunks_are_wrong_by_no_more_than_stated():
 
 def test_a_chunk_whose_gradient_is_not_a_number_is_not_left_out():
   head = make_head(num_labels=8, blocks=1, use_bias=False)
-  head = dense_heads.changed(head, skip_below=0.5)
+  head = dense_heads.changed(head, skip_below=0.9)  # above all others
   x, rows = np.ones((4, head.dim), "f"), np.zeros((8, head.dim), "f")
   x[1, 0] = np.nan
   targets = targets_lib.Targets(np.zeros((4, 1), np.int32), np.ones(4, "f"))
