@@ -147,7 +147,9 @@ class LabelRows:
       value, grad = loss.value_and_grad(stats, z, positives)
       share = positives.by_example(scale)
       used = share != 0  # padding examples do not keep a chunk
-      matters = jnp.any(jnp.where(used, jnp.abs(grad), 0) >= self.skip_below)
+      # What is not finite matters, so that it is seen.
+      small = jnp.where(used, jnp.abs(grad), 0) < self.skip_below
+      matters = ~jnp.all(small)
       grad *= share
       by_label = grad.sum(1 - axis) if "bias" in params else None
       grads = {} if by_label is None else {"bias": by_label}
