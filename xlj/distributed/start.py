@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 import jax
 
+from xlj.distributed import addresses
 from xlj.distributed import errors
 from xlj.distributed import rendezvous
 from xlj.distributed import watch
@@ -55,6 +56,8 @@ def initialize(
   if place is None or place.num_processes == 1:
     return
   rendezvous.meet(place)
+  # JAX, too, would listen at all addresses of this host.
+  bind = place.address if addresses.own(place.host) else None
   # JAX notices lost processes too, but ends this one without a name for them.
   patience = max(2 * int(peer_timeout), int(peer_timeout) + 30)
   jax.distributed.initialize(
@@ -65,6 +68,7 @@ def initialize(
     cluster_detection_method="deactivate",
     initialization_timeout=max(1, int(initialization_timeout)),
     heartbeat_timeout_seconds=patience,
+    coordinator_bind_address=bind,
   )
   watch.start(place.address, peer_timeout, stall_timeout)
   if place.process_id == 0:
