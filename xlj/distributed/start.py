@@ -17,10 +17,9 @@ import jax
 
 from xlj.distributed import addresses
 from xlj.distributed import errors
+from xlj.distributed import jax_private
 from xlj.distributed import rendezvous
 from xlj.distributed import watch
-
-_CLUSTERS = jax._src.clusters.ClusterEnv
 
 
 def initialize(
@@ -146,7 +145,7 @@ def _detected(
 
 def _cluster() -> Any:
   """JAX's description of the cluster; None if there is none."""
-  for cluster in _CLUSTERS._cluster_types:
+  for cluster in jax_private.clusters():
     in_kubernetes = "k8s" in cluster.__module__
     # Most pods are not of an indexed job, for which alone JAX has an answer.
     if in_kubernetes and "JOB_COMPLETION_INDEX" not in os.environ:
