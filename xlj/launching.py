@@ -1,15 +1,12 @@
 """What every launcher shares: start, and refuse with one clear last line.
 
-Exit statuses: 0 all done; 2 refused, which running again does not help; 75
-another process of the job was lost or stuck, where it does; 143 told to stop
-(SIGTERM), after saving; others are crashes.
+Exit statuses are those of `xlj.distributed.exit_status`.
 """
 
 from collections.abc import Callable, Sequence
 import difflib
 import logging as std_logging
 import os
-import signal
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -23,12 +20,10 @@ from ml_collections import config_flags
 from xlj import config as config_lib
 from xlj.distributed import errors
 from xlj.distributed import exchange
+from xlj.distributed import exit_status
 from xlj.distributed import start
 from xlj.distributed import watch
 
-STOPPED = 128 + signal.SIGTERM  # exit status: told to stop
-_CRASHED = 1
-_REFUSED = 2
 # Errors that say what to do about them; anything else is a bug and keeps its
 # traceback.
 _REFUSALS = (ValueError, FloatingPointError, OSError, errors.StartError)
@@ -36,7 +31,7 @@ _OVERRIDE = "--config."
 
 
 def run(main: Callable[[], int | None]) -> None:
-  """Parses the flags and calls `main`; exits 2 on a refusal.
+  """Parses the flags and calls `main`; exits with REFUSED on a refusal.
 
   Args:
     main: The launcher's function; it reads its flags itself. It may return an
@@ -58,7 +53,7 @@ def run(main: Callable[[], int | None]) -> None:
       return 0
     except errors.LostPeerError as error:
       _say(str(error))
-      return watch.LOST
+      return exit_status.LOST
     except _REFUSALS as error:
       logging.debug("Refused", exc_info=True)
       _refuse(str(error))
@@ -128,7 +123,8 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
       # JAX's errors about other processes are ValueErrors, too.
       own = isinstance(error, _REFUSALS) and not watch.is_about_others(error)
       _say(str(error)) if own else traceback.print_exc()
-      watch.fail(error, _REFUSED if own else _CRASHED)
+      status = exit_status.REFUSED if own else exit_status.CRASHED
+      watch.fail(error, status)
     raise
   watch.end()
   return status
@@ -184,7 +180,7 @@ def _unknown_field(argv: Sequence[str]) -> str:
 
 def _refuse(text: str) -> NoReturn:
   _say(text)
-  sys.exit(_REFUSED)
+  sys.exit(exit_status.REFUSED)
 
 
 def _say(text: str) -> None:
