@@ -5,8 +5,11 @@ Exit statuses are those of `xlj.distributed.exit_status`.
 
 from collections.abc import Callable, Sequence
 import difflib
+import functools
+import importlib.util
 import logging as std_logging
 import os
+import pathlib
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -142,11 +145,26 @@ def _keep_compiled(directory: str) -> None:
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
   """Drops the chatter of libraries; their warnings pass."""
-  parts = set(record.pathname.replace("\\", "/").split("/"))
-  if "orbax" in parts and record.levelno >= std_logging.ERROR:
-    return False  # a failed save: `xlj.checkpoint` says it in a line
-  chatty = {"orbax", "grain", "jax"}
-  return record.levelno >= std_logging.WARNING or not chatty & parts
+  if record.levelno >= std_logging.ERROR:
+    # A failed save: `xlj.checkpoint` says it in a line.
+    return not _is_of("orbax.checkpoint", record)
+  return record.levelno >= std_logging.WARNING or not any(
+    _is_of(package, record) for package in ("orbax.checkpoint", "grain", "jax")
+  )
+
+
+def _is_of(package: str, record: std_logging.LogRecord) -> bool:
+  """Whether a message comes from a file of a package, wherever that lies."""
+  return any(
+    pathlib.Path(record.pathname).is_relative_to(directory)
+    for directory in _directories(package)
+  )
+
+
+@functools.cache
+def _directories(package: str) -> tuple[str, ...]:
+  spec = importlib.util.find_spec(package)
+  return tuple(spec.submodule_search_locations or ()) if spec else ()
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
