@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from absl import app
 from absl import flags
 
+from xlj.distributed import exit_status
 from xlj.distributed.local import devices as devices_lib
 from xlj.distributed.local import job
 
@@ -73,7 +74,7 @@ def _run(
         grace=_GRACE.value,
         told=lambda: len(signals),
       )
-      if signals or outcome.status in (0, job.REFUSED):
+      if signals or outcome.status in (exit_status.DONE, exit_status.REFUSED):
         break
   if outcome.text:
     _say(f"error: {outcome.text}")
@@ -130,7 +131,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _refuse(text: str) -> NoReturn:
   _say(f"error: {text}")
-  sys.exit(job.REFUSED)
+  sys.exit(exit_status.REFUSED)
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from xlj import config as config_lib
 from xlj import launching
+from xlj.distributed import exit_status
 from xlj.training import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,7 +33,7 @@ def main() -> int:
   if config is None:
     config = config_lib.load(Path(_WORKDIR.value) / config_lib.FILE)
   complete = train.train(config, _WORKDIR.value)
-  return 0 if complete else launching.STOPPED
+  return exit_status.DONE if complete else exit_status.STOPPED
 
 
 if __name__ == "__main__":

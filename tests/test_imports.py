@@ -1,9 +1,14 @@
 """The direction of imports: nothing imports what is above it."""
 
 import ast
+from importlib import metadata
 from pathlib import Path
+import re
 import subprocess
 import sys
+import tomllib
+
+from xlj.distributed import jax_private
 
 ROOT = Path(__file__).parents[1]
 _LABEL_LAYER = {"sharding", "ops", "heads.head"}
@@ -208,3 +213,57 @@ def test_the_top_level_is_small_and_files_are_short():
     if (count := len(f.read_text().splitlines())) > 560
   }
   assert not long
+
+
+# --- packages ----------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def packages(requirements):
+  """Normalized names of the packages that requirements name."""
+  names = [re.match(r"[\w.-]+", text).group() for text in requirements]
+  return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+
+
+def imported_packages(nodes):
+  """Packages that import statements among nodes need."""
+  names = set()
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      names.add(node.module)
+  names = {name.split(".")[0] for name in names}
+  names -= sys.stdlib_module_names | {"xlj", "configs"}
+  owners = metadata.packages_distributions()
+  return packages(owners.get(name, [name])[0] for name in names)
+
+
+def test_what_is_imported_is_declared_and_nothing_else():
+  always, sometimes = set(), set()
+  for folder in ("xlj", "launch", "configs"):
+    for path in (ROOT / folder).rglob("*.py"):
+      tree = ast.parse(path.read_text())
+      always |= imported_packages(tree.body)
+      sometimes |= imported_packages(ast.walk(tree))
+  declared = packages(PROJECT["dependencies"])
+  extras = PROJECT["optional-dependencies"]
+  optional = packages(
+    x for name in extras if name != "test" for x in extras[name]
+  )
+  assert always <= declared, always - declared
+  assert sometimes <= declared | optional, sometimes - declared - optional
+  assert declared <= sometimes, declared - sometimes
+
+
+def test_every_extra_has_the_same_limits_of_jax():
+  extras = PROJECT["optional-dependencies"].values()
+  everything = [
+    *PROJECT["dependencies"],
+    *(x for extra in extras for x in extra),
+  ]
+  limits = [
+    re.sub(r"^jax(\[\w+\])?", "", x) for x in everything if x[:3] == "jax"
+  ]
+  assert limits == [jax_private.SUPPORTED] * 3

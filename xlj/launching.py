@@ -1,15 +1,15 @@
 """What every launcher shares: start, and refuse with one clear last line.
 
-Exit statuses: 0 all done; 2 refused, which running again does not help; 75
-another process of the job was lost or stuck, where it does; 143 told to stop
-(SIGTERM), after saving; others are crashes.
+Exit statuses are those of `xlj.distributed.exit_status`.
 """
 
 from collections.abc import Callable, Sequence
 import difflib
+import functools
+import importlib.util
 import logging as std_logging
 import os
-import signal
+import pathlib
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -23,12 +23,10 @@ from ml_collections import config_flags
 from xlj import config as config_lib
 from xlj.distributed import errors
 from xlj.distributed import exchange
+from xlj.distributed import exit_status
 from xlj.distributed import start
 from xlj.distributed import watch
 
-STOPPED = 128 + signal.SIGTERM  # exit status: told to stop
-_CRASHED = 1
-_REFUSED = 2
 # Errors that say what to do about them; anything else is a bug and keeps its
 # traceback.
 _REFUSALS = (ValueError, FloatingPointError, OSError, errors.StartError)
@@ -36,7 +34,7 @@ _SECTIONS = {"--config.": "", "--predict.": "predict."}
 
 
 def run(main: Callable[[], int | None]) -> None:
-  """Parses the flags and calls `main`; exits 2 on a refusal.
+  """Parses the flags and calls `main`; exits with REFUSED on a refusal.
 
   Args:
     main: The launcher's function; it reads its flags itself. It may return an
@@ -58,7 +56,7 @@ def run(main: Callable[[], int | None]) -> None:
       return 0
     except errors.LostPeerError as error:
       _say(str(error))
-      return watch.LOST
+      return exit_status.LOST
     except _REFUSALS as error:
       logging.debug("Refused", exc_info=True)
       _refuse(str(error))
@@ -128,7 +126,8 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
       # JAX's errors about other processes are ValueErrors, too.
       own = isinstance(error, _REFUSALS) and not watch.is_about_others(error)
       _say(str(error)) if own else traceback.print_exc()
-      watch.fail(error, _REFUSED if own else _CRASHED)
+      status = exit_status.REFUSED if own else exit_status.CRASHED
+      watch.fail(error, status)
     raise
   watch.end()
   return status
@@ -159,11 +158,26 @@ def _keep_compiled(directory: str) -> None:
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
   """Drops the chatter of libraries; their warnings pass."""
-  parts = set(record.pathname.replace("\\", "/").split("/"))
-  if "orbax" in parts and record.levelno >= std_logging.ERROR:
-    return False  # a failed save: `xlj.checkpoint` says it in a line
-  chatty = {"orbax", "grain", "jax"}
-  return record.levelno >= std_logging.WARNING or not chatty & parts
+  if record.levelno >= std_logging.ERROR:
+    # A failed save: `xlj.checkpoint` says it in a line.
+    return not _is_of("orbax.checkpoint", record)
+  return record.levelno >= std_logging.WARNING or not any(
+    _is_of(package, record) for package in ("orbax.checkpoint", "grain", "jax")
+  )
+
+
+def _is_of(package: str, record: std_logging.LogRecord) -> bool:
+  """Whether a message comes from a file of a package, wherever that lies."""
+  return any(
+    pathlib.Path(record.pathname).is_relative_to(directory)
+    for directory in _directories(package)
+  )
+
+
+@functools.cache
+def _directories(package: str) -> tuple[str, ...]:
+  spec = importlib.util.find_spec(package)
+  return tuple(spec.submodule_search_locations or ()) if spec else ()
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -198,7 +212,7 @@ def _unknown_field(argv: Sequence[str]) -> str:
 
 def _refuse(text: str) -> NoReturn:
   _say(text)
-  sys.exit(_REFUSED)
+  sys.exit(exit_status.REFUSED)
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests import cases
 from tests import processes
 from tests import runs
-from xlj.distributed import watch
+from xlj.distributed import exit_status
 
 COUNT = 3
 STEPS = 10**6  # for ever
@@ -68,7 +68,7 @@ def test_the_others_end_by_the_name_of_the_lost_process(what, who):
       process.kill()
   status, _, err = runs.finish(job[who])
   for i in others:
-    assert ended[i][0] == watch.LOST, ended[i]
+    assert ended[i][0] == exit_status.LOST, ended[i]
     (line,) = last_lines([ended[i][2]])
     name = rf"process {who} \(.*, pid {job[who].pid}\)"
     assert re.search(name, line), ended[i][2]
@@ -79,6 +79,6 @@ def test_the_others_end_by_the_name_of_the_lost_process(what, who):
   if what == "raise":
     assert status == 1 and "error" in err.lower()
   elif what == "sleep":
-    assert status == watch.LOST  # it is told, too
+    assert status == exit_status.LOST  # it is told, too
   else:
     assert status == -signal.SIGKILL

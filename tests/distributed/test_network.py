@@ -10,7 +10,7 @@ import pytest
 
 from tests import cases
 from tests import runs
-from xlj.distributed import watch
+from xlj.distributed import exit_status
 
 SCRIPT = runs.ROOT / "tests/distributed/hosts.sh"
 WORKER = runs.ROOT / "tests/distributed/worker.py"
@@ -83,7 +83,7 @@ def test_a_cut_link_ends_the_job_with_the_name_of_the_peer(cut):
       process.kill()
   lines = []
   for status, _, err in ended:
-    assert status == watch.LOST, err
+    assert status == exit_status.LOST, err
     found = [x for x in err.splitlines() if x.startswith("error: ")]
     lines.append(found[-1])
   for i, line in enumerate(lines):
@@ -104,6 +104,6 @@ def test_a_coordinator_that_cannot_be_reached_is_named():
   finally:
     hosts("mend", 0)
   (status0, _, err0), (status1, _, err1) = ended
-  assert status0 == status1 == watch.LOST
+  assert status0 == status1 == exit_status.LOST
   assert "processes 1 and 2 of 3 did not come" in err0.splitlines()[-1]
   assert "process 0, the coordinator, is not at" in err1.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from xlj.distributed import errors
@@ -77,3 +78,17 @@ def test_the_place_under_open_mpi(monkeypatch):
 def test_a_pod_that_is_not_of_an_indexed_job_is_alone(monkeypatch):
   monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
   assert place(None, None, None) == (None, None)
+
+
+@pytest.mark.parametrize(
+  "address,bind", [("127.0.0.1:9", "127.0.0.1:9"), ("192.0.2.1:9", None)]
+)
+def test_jax_listens_where_the_others_call(monkeypatch, address, bind):
+  given = {}
+  monkeypatch.setattr(start.rendezvous, "meet", lambda _: None)
+  monkeypatch.setattr(start.watch, "start", lambda *_: None)
+  monkeypatch.setattr(
+    jax.distributed, "initialize", lambda *_, **kwargs: given.update(kwargs)
+  )
+  start.initialize(address, 2, 0)
+  assert given["coordinator_bind_address"] == bind

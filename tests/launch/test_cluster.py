@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 
 from tests import runs
 from tests.launch import test_launch
+from xlj.distributed import exit_status
 
 CLUSTER = runs.ROOT / "launch/cluster"
 SCRIPTS = ("slurm.sbatch", "tpu_pod.sh")
@@ -156,6 +158,42 @@ def test_the_processes_of_a_manifest_find_each_other(name):
   assert pod["restartPolicy"] == "Never"
   mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
   assert any(Path(flags["workdir"]).is_relative_to(path) for path in mounts)
+
+
+# --- exit statuses -----------------------------------------------------------
+
+
+def test_slurm_tells_exit_statuses_apart():
+  text = (CLUSTER / "slurm.sbatch").read_text()
+  assert f'  {exit_status.DONE}) echo "complete' in text
+  assert f'  {exit_status.REFUSED}) echo "refused' in text
+  compared = re.findall(r"status != (\d+)", text)
+  assert set(map(int, compared)) == {exit_status.DONE, exit_status.STOPPED}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kubernetes_tells_exit_statuses_apart(name):
+  job = job_of(documents(name)[-1])["spec"]
+  said = {
+    rule["action"]: rule["onExitCodes"]["values"]
+    for rule in job["podFailurePolicy"]["rules"]
+    if "onExitCodes" in rule
+  }
+  assert said.pop("FailJob") == [exit_status.REFUSED]
+  assert said.pop("Ignore", [exit_status.STOPPED]) == [exit_status.STOPPED]
+  assert not said
+
+
+def test_the_page_says_the_exit_statuses():
+  page = (runs.ROOT / "docs/devices_and_hosts.md").read_text()
+  (line,) = re.findall(r"Exit statuses: ([^.]*)\.", page)
+  numbers = [int(number) for number in re.findall(r"\d+", line)]
+  assert numbers == [
+    exit_status.DONE,
+    exit_status.REFUSED,
+    exit_status.LOST,
+    exit_status.STOPPED,
+  ]
 
 
 # --- real clusters -----------------------------------------------------------

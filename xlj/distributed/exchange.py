@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import itertools
 from typing import Any
 
-from jax._src import distributed
+from xlj.distributed import jax_private
 
-# JAX has no public name for it; Orbax takes it from here as well.
-_STATE = distributed.global_state
 _PREFIX = "xlj/gather"
 _TIMEOUT_S = 24 * 3600  # a lost process is noticed elsewhere; see `watch`
 _numbers = itertools.count()
@@ -23,17 +21,17 @@ class ProcessesDifferError(ValueError):
 
 def client() -> Any:
   """The client of the coordination service; None in a single process."""
-  return _STATE.client
+  return jax_private.client()
 
 
 def process_id() -> int:
   """Number of this process; known before any device is."""
-  return _STATE.process_id
+  return jax_private.process_id()
 
 
 def num_processes() -> int:
   """How many processes there are."""
-  return _STATE.num_processes if client() is not None else 1
+  return jax_private.num_processes() if client() is not None else 1
 
 
 def gather(name: str, text: str) -> list[str]:

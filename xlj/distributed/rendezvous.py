@@ -4,19 +4,13 @@ JAX's own start waits in silence, and takes the first process with a number for
 the right one. So they meet at the coordinator's address first: process 0
 listens there, the others call and say who they are, and all are told who is
 still missing. When all are there, the port is free again for JAX.
-
-The protocol is a JSON object per line: `{"job": "xlj", "process": 1, "of": 4,
-"who": "host, pid 7"}` from those that arrive; `{"missing": [2, 3]}`, `{"error":
-"..."}` or `{"go": true}` from process 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import selectors
 import socket
@@ -26,15 +20,15 @@ from typing import Any
 
 from absl import logging
 
+from xlj.distributed import addresses
+from xlj.distributed import calls
 from xlj.distributed import errors
 from xlj.distributed import exchange
 
-_JOB = "xlj"
 _FIRST_WORD_S = 3.0  # of waiting, before the first message about it
 _NEXT_WORD_S = 10.0
 _RETRY_S = 0.2
 _CALL_S = 5.0  # for a connection to come about
-_MAX_LINE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +78,7 @@ def meet(place: Place) -> None:
   if place.process_id:
     _Guest(place, deadline).wait()
     return
-  with _listen(place) as listener:
-    _Host(place, listener, deadline).wait()
+  _Host(place, _listen(place), deadline).wait()
 
 
 # --- process 0 ---------------------------------------------------------------
@@ -94,12 +87,13 @@ def meet(place: Place) -> None:
 class _Host:
   """Process 0: lets the others in."""
 
-  def __init__(self, place: Place, listener: socket.socket, deadline: float):
+  def __init__(
+    self, place: Place, listeners: list[socket.socket], deadline: float
+  ):
     self._place = place
-    self._listener = listener
+    self._listeners = listeners
     self._deadline = deadline
-    self._present = {0: who()}
-    self._calls: dict[socket.socket, _Call] = {}
+    self._calls: dict[socket.socket, calls.Call] = {}
     # What is said at the address that the others call; None: nothing yet.
     self._said: str | None = None
 
@@ -110,10 +104,10 @@ class _Host:
       self._wait()
     except (errors.StartError, errors.LostPeerError) as error:
       again = isinstance(error, errors.LostPeerError)
-      self._tell_all({"error": str(error), "again": again})
+      self._tell_all(calls.Answer(error=str(error), again=again))
       raise
     finally:
-      for sock in self._calls:
+      for sock in (*self._listeners, *self._calls):
         sock.close()
 
   def _call_address(self) -> None:
@@ -123,7 +117,8 @@ class _Host:
   def _wait(self) -> None:
     place, words = self._place, _Words(self._deadline)
     with selectors.DefaultSelector() as selector:
-      selector.register(self._listener, selectors.EVENT_READ)
+      for listener in self._listeners:
+        selector.register(listener, selectors.EVENT_READ)
       while self._missing():
         if self._said:
           raise errors.StartError(self._said)
@@ -132,15 +127,23 @@ class _Host:
         if words.due():
           text = exchange.processes(self._missing())
           words.say(f"Waiting for {text} of {place.num_processes}")
-          self._tell_all({"missing": self._missing()})
+          self._tell_all(calls.Answer(self._missing()))
         for key, _ in selector.select(_RETRY_S):
           self._serve(key.fileobj, selector)
-      self._listener.close()  # JAX listens there as soon as the others go on
-      self._tell_all({"go": True})
+        self._close_the_silent(selector)
+      # JAX listens there as soon as the others go on.
+      for listener in self._listeners:
+        listener.close()
+      self._tell_all(calls.Answer(go=True))
 
   def _missing(self) -> list[int]:
-    everybody = range(self._place.num_processes)
-    return [i for i in everybody if i not in self._present]
+    everybody, present = range(self._place.num_processes), self._present()
+    return [i for i in everybody if i not in present]
+
+  def _present(self) -> dict[int, str]:
+    """Who is there, by number."""
+    hellos = [call.hello for call in self._calls.values() if call.hello]
+    return {**{hello.process: hello.who for hello in hellos}, 0: who()}
 
   def _who_did_not_come(self) -> str:
     place = self._place
@@ -153,30 +156,40 @@ class _Host:
     return text
 
   def _serve(self, sock: Any, selector: selectors.BaseSelector) -> None:
-    if sock is self._listener:
+    if sock in self._listeners:
       with contextlib.suppress(OSError):
-        new, _ = self._listener.accept()
+        new, _ = sock.accept()
         new.settimeout(_CALL_S)
-        self._calls[new] = _Call(new)
+        self._calls[new] = calls.Call(new, calls.HELLO_BYTES)
         selector.register(new, selectors.EVENT_READ)
       return
-    call = self._calls[sock]
     try:
-      for message in call.read():
-        self._admit(call, message)
-    except (OSError, ValueError, LookupError):  # gone, refused, or a stranger
-      selector.unregister(sock)
-      del self._calls[sock]
-      sock.close()
-      if call.process:
-        del self._present[call.process]
+      for message in self._calls[sock].read():
+        self._admit(self._calls[sock], message)
+    except (OSError, ValueError):  # gone, refused, or a stranger
+      self._close(sock, selector)
 
-  def _admit(self, call: _Call, message: Any) -> None:
+  def _close_the_silent(self, selector: selectors.BaseSelector) -> None:
+    """Closes the calls that have not said hello in time."""
+    limit = time.monotonic() - _CALL_S
+    for sock, call in list(self._calls.items()):
+      if call.hello is None and call.since < limit:
+        self._close(sock, selector)
+
+  def _close(
+    self, sock: socket.socket, selector: selectors.BaseSelector
+  ) -> None:
+    selector.unregister(sock)
+    del self._calls[sock]
+    sock.close()
+
+  def _admit(self, call: calls.Call, message: dict[str, Any]) -> None:
     """Takes in who says hello; ValueError if it is not let in."""
-    if not isinstance(message, dict) or message.get("job") != _JOB:
-      raise ValueError("a stranger")
-    process, count, name = message["process"], message["of"], message["who"]
-    there = self._present.get(process)
+    if call.hello is not None:
+      raise ValueError("it has said hello")
+    hello = calls.Hello.of(message)
+    process, count, name = hello.process, hello.count, hello.who
+    there = self._present().get(process)
     said = ""
     if count != self._place.num_processes:
       said = (
@@ -193,26 +206,38 @@ class _Host:
       )
     if said:
       logging.warning("Refused: %s", said)
-      call.send({"error": said, "again": False})
+      call.send(calls.Answer(error=said))
       raise ValueError(said)
-    call.process = process
-    self._present[process] = name
-    call.send({"missing": self._missing()})
+    call.hello = hello
+    call.send(calls.Answer(self._missing()))
 
-  def _tell_all(self, message: dict[str, Any]) -> None:
+  def _tell_all(self, answer: calls.Answer) -> None:
     for call in self._calls.values():
-      if call.process is not None:  # it has said hello
+      if call.hello is not None:
         with contextlib.suppress(OSError):
-          call.send(message)
+          call.send(answer)
 
 
-def _listen(place: Place) -> socket.socket:
-  """Listens at the coordinator's port, of all addresses of this host."""
-  both = socket.has_dualstack_ipv6()
+def _listen(place: Place) -> list[socket.socket]:
+  """Listens at the coordinator's address, and at no other one of this host."""
+  own = addresses.own(place.host)
+  if not own:
+    logging.info(
+      "%s is not known here as an address of this host, so process 0 listens at"
+      " port %d of all its addresses",
+      place.host,
+      place.port,
+    )
+  return [_listen_at(place, address) for address in own or [""]]
+
+
+def _listen_at(place: Place, address: str) -> socket.socket:
+  """Listens at the coordinator's port; "" is all addresses of this host."""
+  both = not address and socket.has_dualstack_ipv6()
   try:
     return socket.create_server(
-      ("", place.port),
-      family=socket.AF_INET6 if both else socket.AF_INET,
+      (address, place.port),
+      family=socket.AF_INET6 if both or ":" in address else socket.AF_INET,
       dualstack_ipv6=both,
       backlog=min(place.num_processes, 4096),
     )
@@ -221,7 +246,7 @@ def _listen(place: Place) -> socket.socket:
       raise
   # Perhaps by a coordinator that will say who it is.
   raise errors.StartError(
-    _say_hello(place, "localhost")
+    _say_hello(place, address or "localhost")
     or f"port {place.port} of process 0 ({who()}) is taken by another program;"
     " give another one in --coordinator_address"
   )
@@ -231,10 +256,10 @@ def _say_hello(place: Place, host: str) -> str | None:
   """Calls as process 0; what is objected to that, None if nobody answers."""
   with contextlib.suppress(OSError, ValueError):
     with socket.create_connection((host, place.port), _CALL_S) as sock:
-      call = _Call(sock)
+      call = calls.Call(sock, _answer_bytes(place))
       call.send(_hello(place))
       for message in call.read():
-        return str(message.get("error", ""))
+        return calls.Answer.of(message).error
   return None
 
 
@@ -275,7 +300,7 @@ class _Guest:
     """Waits at the rendezvous; False if process 0 left it."""
     place = self._place
     with socket.create_connection((place.host, place.port), _CALL_S) as sock:
-      call = _Call(sock)
+      call = calls.Call(sock, _answer_bytes(place))
       call.send(_hello(place))
       sock.settimeout(1.0)
       while time.monotonic() < self._deadline + _CALL_S:
@@ -284,13 +309,14 @@ class _Guest:
         except TimeoutError:
           continue
         for message in messages:
-          if "error" in message:
-            again = message["again"]
+          answer = calls.Answer.of(message)
+          if answer.error:
+            again = answer.again
             kind = errors.LostPeerError if again else errors.StartError
-            raise kind(message["error"])
-          if "go" in message:
+            raise kind(answer.error)
+          if answer.go:
             return True
-          self._missing = message["missing"]
+          self._missing = answer.missing
           others = [i for i in self._missing if i != place.process_id]
           if others and self._words.due():
             text = exchange.processes(others)
@@ -299,30 +325,6 @@ class _Guest:
 
 
 # --- both --------------------------------------------------------------------
-
-
-class _Call:
-  """A connection with a message per line."""
-
-  def __init__(self, sock: socket.socket):
-    self._sock = sock
-    self._rest = b""
-    self.process: int | None = None
-
-  def read(self) -> Iterator[Any]:
-    """Yields the messages that have come; OSError when the other one left."""
-    data = self._sock.recv(_MAX_LINE)
-    if not data:
-      raise ConnectionError("it closed the connection")
-    *lines, self._rest = (self._rest + data).split(b"\n")
-    if len(self._rest) > _MAX_LINE:
-      raise ValueError("too long a line")
-    for line in lines:
-      yield json.loads(line)
-
-  def send(self, message: dict[str, Any]) -> None:
-    """Sends a message."""
-    self._sock.sendall(json.dumps(message).encode() + b"\n")
 
 
 class _Words:
@@ -350,10 +352,10 @@ def _did_not_come(missing: list[int], place: Place) -> str:
   )
 
 
-def _hello(place: Place) -> dict[str, Any]:
-  return {
-    "job": _JOB,
-    "process": place.process_id,
-    "of": place.num_processes,
-    "who": who(),
-  }
+def _hello(place: Place) -> calls.Hello:
+  return calls.Hello(place.process_id, place.num_processes, who())
+
+
+def _answer_bytes(place: Place) -> int:
+  """At most, of a line of process 0: it may name every process."""
+  return 4096 + 16 * place.num_processes

@@ -15,11 +15,11 @@ from typing import Any
 from absl import logging
 import jax
 
+from xlj.distributed import addresses
 from xlj.distributed import errors
+from xlj.distributed import jax_private
 from xlj.distributed import rendezvous
 from xlj.distributed import watch
-
-_CLUSTERS = jax._src.clusters.ClusterEnv
 
 
 def initialize(
@@ -55,6 +55,8 @@ def initialize(
   if place is None or place.num_processes == 1:
     return
   rendezvous.meet(place)
+  # JAX, too, would listen at all addresses of this host.
+  bind = place.address if addresses.own(place.host) else None
   # JAX notices lost processes too, but ends this one without a name for them.
   patience = max(2 * int(peer_timeout), int(peer_timeout) + 30)
   jax.distributed.initialize(
@@ -65,6 +67,7 @@ def initialize(
     cluster_detection_method="deactivate",
     initialization_timeout=max(1, int(initialization_timeout)),
     heartbeat_timeout_seconds=patience,
+    coordinator_bind_address=bind,
   )
   watch.start(place.address, peer_timeout, stall_timeout)
   if place.process_id == 0:
@@ -142,7 +145,7 @@ def _detected(
 
 def _cluster() -> Any:
   """JAX's description of the cluster; None if there is none."""
-  for cluster in _CLUSTERS._cluster_types:
+  for cluster in jax_private.clusters():
     in_kubernetes = "k8s" in cluster.__module__
     # Most pods are not of an indexed job, for which alone JAX has an answer.
     if in_kubernetes and "JOB_COMPLETION_INDEX" not in os.environ:

@@ -26,9 +26,9 @@ import time
 from typing import Any
 
 from xlj.distributed import exchange
+from xlj.distributed import exit_status
 from xlj.distributed import rendezvous
 
-LOST = 75  # exit status: another process is gone; starting again may help
 _SIGNS = "xlj/signs"
 _VERDICT = "xlj/verdict"
 # What libraries say when it is another process that failed.
@@ -187,7 +187,7 @@ class _Watch:
     if verdict and not self.own.ended and not self._ending:
       self._announce(verdict)
       print(f"error: {verdict}", file=sys.stderr, flush=True)
-      self._leave(LOST)
+      self._leave(exit_status.LOST)
 
   def _verdict(self) -> str:
     """What is wrong; empty if nothing is."""
@@ -244,7 +244,7 @@ class _Watch:
     if not self._ending:
       self._ending = True
       print(f"error: {verdict}", file=sys.stderr, flush=True)
-      self._leave(LOST)
+      self._leave(exit_status.LOST)
 
   def _leave(self, status: int) -> None:
     """Leaves at once; an ordinary end would wait for the other processes."""
@@ -264,7 +264,7 @@ class _Watch:
         file=sys.stderr,
         flush=True,
       )
-      self._leave(LOST)
+      self._leave(exit_status.LOST)
     time.sleep(4 * self._interval)  # for a verdict, if there is one
 
 

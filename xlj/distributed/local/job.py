@@ -17,11 +17,9 @@ import subprocess
 import sys
 import time
 
+from xlj.distributed import exit_status
 from xlj.distributed.local import view as view_lib
 
-REFUSED = 2  # exit status: running again does not help
-STOPPED = 128 + signal.SIGTERM
-_LOST = 75  # a process ended because of another one
 _TICK_S = 0.05
 # Who fails because of another process may be noticed first.
 _SETTLE_S = 1.0
@@ -197,11 +195,13 @@ def _outcome(
   if not any(process.status for process in processes):
     return Outcome(0)
   if told:
-    well = (0, STOPPED, -signal.SIGTERM)
+    well = (exit_status.DONE, exit_status.STOPPED, -signal.SIGTERM)
     bad = [process for process in processes if process.status not in well]
-    return Outcome(STOPPED, _describe(bad[0], view) if bad else "")
+    return Outcome(exit_status.STOPPED, _describe(bad[0], view) if bad else "")
   # Those who lost a peer are not the reason.
-  reasons = [process for process in failed if process.status != _LOST]
+  reasons = [
+    process for process in failed if process.status != exit_status.LOST
+  ]
   first = (reasons or failed)[0]
   status = first.status or 0
   return Outcome(128 - status if status < 0 else status, _describe(first, view))
