@@ -226,8 +226,8 @@ def packages(requirements):
   return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 
-def imported_packages(nodes):
-  """Packages that import statements among nodes need."""
+def imported_packages(nodes, owners):
+  """Packages that import statements among nodes need; `owners` of modules."""
   names = set()
   for node in nodes:
     if isinstance(node, ast.Import):
@@ -236,17 +236,17 @@ def imported_packages(nodes):
       names.add(node.module)
   names = {name.split(".")[0] for name in names}
   names -= sys.stdlib_module_names | {"xlj", "configs"}
-  owners = metadata.packages_distributions()
   return packages(owners.get(name, [name])[0] for name in names)
 
 
 def test_what_is_imported_is_declared_and_nothing_else():
   always, sometimes = set(), set()
+  owners = metadata.packages_distributions()
   for folder in ("xlj", "launch", "configs"):
     for path in (ROOT / folder).rglob("*.py"):
       tree = ast.parse(path.read_text())
-      always |= imported_packages(tree.body)
-      sometimes |= imported_packages(ast.walk(tree))
+      always |= imported_packages(tree.body, owners)
+      sometimes |= imported_packages(ast.walk(tree), owners)
   declared = packages(PROJECT["dependencies"])
   extras = PROJECT["optional-dependencies"]
   optional = packages(
