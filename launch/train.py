@@ -6,13 +6,12 @@ python launch/train.py --config=configs/xmc.py:bibtex \
 Without --config it continues as the run's own config says.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
 from xlj import config as config_lib
 from xlj import launching
+from xlj.runs import workdir
 from xlj.training import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,7 +29,7 @@ def main() -> int:
   """Trains."""
   config = _CONFIG.value
   if config is None:
-    config = config_lib.load(Path(_WORKDIR.value) / config_lib.FILE)
+    config = config_lib.load(workdir.resolve(_WORKDIR.value) / config_lib.FILE)
   complete = train.train(config, _WORKDIR.value)
   return 0 if complete else launching.STOPPED
 

@@ -2,14 +2,16 @@
 # Trains on all hosts of a Cloud TPU pod. xlj finds the other hosts by itself.
 #
 #   TPU=NAME ZONE=us-central2-b launch/cluster/tpu_pod.sh \
-#     --config=configs/xmc.py --workdir=gs://BUCKET/runs/xlj
+#     --config=configs/xmc.py --workdir=SHARED/runs/xlj \
+#     --config.checkpoint.dir=gs://BUCKET/runs/xlj
 #
 # Every host needs xlj in the directory XLJ, installed for PYTHON; to install:
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
-#     --command="git clone REPOSITORY xlj && pip install -e './xlj[tpu]'"
-# WORKDIR is a bucket, or a directory that all hosts see. Run the same command
-# again to continue from the last checkpoint; Ctrl-C here may leave processes
-# there: `tpu_pod.sh --stop` tells them to save and end.
+#     --command="git clone REPOSITORY xlj && pip install -e './xlj[tpu]' gcsfs"
+# SHARED is a directory that all hosts see, as of Filestore. It cannot be in a
+# bucket; checkpoints can. Run the same command again to continue from the last
+# one; Ctrl-C here may leave processes there: `tpu_pod.sh --stop` tells them to
+# save and end.
 set -euo pipefail
 
 # Fill in, or give them in the environment:

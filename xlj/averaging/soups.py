@@ -41,6 +41,7 @@ from xlj.evaluation import evaluator
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.runs import label_corrections
+from xlj.runs import workdir as workdir_lib
 
 FILE = "soup.json"
 MODES = ("uniform", "greedy")
@@ -102,7 +103,7 @@ def find(workdirs: Sequence[str | Path], last: int = 0) -> list[Candidate]:
   """
   if last < 0:
     raise config_lib.ConfigError(f"last is {last}; it must be at least 0")
-  paths = [Path(workdir).absolute() for workdir in workdirs]
+  paths = [workdir_lib.resolve(path, "workdirs") for path in workdirs]
   for path in paths:
     if paths.count(path) > 1:
       raise config_lib.ConfigError(f"{path} is given more than once")
@@ -217,7 +218,7 @@ def make_soup(
     CheckpointError: If a checkpoint is damaged, or does not go with the first.
     DataError: If the split cannot be read or does not fit the model.
   """
-  output = Path(output).absolute()
+  output = workdir_lib.resolve(output, "output")
   if mode not in MODES:
     raise config_lib.ConfigError(f"mode is {mode!r}; use one of {MODES}")
   if output.exists() and not (output.is_dir() and not any(output.iterdir())):

@@ -19,6 +19,7 @@ from xlj.data import label_order
 from xlj.data import pipeline
 from xlj.data import weighting as weighting_lib
 from xlj.model import model as model_lib
+from xlj.runs import workdir as workdir_lib
 
 CONFIDENCES = ("probability", "cosine", "reachability")
 Features = (
@@ -47,7 +48,7 @@ def load(workdir: str | Path, *, which: str = "best") -> "Predictor":
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
   """
-  workdir = Path(workdir).absolute()
+  workdir = workdir_lib.resolve(workdir)
   config = config_lib.load(workdir / config_lib.FILE)
   mesh = mesh_lib.make_mesh()
   with jax.set_mesh(mesh):

@@ -25,6 +25,7 @@ from xlj.model import model as model_lib
 from xlj.report import machine
 from xlj.report import report
 from xlj.runs import label_corrections
+from xlj.runs import workdir as workdir_lib
 from xlj.training import preparation
 
 ORDER_FILE = "label_order.txt"
@@ -116,7 +117,7 @@ def load(workdir: str | Path) -> Run:
       cannot be edited.
     CheckpointError: None of its checkpoints is good.
   """
-  workdir = Path(workdir).absolute()
+  workdir = workdir_lib.resolve(workdir)
   config = config_lib.load(workdir / config_lib.FILE)
   _check(config, workdir)
   mesh = mesh_lib.make_mesh()
@@ -191,7 +192,7 @@ def save(
     ConfigError: `output` is not empty, or the data do not go with the run.
     DataError: The data cannot be read.
   """
-  output = Path(output).absolute()
+  output = workdir_lib.resolve(output, "output")
   if output.exists() and not (output.is_dir() and not any(output.iterdir())):
     raise config_lib.ConfigError(f"{output} is not empty; use another output")
   config = ml_collections.ConfigDict(run.config.to_dict())

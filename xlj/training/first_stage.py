@@ -9,6 +9,7 @@ import ml_collections
 from xlj import config as config_lib
 from xlj.checkpoint import checkpointer
 from xlj.model import model as model_lib
+from xlj.runs import workdir as workdir_lib
 
 # Where the two must agree for weights to mean the same.
 _SAME = ("data.fingerprint", "data.weighting", "data.l2", "data.num_features")
@@ -43,7 +44,7 @@ def load(config: ml_collections.ConfigDict) -> Stage:
     ConfigError: The run does not exist or does not fit this one.
     CheckpointError: None of its checkpoints is good.
   """
-  workdir = Path(config.train.start_from).absolute()
+  workdir = workdir_lib.resolve(config.train.start_from, "train.start_from")
   saved = config_lib.load(workdir / config_lib.FILE)
   with_rows = config.head.type == "oltr" and config.oltr.own_keys
   _check(saved, config, _SAME + (_SAME_ROWS if with_rows else ()), workdir)

@@ -34,6 +34,7 @@ from xlj.report import machine
 from xlj.report import progress
 from xlj.report import report
 from xlj.runs import label_corrections
+from xlj.runs import workdir as workdir_lib
 from xlj.training import first_stage
 from xlj.training import noisy_labels
 from xlj.training import preparation
@@ -65,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
       run that is to be continued can be read.
     ProcessesDifferError: If processes do not have the same config or data.
   """
-  workdir = Path(workdir).absolute()
+  workdir = workdir_lib.resolve(workdir)
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
   config, data = preparation.prepare(config, workdir)
   config_check.check_divides(config, mesh.size)
