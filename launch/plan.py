@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from xlj import launching
+from xlj.distributed.local import devices as devices_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file; override a field by --config.FIELD=VALUE."
@@ -37,15 +38,7 @@ def main() -> None:
   mesh = _mesh()
   devices = _DEVICES.value or (mesh[0] * mesh[1] if mesh else 1)
   # Before any part of JAX looks for devices.
-  os.environ["JAX_PLATFORMS"] = "cpu"
-  others = [
-    flag
-    for flag in os.environ.get("XLA_FLAGS", "").split()
-    if not flag.startswith("--xla_force_host_platform_device_count")
-  ]
-  os.environ["XLA_FLAGS"] = " ".join(
-    (*others, f"--xla_force_host_platform_device_count={devices}")
-  )
+  os.environ.update(devices_lib.environments(1, devices)[0])
   from xlj import mesh as mesh_lib
   from xlj.planning import plan as plan_lib
 

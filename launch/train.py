@@ -6,14 +6,12 @@ python launch/train.py --config=configs/xmc.py:bibtex \
 Without --config it continues as the run's own config says.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
-from xlj import config as config_lib
 from xlj import launching
 from xlj.distributed import exit_status
+from xlj.runs import directory
 from xlj.training import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -31,7 +29,7 @@ def main() -> int:
   """Trains."""
   config = _CONFIG.value
   if config is None:
-    config = config_lib.load(Path(_WORKDIR.value) / config_lib.FILE)
+    config = directory.load_config(directory.resolve(_WORKDIR.value))
   complete = train.train(config, _WORKDIR.value)
   return exit_status.DONE if complete else exit_status.STOPPED
 

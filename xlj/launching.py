@@ -123,7 +123,7 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
     status = main()
   except (Exception, KeyboardInterrupt) as error:
     if watch.is_watching():
-      # JAX's errors about other processes are ValueErrors, too.
+      # JAX's errors about other processes may be plain ValueErrors.
       own = isinstance(error, _REFUSALS) and not watch.is_about_others(error)
       _say(str(error)) if own else traceback.print_exc()
       status = exit_status.REFUSED if own else exit_status.CRASHED

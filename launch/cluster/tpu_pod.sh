@@ -7,7 +7,7 @@
 #
 # Every host needs xlj in the directory XLJ, installed for PYTHON; to install:
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
-#     --command="git clone REPOSITORY xlj && pip install -e './xlj[tpu]'"
+#     --command="git clone REPOSITORY xlj && pip install -e './xlj[tpu]' gcsfs"
 # SHARED is a directory that all hosts see, as of Filestore. It cannot be in a
 # bucket; checkpoints can. Run the same command again to continue from the last
 # one; Ctrl-C here may leave processes there: `tpu_pod.sh --stop` tells them to

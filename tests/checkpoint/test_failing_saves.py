@@ -157,6 +157,23 @@ def test_what_another_process_cannot_write_is_not_kept(tmp_path, monkeypatch):
       keeper.close()
 
 
+def test_the_last_save_that_fails_has_its_cause(tmp_path, monkeypatch):
+  lost = jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed")
+
+  def lose():
+    raise lost
+
+  with meshes.mesh((1, 1)) as mesh:
+    keeper = checkpointer.Checkpointer(tmp_path)
+    monkeypatch.setattr(keeper._orbax, "wait_until_finished", lose)
+    keeper.save(1, *make(mesh, 1), {})
+    keeper.wait()
+    monkeypatch.undo()
+    with pytest.raises(errors.CheckpointError, match="UNAVAILABLE") as caught:
+      keeper.close()
+  assert caught.value.__cause__ is lost
+
+
 def test_the_probe_leaves_nothing_behind(tmp_path):
   probe.probe(tmp_path / "new")
   assert not os.listdir(tmp_path / "new")

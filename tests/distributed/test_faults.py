@@ -43,9 +43,10 @@ def test_without_trouble_all_end_well():
 @pytest.mark.parametrize(
   "what,who",
   cases.first(
-    4,
+    5,
     [
       ("raise", 1),
+      ("refuse", 1),
       ("kill", 0),
       ("freeze", 0),
       ("sleep", 2),
@@ -78,7 +79,26 @@ def test_the_others_end_by_the_name_of_the_lost_process(what, who):
       assert "stuck for" in line and "taking step 4" in line
   if what == "raise":
     assert status == 1 and "error" in err.lower()
+  elif what == "refuse":
+    assert status == 2 and "Traceback" not in err
+    assert last_lines([err]) == [
+      "error: /data/collective_connection does not exist"
+    ]
   elif what == "sleep":
     assert status == exit_status.LOST  # it is told, too
   else:
     assert status == -signal.SIGKILL
+
+
+def test_without_the_coordinator_nobody_waits_for_the_peer_timeout():
+  job = work("--what=kill", "--who=0", count=2, peer_timeout=1000)
+  statuses, _, errors = processes.finish(job, timeout=90)
+  assert statuses == (-signal.SIGKILL, exit_status.LOST)
+  (line,) = last_lines(errors[1:])
+  assert f"pid {job[0].pid})" in line and "nothing answers there" in line
+
+
+def test_an_abort_ends_a_process_in_which_no_python_can_run():
+  job = work("--what=abort", "--who=1", count=2)
+  statuses, _, _ = processes.finish(job, timeout=90)
+  assert statuses == (exit_status.LOST, -signal.SIGABRT)

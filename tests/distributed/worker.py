@@ -1,5 +1,6 @@
 """A launcher whose processes add numbers together until one gets in trouble."""
 
+import ctypes
 import os
 import signal
 import time
@@ -8,13 +9,17 @@ from absl import flags
 import jax
 import numpy as np
 
+from xlj import config as config_lib
 from xlj import launching
 from xlj.distributed import exchange
 from xlj.distributed import watch
 
 _WHO = flags.DEFINE_integer("who", -1, "The process that gets in trouble.")
 _WHAT = flags.DEFINE_enum(
-  "what", "none", ["none", "raise", "kill", "freeze", "sleep"], "The trouble."
+  "what",
+  "none",
+  ["none", "raise", "refuse", "kill", "freeze", "sleep", "abort"],
+  "The trouble.",
 )
 _STEPS = flags.DEFINE_integer("steps", 6, "Steps until the end.")
 _TROUBLE_AT = 4
@@ -41,12 +46,20 @@ def main() -> None:
 def get_in_trouble(what: str) -> None:
   if what == "raise":
     raise RuntimeError("no more sums")
+  if what == "refuse":
+    raise config_lib.ConfigError("/data/collective_connection does not exist")
   if what == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
   if what == "freeze":
     os.kill(os.getpid(), signal.SIGSTOP)
   if what == "sleep":
     time.sleep(1000)
+  if what == "abort":  # in another thread, while this one lets no Python run
+    libc = ctypes.CDLL(None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    libc.signal(signal.SIGALRM, libc.abort)
+    libc.alarm(1)
+    ctypes.PyDLL(None).sleep(1000)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,13 @@ def test_shellcheck_has_nothing_to_say(path):
   assert not done.returncode, done.stdout
 
 
+@pytest.mark.parametrize("name", [*SCRIPTS, *MANIFESTS])
+def test_no_working_directory_is_a_bucket(name):
+  """As launchers refuse it."""
+  found = re.findall(r"--workdir=(\S+)", (CLUSTER / name).read_text())
+  assert found and not any("://" in workdir for workdir in found)
+
+
 FAKE_GCLOUD = """#!/bin/sh
 echo "$@" | sed 's/ --command=.*//'
 for word in "$@"; do
@@ -85,7 +92,7 @@ def test_a_tpu_pod_runs_the_command_on_all_hosts(tmp_path):
     "TPU": "pod",
     "ZONE": "here",
   }
-  arguments = ["--config=a b.py", "--workdir=gs://x/'y' $z"]
+  arguments = ["--config=a b.py", "--workdir=/x/'y' $z"]
   done = call(CLUSTER / "tpu_pod.sh", *arguments, env=env)
   asked, ran = done.stdout.splitlines()
   assert asked == "compute tpus tpu-vm ssh pod --zone=here --worker=all"

@@ -215,6 +215,34 @@ def test_a_directory_without_a_run_is_refused(name, tmp_path):
   assert "is this the working directory of a run?" in err.splitlines()[-1]
 
 
+BUCKET = "gs://bucket/run"
+
+
+@pytest.mark.parametrize(
+  "name,arguments",
+  [
+    ("train", (XMC, f"--workdir={BUCKET}")),
+    ("train", (f"--workdir={BUCKET}",)),
+    ("evaluate", (f"--workdir={BUCKET}",)),
+    ("predict", (f"--workdir={BUCKET}", "--input=x", "--output=y")),
+    ("labels", (f"--workdir={BUCKET}", "--list")),
+    ("average", (f"--workdirs={BUCKET}", "--output=x")),
+    ("average", ("--workdirs=x", f"--output={BUCKET}")),
+  ],
+)
+def test_a_bucket_as_a_working_directory_is_refused(name, arguments):
+  status, _, err = runs.launch_to_end(name, *arguments)
+  assert status == 2
+  (last,) = err.strip().splitlines()
+  assert f"is {BUCKET}, a bucket" in last
+  assert "--config.checkpoint.dir=gs://" in last
+
+
+def test_a_bucket_as_a_working_directory_is_refused_in_python():
+  with pytest.raises(ValueError, match=f"{BUCKET}, a bucket"):
+    xlj.load(BUCKET)
+
+
 def test_predict_refuses_a_bad_input_and_leaves_no_output(trained, tmp_path):
   source, output = tmp_path / "bad.txt", tmp_path / "out.tsv"
   source.write_text("2 500 700\n1 3:1\n1 3:x\n")

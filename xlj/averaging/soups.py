@@ -102,7 +102,7 @@ def find(workdirs: Sequence[str | Path], last: int = 0) -> list[Candidate]:
   """
   if last < 0:
     raise config_lib.ConfigError(f"last is {last}; it must be at least 0")
-  paths = [Path(workdir).absolute() for workdir in workdirs]
+  paths = [run_directory.resolve(path, "workdirs") for path in workdirs]
   for path in paths:
     if paths.count(path) > 1:
       raise config_lib.ConfigError(f"{path} is given more than once")
@@ -213,7 +213,7 @@ def make_soup(
     CheckpointError: If a checkpoint is damaged, or does not go with the first.
     DataError: If the split cannot be read or does not fit the model.
   """
-  output = Path(output).absolute()
+  output = run_directory.resolve(output, "output")
   if mode not in MODES:
     raise config_lib.ConfigError(f"mode is {mode!r}; use one of {MODES}")
   run_directory.check_new(output)

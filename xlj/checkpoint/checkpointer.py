@@ -68,6 +68,7 @@ class Checkpointer:
     self._thread: threading.Thread | None = None
     self._asked: int | None = None
     self._fault = ""  # why the newest state asked for is not saved
+    self._cause: Exception | None = None  # what was raised then
     self._commit = commit.Commit(timeout)
     self._orbax: Any = None
     if read_only:
@@ -125,7 +126,8 @@ class Checkpointer:
         },
       }
     )
-    self._asked, self._fault = step, self._commit.begin(self._prepare, step)
+    self._asked, self._cause = step, None
+    self._fault = self._commit.begin(self._prepare, step)
     if self._fault:
       self._warn(step)
       return
@@ -172,7 +174,7 @@ class Checkpointer:
         f" {self._path}: {self._fault}; the newest that is saved there is"
         f" {'none' if last is None else f'that of step {last}'}. Make room, or"
         " set right what is wrong there, and run the same command to continue"
-      )
+      ) from self._cause
 
   def __enter__(self) -> "Checkpointer":
     """Returns itself."""
@@ -279,7 +281,7 @@ class Checkpointer:
         raise error
       self._orbax.wait_until_finished()
     except Exception as raised:  # of this process, or of another
-      self._fault = self._commit.give_up(raised)
+      self._fault, self._cause = self._commit.give_up(raised), raised
       self._warn(step)
       self._remove_remains()
       return

@@ -6,8 +6,8 @@ seconds in the key-value store of JAX's coordination service, which process 0
 keeps: what it is about, since which step. Process 0 judges them all, and leaves
 its verdict there; the others judge process 0.
 
-This is the only module that ends the process by itself: threads and aborting
-libraries cannot raise errors in the main thread when that waits for devices.
+This is the only module that ends the process by itself: threads cannot raise
+errors in the main thread when that waits for devices.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -25,18 +26,23 @@ import threading
 import time
 from typing import Any
 
+import jax
+
 from xlj.distributed import exchange
 from xlj.distributed import exit_status
 from xlj.distributed import rendezvous
 
 _SIGNS = "xlj/signs"
 _VERDICT = "xlj/verdict"
-# What libraries say when it is another process that failed.
+# What JAX's errors say when it is another process that failed.
 _OF_OTHERS = re.compile(
   "gloo|nccl|collective|barrier|coordination|unavailable|deadline|aborted"
   "|connection|socket",
   re.IGNORECASE,
 )
+# An array whose computation failed raises a ValueError with a status, as in
+# "UNKNOWN: Gloo all-reduce failed"; TensorStore has such errors about files.
+_STATUS = re.compile(r"[A-Z_]+: (?!.*\[(tensorstore_spec|source))", re.DOTALL)
 _the_watch: _Watch | None = None
 
 
@@ -101,8 +107,15 @@ def is_watching() -> bool:
 
 
 def is_about_others(error: BaseException) -> bool:
-  """Whether an error looks as if another process had failed."""
-  return bool(_OF_OTHERS.search(f"{type(error).__name__}: {error}"))
+  """Whether JAX raised an error, or its cause, as another process failed."""
+  text, cause = str(error), error.__cause__
+  if cause is None and not error.__suppress_context__:
+    cause = error.__context__
+  plain = type(error) in (ValueError, RuntimeError)
+  of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+  if (of_jax or plain and _STATUS.match(text)) and _OF_OTHERS.search(text):
+    return True
+  return cause is not None and is_about_others(cause)
 
 
 def fail(error: BaseException, status: int) -> None:
@@ -140,9 +153,14 @@ class _Watch:
   def start(self) -> None:
     """Starts the threads."""
     self.exchange()
-    for loop in (self.exchange, self._judge):
-      threading.Thread(target=self._repeat, args=(loop,), daemon=True).start()
-    _call_on_abort(self._on_abort)
+    _delay_aborts()
+    for loop, seconds in (
+      (self.exchange, self._interval),
+      (self._judge, min(self._interval, 0.5)),
+    ):
+      threading.Thread(
+        target=self._repeat, args=(loop, seconds), daemon=True
+      ).start()
 
   def fail(self, error: BaseException, status: int) -> None:
     """See `fail`."""
@@ -176,10 +194,10 @@ class _Watch:
       if sign != self._signs.get(process):
         self._signs[process], self._seen[process] = sign, now
 
-  def _repeat(self, loop: Any) -> None:
+  def _repeat(self, loop: Any, seconds: float) -> None:
     while not self.own.ended:
       loop()
-      time.sleep(self._interval)
+      time.sleep(seconds)
 
   def _judge(self) -> None:
     """Ends this process if another is lost, or all are stuck."""
@@ -192,11 +210,10 @@ class _Watch:
   def _verdict(self) -> str:
     """What is wrong; empty if nothing is."""
     now = time.monotonic()
-    if self._me and now - self._answered > self._patience:
+    if self._me and (why := self._silence(now - self._answered)):
       who = self._signs[0].who if 0 in self._signs else "never seen"
       return (
-        f"process 0 ({who}), the coordinator at {self._address}, is lost: it"
-        f" has not answered for {now - self._answered:.0f} s"
+        f"process 0 ({who}), the coordinator at {self._address}, is lost: {why}"
       )
     for process, seen in sorted(self._seen.items()):
       sign = self._signs[process]
@@ -207,6 +224,15 @@ class _Watch:
           f" {now - seen:.0f} s; it was {sign.doing}"
         )
     return self._stuck(now) if self._me == 0 else ""
+
+  def _silence(self, seconds: float) -> str:
+    """Why process 0 is lost, after some seconds without an answer, or empty."""
+    if seconds > self._patience:
+      return f"it has not answered for {seconds:.0f} s"
+    late = seconds > self._interval + 0.5
+    if late and _is_aborting() and not _answers(self._address):
+      return "nothing answers there"
+    return ""
 
   def _stuck(self, now: float) -> str:
     """Who holds up the others; empty if something happened lately."""
@@ -229,6 +255,8 @@ class _Watch:
   def _announce(self, verdict: str) -> None:
     """Leaves the reason for the others, unless there is one."""
     self._ending = True
+    if self._me and _is_aborting():
+      return  # nothing can be left with process 0 any more, not even in vain
 
     def leave() -> None:
       with contextlib.suppress(Exception):  # there is one, or process 0 is gone
@@ -254,19 +282,6 @@ class _Watch:
     sys.stderr.flush()
     os._exit(status)
 
-  def _on_abort(self) -> None:
-    """Says what is known when a library is about to abort this process."""
-    if self._me and not _answers(self._address):
-      who = self._signs[0].who if 0 in self._signs else "never seen"
-      print(
-        f"error: process 0 ({who}), the coordinator at {self._address}, is"
-        " lost: nothing answers there",
-        file=sys.stderr,
-        flush=True,
-      )
-      self._leave(exit_status.LOST)
-    time.sleep(4 * self._interval)  # for a verdict, if there is one
-
 
 def _answers(address: str) -> bool:
   host, _, port = address.rpartition(":")
@@ -277,16 +292,22 @@ def _answers(address: str) -> bool:
     return False
 
 
-def _call_on_abort(function: Any) -> None:
-  """Calls a function when this process is aborted; Python's handlers cannot.
+def _delay_aborts() -> None:
+  """Gives the thread that judges some seconds before this process is aborted.
 
-  JAX's client aborts as soon as the coordinator is gone, without its name. If
-  the function returns, the abort goes on.
+  JAX's client aborts as soon as the coordinator is gone, without its name. A
+  handler of signals can call nothing of Python and little of C. It can call
+  `sleep`, which takes the number of the signal, 6, for the seconds.
   """
-  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-  handler = kind(lambda _: function())
-  _kept.append(handler)
-  ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+  libc = ctypes.CDLL(None)
+  libc.signal(signal.SIGABRT, libc.sleep)
 
 
-_kept: list[Any] = []  # handlers have to live as long as the process
+def _is_aborting() -> bool:
+  """Whether a thread is in that handler, where Linux blocks the signal."""
+  blocked = f"SigBlk:\t{1 << signal.SIGABRT - 1:016x}\n"
+  for status in pathlib.Path("/proc/self/task").glob("*/status"):
+    with contextlib.suppress(OSError):  # the thread has ended
+      if blocked in status.read_text():
+        return True
+  return False

@@ -38,7 +38,7 @@ def load(workdir: str | Path) -> directory.Run:
       cannot be edited.
     CheckpointError: None of its checkpoints is good.
   """
-  workdir = Path(workdir).absolute()
+  workdir = directory.resolve(workdir)
   config = directory.load_config(workdir)
   _check(config, model_lib.Model(config).head, workdir)
   run = directory.load(workdir, which="last", training=True)
@@ -95,7 +95,7 @@ def save(
     ConfigError: `output` is not empty, or the data do not go with the run.
     DataError: The data cannot be read.
   """
-  output = Path(output).absolute()
+  output = directory.resolve(output, "output")
   directory.check_new(output)
   config = ml_collections.ConfigDict(run.config.to_dict())
   if steps:

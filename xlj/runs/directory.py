@@ -93,6 +93,28 @@ class Run:
       return _by_label(self.model(), by_row).astype(np.int64)
 
 
+def resolve(directory: str | Path, name: str = "workdir") -> Path:
+  """The absolute path of a run's directory.
+
+  Args:
+    directory: Where it is, or is to be.
+    name: The flag or field that says so, for the message.
+
+  Returns:
+    The path.
+
+  Raises:
+    ConfigError: If it is the URL of a bucket, which has no files to append to.
+  """
+  if "://" in str(directory):
+    raise config_lib.ConfigError(
+      f"{name} is {directory}, a bucket; give a directory of a file system that"
+      " all hosts share, and let checkpoints alone go into a bucket, by"
+      " --config.checkpoint.dir=gs://..."
+    )
+  return Path(directory).absolute()
+
+
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
   """The config of a run.
 
@@ -149,7 +171,7 @@ def load(
     raise config_lib.ConfigError(
       f"which checkpoint: {which!r}; use 'best' or 'last'"
     )
-  workdir = Path(workdir).absolute()
+  workdir = resolve(workdir)
   config = load_config(workdir)
   mesh = mesh_lib.make_mesh()
   with jax.set_mesh(mesh):

@@ -44,7 +44,7 @@ def load(config: ml_collections.ConfigDict) -> Stage:
     ConfigError: The run does not exist or does not fit this one.
     CheckpointError: None of its checkpoints is good.
   """
-  workdir = Path(config.train.start_from).absolute()
+  workdir = directory.resolve(config.train.start_from, "train.start_from")
   saved = directory.load_config(workdir)
   model = model_lib.Model(config)
   with_rows = "keys" in model.head.can

@@ -66,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
       run that is to be continued can be read.
     ProcessesDifferError: If processes do not have the same config or data.
   """
-  workdir = Path(workdir).absolute()
+  workdir = directory.resolve(workdir)
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
   config, data = preparation.prepare(config, workdir)
   config_lib.check_divides(config, mesh.size)

@@ -1,0 +1,44 @@
+"""Which errors are other processes' fault."""
+
+import jax
+import pytest
+
+from xlj import config as config_lib
+from xlj.checkpoint import errors
+from xlj.data import errors as data_errors
+from xlj.distributed import watch
+
+LOST = jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed")
+GLOO = ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+
+
+def caused(error, cause):
+  error.__cause__ = cause
+  return error
+
+
+@pytest.mark.parametrize(
+  "error", [LOST, GLOO, caused(errors.CheckpointError("not saved"), LOST)]
+)
+def test_errors_of_jax_about_others(error):
+  assert watch.is_about_others(error)
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    config_lib.ConfigError("/data/collective_x does not exist"),
+    data_errors.DataError("/data/barrier.txt", "nothing", "a label"),
+    errors.CheckpointError("/runs/aborted/checkpoints holds none"),
+    ValueError("/data/nccl: not a number"),
+    OSError("/data/connection does not exist"),
+    KeyError("gloo"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ValueError(
+      'NOT_FOUND: Error opening "zarr" driver: /data/collective'
+      " [tensorstore_spec='{}']"
+    ),
+  ],
+)
+def test_errors_of_this_process(error):
+  assert not watch.is_about_others(error)
