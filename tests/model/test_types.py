@@ -17,7 +17,7 @@ from xlj.model import model as model_lib
 N, F, L = 8, 48, 40
 HEADS = {
   "dense": {},
-  "no_bias": {"use_bias": False, "prior_bias": False},
+  "no_bias": {"use_bias": False},
   "bfloat16": {"dtype": "bfloat16", "correction": "kahan"},
   "float8": {"dtype": "float8"},
   "master": {"dtype": "bfloat16", "correction": "master"},

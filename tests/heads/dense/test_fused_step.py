@@ -17,6 +17,7 @@ from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import label_pass
 from xlj.ops import row_optimizer
+from xlj.ops import shards
 from xlj.ops import targets as targets_lib
 
 OPTIMIZERS = {
@@ -86,8 +87,10 @@ def test_a_hundred_steps_equal_those_of_the_differentiable_loss(loss, tx):
   @jax.jit
   def step(params, opt, x, targets):
     def loss_fn(params):
+      small = shards.Placement(chunk_size=50)
       return label_pass.label_loss(
-        x, params["rows"], params["bias"], targets, LOSSES[loss], chunk_size=50
+        *(x, params["rows"], params["bias"], targets, LOSSES[loss]),
+        placement=small,
       )
 
     updates, opt = OPTIMIZERS[tx].update(jax.grad(loss_fn)(params), opt, params)

@@ -32,10 +32,11 @@ def make_run(workdir):
   head_ids[5] = head_ids[6]
   counts = np.arange(1, L + 1, dtype=np.int32)
   with jax.set_mesh(mesh_lib.make_mesh()):
-    state = model_lib.Model(config).init(
+    model = model_lib.Model(config)
+    state = model.init(
       sharding.replicate(jax.random.key(0)),
-      sharding.replicate(data_ids),
-      sharding.replicate(counts),
+      model.by_row(data_ids, -1),
+      model.by_row(counts, 0),
       sharding.replicate(np.ones(F, np.float32)),
     )
     return directory.Run(
