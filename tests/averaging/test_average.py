@@ -167,6 +167,7 @@ def variant(trained, workdir, newest, change=None, **fields):
   return workdir
 
 
+@pytest.mark.slow
 def test_the_last_ones_of_a_run_make_a_run(trained, data_dir, tmp_path):
   recipe = soups.make_soup([trained], tmp_path / "out", last=3)
   assert [c["step"] for c in recipe["candidates"]] == [20, 15, 10]

@@ -3,11 +3,13 @@
 import argparse
 
 import jax
+import pytest
 
 from benchmarks import spherical
 from xlj import mesh as mesh_lib
 
 
+@pytest.mark.slow
 def test_a_ratio_is_of_what_its_name_says():
   options = argparse.Namespace(D=4, N=8, steps=2, dense_steps=2, dense_up_to=64)
   with jax.set_mesh(mesh_lib.make_mesh()):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import cases
 from tests import meshes
 from tests.checkpoint import states
 from xlj.checkpoint import checkpointer
@@ -60,7 +61,9 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("what", DAMAGES)
+@pytest.mark.parametrize(
+  "what", cases.some(DAMAGES, {"halved", "bits in the middle"})
+)
 def test_nothing_but_good_numbers_comes_back(what, directory, caplog):
   """Of every file of the newest checkpoint, one at a time."""
   used = set()

@@ -47,6 +47,7 @@ def test_killed_at_random_points_nothing_finished_is_lost(tmp_path):
   assert len(list(tmp_path.iterdir())) == len(kept), "remains are removed"
 
 
+@pytest.mark.slow
 def test_a_failing_process_does_not_hold_up_the_other(tmp_path):
   start = time.monotonic()
   job = processes.launch(SAVER, 2, f"--directory={tmp_path}", "--fail=1:2")
@@ -78,6 +79,7 @@ def test_saved_by_four_and_restored_by_others(tmp_path):
       assert numbers("restored", out) == [2]
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_not_shared_is_refused(tmp_path):
   address = f"127.0.0.1:{processes.free_port()}"
   job = [

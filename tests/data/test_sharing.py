@@ -63,6 +63,7 @@ def start(directory, seconds):
   return process
 
 
+@pytest.mark.slow
 def test_one_of_four_processes_reads_the_source(tmp_path):
   make(tmp_path)
   processes = [start(tmp_path, 1.0) for _ in range(4)]

@@ -181,6 +181,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAILURES)
 def test_the_process_that_failed_is_named_with_its_last_line(case):
   what, expected, message = FAILURES[case]
@@ -210,6 +211,7 @@ time.sleep(60)
   assert last(err).endswith("exited with status 75: error: host 3 is lost")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stubborn", ["deaf", "frozen"])
 def test_those_who_do_not_end_are_killed_after_the_grace_time(
   stubborn, tmp_path

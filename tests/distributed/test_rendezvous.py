@@ -65,6 +65,7 @@ def test_a_missing_coordinator_is_named():
   assert "process 0, the coordinator, is not at 127.0.0.1:" in message
 
 
+@pytest.mark.slow
 def test_a_second_coordinator_is_refused():
   # The first waits for process 1, the second finds it at its address.
   found = gather((0, 0), counts=(2, 2), timeout=3.0, delays=[0, 1.0])
@@ -74,6 +75,7 @@ def test_a_second_coordinator_is_refused():
   assert "process 0 is there twice, a second coordinator" in second[1]
 
 
+@pytest.mark.slow
 def test_two_with_one_number_are_refused():
   found = gather((0, 1, 1), counts=(3, 3, 3), timeout=4.0, delays=[0, 0, 1.5])
   kinds = [f[1] for f in found]
@@ -82,12 +84,14 @@ def test_two_with_one_number_are_refused():
   assert "process 1 is there twice" in said and "--process_id" in said
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused():
   found = gather((0, 1), counts=(2, 3), timeout=3.0)
   assert found[1][1] == "StartError"
   assert "started for 3 processes" in found[1][2]
 
 
+@pytest.mark.slow
 def test_a_taken_port_and_a_stranger_are_named():
   with socket.create_server(("", 0)) as listener:
     port = listener.getsockname()[1]

@@ -36,6 +36,7 @@ def series(workdir, kind, name):
   return [row[name] for row in runs.records(workdir, kind)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(data_dir, alone, tmp_path):
   workdir = tmp_path / "run"
   processes.succeed(

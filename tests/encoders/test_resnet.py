@@ -91,6 +91,7 @@ def make_encoder(**options):
   return image.ImageEncoder(network, pictures.SHAPE, **options)
 
 
+@pytest.mark.slow
 def test_all_devices_together_do_what_one_does():
   encoder = pictures.randomised(
     lambda: make_encoder(shift=2, flip=True, embedding_dropout=0.2, scale=4.0)

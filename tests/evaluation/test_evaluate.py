@@ -43,6 +43,7 @@ def test_held_out_generated_rows_are_scored(generated, capsys):
   assert len(stored["deciles"]) > 1
 
 
+@pytest.mark.slow
 def test_without_counts_nothing_by_label_is_told(generated, monkeypatch):
   monkeypatch.setattr(predictor.Predictor, "label_counts", lambda self: None)
   found = evaluate.evaluate(generated)

@@ -46,6 +46,7 @@ def test_naive_bayes_of_single_examples_uses_their_spread(distance):
   np.testing.assert_allclose(got.rows, (x - background) / variance, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", meshes.SHAPES)
 def test_teen_equals_the_paper_without_padding(shape):
   rng = np.random.default_rng(2)

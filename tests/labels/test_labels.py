@@ -111,6 +111,7 @@ def test_append_delete_merge_rename_and_train_on(trained, tmp_path):
   assert evaluate.evaluate(last)["P@1"] >= 0
 
 
+@pytest.mark.slow
 def test_deleted_labels_are_gone_and_others_as_before(trained, tmp_path):
   rows = csr_rows(store.open_split(trained / "data", "test"), 16)
   before = scores(trained / "run", rows, L)

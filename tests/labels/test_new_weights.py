@@ -81,6 +81,7 @@ def test_a_deleted_label_comes_back_by_its_name(linear):
   assert list(edit.listed(found))[3] == edit.Label(3, "three", 2, "")
 
 
+@pytest.mark.slow
 def test_features_of_a_label_are_no_example(linear):
   run = runs.load(linear / "run")
   split = store.open_split(linear / "data")

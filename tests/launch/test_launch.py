@@ -65,6 +65,7 @@ def test_evaluate_prints_a_table_and_a_line_of_json(trained):
   assert "popularity" in (trained / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_predictions_are_changed_when_a_run_is_read(trained):
   rows = [{3: 2.0, 40: 1.0}, {7: 1.0}]
   plain = xlj.load(trained, predict={"propensity_power": 0.0})

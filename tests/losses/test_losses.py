@@ -64,6 +64,7 @@ def by_chunk(loss, z, order, dtype):
   return value, np.hstack([grads[i] for i in sorted(grads)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", LOSSES)

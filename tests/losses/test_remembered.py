@@ -196,6 +196,7 @@ def test_examples_are_remembered_wherever_they_are(shape):
       np.testing.assert_allclose(found.values, expected_values[asked])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_axis", [0, 1])
 @pytest.mark.parametrize("k", [1, 16, 250])
 def test_the_best_labels_of_chunks(k, label_axis):

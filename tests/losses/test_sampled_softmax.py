@@ -91,6 +91,7 @@ def positives_of(targets):
   return {int(i) for i in np.unique(targets.ids) if i >= 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "shape"),
   cases.first(
@@ -187,6 +188,7 @@ def estimates(name, x, rows, bias, ids, times):
   return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), times))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_partition_function_is_right_on_average(name):
   x, rows, bias, _ = make_inputs()
@@ -300,6 +302,7 @@ def test_hard_negatives(shape):
   assert_close(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
 def test_the_gradient_of_candidates_is_row_sparse(shape):
   inputs = make_inputs()
@@ -394,6 +397,7 @@ def test_what_does_not_go_together_is_refused():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_temporaries_do_not_grow_with_the_labels(devices):
   n, d, p, num_rows, num_samples = 64, 32, 4, 2**21, 8192

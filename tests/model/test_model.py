@@ -42,6 +42,7 @@ def compile_step(config):
   return step.lower(model.abstract(), inputs).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
 @pytest.mark.parametrize("wide_labels", [0, 15_000])
 def test_linear_weights_are_updated_in_place(shape, wide_labels):

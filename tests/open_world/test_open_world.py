@@ -54,6 +54,7 @@ def test_the_range_of_labels_is_reported(run):
   assert all(0 < row["range"] < row["loss"] for row in rows)
 
 
+@pytest.mark.slow
 def test_the_memory_is_recomputed_within_and_after_an_epoch(run):
   split = store.open_split(run.config.data.dir)
   hot = split.labels.to_scipy().astype(bool).astype(np.float64)

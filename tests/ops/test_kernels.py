@@ -119,6 +119,7 @@ def test_nothing_to_mask_and_no_bias():
   assert_step(got, "softmax", "bfloat16", layout, *inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", cases.some(problem.LOSSES, ["softmax"]))
 def test_gradients_of_positives_that_are_learned_survive(loss):
   x, stored, bias, ids, scale = make_inputs("bfloat16", 32)
@@ -139,6 +140,7 @@ def test_gradients_of_positives_that_are_learned_survive(loss):
   np.testing.assert_allclose(got.dx[at], dx[at], rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
 def test_rounding_has_the_bits_of_the_row(dtype):
   x, stored, bias, ids, scale = make_inputs(dtype, 20)

@@ -56,15 +56,18 @@ def objective(out):
 
 @pytest.mark.parametrize(
   ("shape", "batch", "memory"),
-  [
-    ((1, 1), "replicated", None),
-    ((1, 1), "split", 500),
-    ((2, 4), "split", None),
-    ((2, 4), "split", 500),
-    ((2, 4), "partly", 500),
-    ((2, 4), "replicated", None),
-    ((8, 1), "split", 500),
-  ],
+  cases.first(
+    4,
+    [
+      ((1, 1), "replicated", None),
+      ((2, 4), "split", 500),
+      ((2, 4), "partly", 500),
+      ((8, 1), "split", 500),
+      ((1, 1), "split", 500),
+      ((2, 4), "split", None),
+      ((2, 4), "replicated", None),
+    ],
+  ),
 )
 def test_equals_indexing(shape, batch, memory):
   arrays = make_inputs()
@@ -163,6 +166,7 @@ def test_duplicates_are_summed():
   np.testing.assert_array_equal(sums, expected)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_looked_up_rows_is_row_sparse():
   x, rows, _, ids = make_inputs()
   rows = rows[:NUM_LABELS]

@@ -36,6 +36,7 @@ def draw_many(name, times=4000):
   return jax.jit(jax.vmap(lambda key: sampler(key, num_rows=NUM_ROWS)))(keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_rows_are_drawn_as_often_as_expected(name):
   sample = draw_many(name)

@@ -246,6 +246,7 @@ def signs(bits):
   return 2 * planes.astype(np.float32) - 1
 
 
+@pytest.mark.slow
 def test_random_bits_are_uniform_and_unrelated():
   for name, (one, other) in neighbours().items():
     a, b = signs(one), signs(other)

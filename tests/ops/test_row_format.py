@@ -159,6 +159,7 @@ def test_a_row_whose_greatest_is_rounded_to_the_edge(top, bits):
   assert_same(encode(decoded), stored)
 
 
+@pytest.mark.slow
 def test_rows_without_a_greatest():
   form = row_format.RowFormat("float8")
   values = np.ones((4, 3), np.float32)

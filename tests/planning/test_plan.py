@@ -41,6 +41,7 @@ def run_launcher(tmp_path, *args):
   return json.loads(path.read_text()), out
 
 
+@pytest.mark.slow
 def test_the_launcher_agrees_with_the_formulas(tmp_path):
   found, out = run_launcher(
     tmp_path,
@@ -81,6 +82,7 @@ def test_the_launcher_agrees_with_the_formulas(tmp_path):
     assert any(line.startswith(f"{name}  ") for line in out.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 64])
 def test_a_billion_labels_are_planned_without_allocating_any(devices, tmp_path):
   found, out = run_launcher(tmp_path, CONFIG, f"--devices={devices}")

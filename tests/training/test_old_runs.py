@@ -27,7 +27,7 @@ def old(tmp_path_factory):
   return directory
 
 
-@pytest.mark.parametrize("name", cases.some(sorted(EXPECTED), {"dense", "mhs"}))
+@pytest.mark.parametrize("name", cases.some(sorted(EXPECTED), {"mhs"}))
 def test_an_old_run_goes_on_as_it_would_have(old, name, optimized):
   workdir, expected = old / name, EXPECTED[name]
   config = config_lib.load(workdir / config_lib.FILE)

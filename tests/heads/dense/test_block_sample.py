@@ -153,6 +153,7 @@ def test_all_blocks_are_the_full_step(sample, dtype, shape):
   assert_same(got, expected, 1e-5 if dtype == "float32" else 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "loss", cases.some(list(LOSSES)[1:], ["decoupled", "arcface"])
 )
@@ -190,6 +191,7 @@ def test_all_groups_of_any_size_are_the_full_step(
 # --- the mesh does not matter ------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("loss", "dtype", "hard", "shape"),
   cases.first(
@@ -251,6 +253,7 @@ def test_a_step_is_a_corrected_softmax_over_visited_labels(
   np.testing.assert_allclose(decoded(head, new), rows - 0.5 * drows, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("correction", "shape"),
   [("none", (8, 1)), ("kahan", (1, 1)), ("master", (2, 4))],
@@ -341,6 +344,7 @@ def test_steps_sum_to_all_labels_on_average():
   np.testing.assert_allclose(share, 5 / 33, atol=5 * np.sqrt(0.13 / steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (2, 4)])
 def test_hard_blocks_are_those_of_greatest_scores(shape):
   """They change although nothing is drawn: as many are sure as are visited."""
@@ -393,6 +397,7 @@ def test_prediction_and_evaluation_are_over_all_labels():
 # --- memory ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "hard", "dtype"),
   cases.covering([(1, 1), (2, 4)], [16, 0], ["float32", "bfloat16"]),

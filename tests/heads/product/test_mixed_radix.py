@@ -43,6 +43,7 @@ def test_host_round_trip_beyond_int32(radix, random):
     assert label == sum(d * s for d, s in zip(own, strides))
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None)  # the first call compiles
 @hypothesis.given(radices(), st.randoms(use_true_random=False))
 def test_device_agrees_with_host(radix, random):

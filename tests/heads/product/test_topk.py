@@ -103,17 +103,20 @@ def assert_best(found, expected, radix, exclude=None):
 
 @pytest.mark.parametrize(
   ("radix", "num_products", "k"),
-  [
-    (RADICES[0], 1, 5),
-    (RADICES[1], 1, 40),
-    (RADICES[1], 4, 5),
-    (RADICES[2], 1, 5),
-    (RADICES[2], 4, 20),
-    (RADICES[3], 2, 5),
-    (RADICES[4], 3, 5),
-    (RADICES[5], 1, 40),
-    (RADICES[6], 2, 5),
-  ],
+  cases.first(
+    4,
+    [
+      (RADICES[0], 1, 5),
+      (RADICES[2], 4, 20),
+      (RADICES[4], 3, 5),
+      (RADICES[5], 1, 40),
+      (RADICES[1], 1, 40),
+      (RADICES[1], 4, 5),
+      (RADICES[2], 1, 5),
+      (RADICES[3], 2, 5),
+      (RADICES[6], 2, 5),
+    ],
+  ),
 )
 @few
 @hypothesis.given(seeds, spreads)
@@ -145,6 +148,7 @@ def test_excluded_labels_are_left_out(radix, num_products, seed):
   assert_best(found, expected, radix, exclude)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radix", RADICES[::2])
 def test_every_example_searched(radix, monkeypatch):
   """From the worst of known lists, and with nodes above the leaves."""
@@ -228,6 +232,7 @@ def test_probabilities_of_labels_add_up_to_one(
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "radix,num_products", cases.covering(RADICES[2::2], [1, 3])
 )
