@@ -1,5 +1,10 @@
 """Which errors are other processes' fault."""
 
+import dataclasses
+import json
+from pathlib import Path
+import signal
+
 import jax
 import pytest
 
@@ -42,3 +47,24 @@ def test_errors_of_jax_about_others(error):
 )
 def test_errors_of_this_process(error):
   assert not watch.is_about_others(error)
+
+
+def test_signs_of_life_are_checked():
+  sign = watch.Sign("host, pid 1", "training", True, 3, 7)
+  text = json.dumps(dataclasses.asdict(sign))
+  assert watch.Sign.parsed(text) == sign
+  for wrong in (
+    "{", "[" * 100_000, "3", "{}", text.replace('"who"', '"whom"'),
+    text.replace("3", '"a"'), text.replace("true", "1"),
+  ):  # fmt: skip
+    assert watch.Sign.parsed(wrong) is None
+
+
+def test_a_thread_that_blocks_other_signals_too_is_seen_to_abort():
+  assert not watch._is_aborting()
+  signals = {signal.SIGABRT, signal.SIGUSR1}
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+  try:
+    assert watch._is_aborting() == Path("/proc/self/task").exists()
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -12,7 +12,7 @@ def own(host: str) -> list[str]:
     host: Name or address by which others call.
 
   Returns:
-    Those that this host can listen at, as numbers. None if it has to listen at
+    Those that this host can listen at, as numbers. Empty if it has to listen at
     all it has, because others may come by one that it does not know: behind a
     service, a forwarded port, or a name that is a loopback address only here,
     as many hosts have their own as 127.0.1.1.

@@ -57,6 +57,7 @@ def initialize(
   rendezvous.meet(place)
   # JAX, too, would listen at all addresses of this host.
   bind = place.address if addresses.own(place.host) else None
+  bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", bind)
   # JAX notices lost processes too, but ends this one without a name for them.
   patience = max(2 * int(peer_timeout), int(peer_timeout) + 30)
   jax.distributed.initialize(

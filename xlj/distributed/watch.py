@@ -67,6 +67,20 @@ class Sign:
   count: int = 0
   ended: bool = False
 
+  @classmethod
+  def parsed(cls, text: str) -> Sign | None:
+    """What a process has left; None if it is no sign of life."""
+    like = dataclasses.asdict(cls(""))
+    try:
+      found = json.loads(text)
+    except (ValueError, RecursionError):
+      return None
+    if not isinstance(found, dict) or found.keys() != like.keys():
+      return None
+    if any(type(found[name]) is not type(like[name]) for name in like):
+      return None
+    return cls(**found)
+
 
 def start(address: str, peer_timeout: float, stall_timeout: float) -> None:
   """Begins to watch; JAX's processes have to be connected.
@@ -190,8 +204,8 @@ class _Watch:
     now = time.monotonic()
     self._answered = now
     for key, text in found:
-      process, sign = int(key.rpartition("/")[2]), Sign(**json.loads(text))
-      if sign != self._signs.get(process):
+      process, sign = int(key.rpartition("/")[2]), Sign.parsed(text)
+      if sign and sign != self._signs.get(process):
         self._signs[process], self._seen[process] = sign, now
 
   def _repeat(self, loop: Any, seconds: float) -> None:
@@ -305,9 +319,10 @@ def _delay_aborts() -> None:
 
 def _is_aborting() -> bool:
   """Whether a thread is in that handler, where Linux blocks the signal."""
-  blocked = f"SigBlk:\t{1 << signal.SIGABRT - 1:016x}\n"
+  aborts = 1 << signal.SIGABRT - 1
   for status in pathlib.Path("/proc/self/task").glob("*/status"):
     with contextlib.suppress(OSError):  # the thread has ended
-      if blocked in status.read_text():
+      found = re.search(r"^SigBlk:\s*(\w+)$", status.read_text(), re.MULTILINE)
+      if found and int(found[1], 16) & aborts:
         return True
   return False
