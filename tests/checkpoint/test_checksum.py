@@ -50,6 +50,7 @@ def put(mesh, array, spec):
   return jax.device_put(array, jax.NamedSharding(mesh, spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", meshes.SHAPES)
 def test_it_is_the_same_on_every_mesh(shape, dtype, monkeypatch):

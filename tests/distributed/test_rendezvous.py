@@ -46,6 +46,7 @@ def gather(ids, *, counts=None, timeout=20.0, delays=None, port=None):
   return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [(0, 1, 2, 3), (3, 2, 1, 0)])
 def test_all_meet_in_any_order(ids):
   found = gather(ids, delays=[0, 0.3, 0, 0.3])

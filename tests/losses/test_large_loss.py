@@ -113,6 +113,7 @@ def test_a_step_equals_the_dense_reference(
     assert len(corrections) == max(count - 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", large_loss.SCHEMES)
 def test_ties_at_the_threshold_are_modified_but_not_corrected(scheme):
   schedule = large_loss.Schedule(
@@ -175,6 +176,7 @@ def test_unknown_schemes_are_refused():
     large_loss.LargeLoss(schedule, 5, "correct_forever")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_axis", [0, 1])
 @pytest.mark.parametrize("k", [1, 37, 500])
 def test_the_largest_scores_of_a_batch(k, label_axis):

@@ -103,6 +103,7 @@ def assert_step(got, loss, dtype, layout, x, stored, bias, ids, scale):
     np.testing.assert_allclose(got.bias, new, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss,dtype", CASES)
 def test_step_equals_the_textbook(loss, dtype):
   inputs = make_inputs(dtype, dim=20)

@@ -71,6 +71,7 @@ def put(mesh, tree, spec):
   return jax.device_put(tree, jax.NamedSharding(mesh, spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,chunk", cases.covering(table.CASES, [16, 1000]))
 def test_one_device_equals_the_reference(name, chunk):
   case = table.CASES[name]
@@ -85,6 +86,7 @@ def test_one_device_equals_the_reference(name, chunk):
   assert_close(got_of(loss, *arrays, targets), (value, grads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_MESHES)
 def test_losses_of_examples_have_their_own_gradients(name):
   case = table.CASES[name]
@@ -248,6 +250,7 @@ def test_a_loss_over_a_vocabulary_without_bias():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases.some(table.CASES, ON_MESHES))
 def test_bfloat16_inputs_are_summed_in_float32(name):
   case = table.CASES[name]

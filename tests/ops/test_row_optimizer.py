@@ -34,6 +34,7 @@ def test_optimizers_that_treat_rows_apart_are_taken(name):
   row_optimizer.RowOptimizer(ROWS_APART[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GLOBAL)
 def test_optimizers_that_need_all_rows_are_refused(name):
   with pytest.raises(ValueError, match="must treat each row by itself"):

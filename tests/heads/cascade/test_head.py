@@ -250,6 +250,7 @@ def brute_force_topk(head, params, x, beam, k):
   return np.take_along_axis(scores, best, 1), best
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_topk_equals_brute_force(data):

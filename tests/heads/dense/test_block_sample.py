@@ -216,6 +216,7 @@ def test_samples_do_not_depend_on_the_mesh(loss, dtype, hard, shape):
 # --- a step equals its definition --------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "storage", "keep"),
   [((1, 1), {"dtype": "bfloat16"}, "float32"), ((2, 4), {}, None)],

@@ -367,6 +367,7 @@ def test_a_chunk_whose_gradient_is_not_a_number_is_not_left_out():
   assert np.isnan(dx).any()
 
 
+@pytest.mark.slow
 def test_initial_rows_do_not_depend_on_the_mesh_and_are_normal():
   head = make_head(num_labels=5003, storage=STORAGE["float8"])
   alone = head.init(jax.random.key(3))

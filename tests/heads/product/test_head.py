@@ -160,6 +160,7 @@ def test_steps_equal_the_textbook(case, shape):
       assert params[name].is_fully_replicated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case,shape", cases.covering(CASES, meshes.SHAPES[:2]))
 def test_predictions_equal_the_textbook(case, shape):
   head = make_head(**CASES[case][0])
