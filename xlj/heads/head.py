@@ -46,7 +46,8 @@ ABILITIES: Mapping[str, tuple[str, str]] = {
     "use head.type='dense' with head.prototypes=1",
   ),
   "mean": (
-    "label rows that are a mean if its parameters are: they are a product",
+    "label rows that are a mean if its parameters are: they are a product of"
+    " two matrices",
     "use head.type='dense'",
   ),
   "plan": (
