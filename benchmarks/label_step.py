@@ -29,9 +29,9 @@ import sys
 from typing import Any
 
 import contestant
+import environments
 import label_step_report
 import side_process
-import torch_python
 
 PEERS = {
   "torch": ["torch", "torch_compile", "torch_products"],
@@ -52,7 +52,7 @@ def main() -> None:
   device = backend()
   python = None
   if "torch" in options.peers:
-    python = torch_python.find(options.torch_python)
+    python = environments.find(environments.TORCH, options.torch_python)
   names = ["xlj", "products"]
   for peer in options.peers:
     names += PEERS[peer] if peer != "torch" or python else []
