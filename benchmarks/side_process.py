@@ -94,8 +94,12 @@ class Side:
     if line:
       return json.loads(line)
     self._errors.seek(0)
-    lines = [line.strip() for line in self._errors if line.strip()]
-    # A traceback may have notes behind the error.
-    lines = [line for line in lines if "Error: " in line] or lines
-    code = self._process.wait()
-    return {"failed": lines[-1][:300] if lines else f"exit code {code}"}
+    return {"failed": failure(self._errors.read(), self._process.wait())}
+
+
+def failure(errors: str, code: int) -> str:
+  """Why a process has ended, in a line, from what it printed and its status."""
+  lines = [line.strip() for line in errors.splitlines() if line.strip()]
+  # A traceback may have notes behind the error.
+  lines = [line for line in lines if "Error: " in line] or lines
+  return lines[-1][:300] if lines else f"exit code {code}"

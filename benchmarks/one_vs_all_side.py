@@ -1,0 +1,138 @@
+"""The process of a system in `one_vs_all.py`, which trains or which predicts.
+
+A system has a file of its own, which is run in its own environment as
+
+  python SYSTEM_one_vs_all.py train|predict DATA OUTPUT
+
+and finds in DATA what `one_vs_all.py` has written, leaves its model in OUTPUT,
+and what was measured in OUTPUT/train.json or OUTPUT/predict.json, with
+OUTPUT/top.npy, the best labels of the test rows. Imports nothing but numpy and
+scipy.
+
+Legend: N rows, F features, L labels.
+"""
+
+from collections.abc import Callable
+import json
+import pathlib
+import statistics
+import sys
+import time
+from typing import Any, Protocol
+
+import contestant
+import numpy as np
+import scipy.sparse
+
+K = 5  # labels that are predicted for a row
+REPEATS = 3  # of predicting the test split
+SINGLE_ROWS = 300  # that are predicted one by one
+
+
+class System(Protocol):
+  """What trains and predicts; reading and `ids` are not timed."""
+
+  version: str
+
+  def read(self, split: str) -> Any:
+    """A split, "train" or "test", as the system takes it."""
+    ...
+
+  def train(self, split: Any) -> None:
+    """Trains, and saves the model."""
+    ...
+
+  def load(self) -> pathlib.Path:
+    """Loads the model; returns the directory that it is in."""
+    ...
+
+  def rows(self, split: Any, numbers: np.ndarray | None) -> Any:
+    """Some rows of a split, or all, as `predict` takes them."""
+    ...
+
+  def predict(self, rows: Any) -> Any:
+    """The best K labels of rows, in whatever form."""
+    ...
+
+  def ids(self, predicted: Any) -> np.ndarray:
+    """The same as ids `[N, K]`, best first; -1 where there are fewer."""
+    ...
+
+
+Matrices = tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]
+
+
+class OfMatrices:
+  """What systems have in common that take weighted features as SciPy has them.
+
+  They keep their model in `model_dir`.
+  """
+
+  def __init__(self, data: pathlib.Path, output: pathlib.Path):
+    """Knows where its files are."""
+    self._data, self.model_dir = data, output / "model"
+
+  def read(self, split: str) -> Matrices:
+    """Features `[N, F]` and labels `[N, L]`."""
+    x, y = (
+      scipy.sparse.load_npz(self._data / f"{split}_{name}.npz")
+      for name in ("features", "labels")
+    )
+    return x, y
+
+  def rows(self, split: Matrices, numbers: np.ndarray | None) -> Any:
+    """Features of some rows, or of all."""
+    return split[0] if numbers is None else split[0][numbers]
+
+
+def serve(make: Callable[[pathlib.Path, pathlib.Path], System]) -> None:
+  """Runs the process of a system.
+
+  Args:
+    make: From DATA and OUTPUT to the system.
+  """
+  phase, data, output = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
+  system = make(data, output)
+  measure = {"train": _train, "predict": _predict}[phase]
+  (output / f"{phase}.json").write_text(json.dumps(measure(system, output)))
+
+
+def _train(system: System, output: pathlib.Path) -> dict[str, Any]:
+  split = system.read("train")
+  seconds = _seconds(lambda: system.train(split))
+  return {
+    "version": system.version,
+    "train_s": seconds,
+    # Of this program, whereas `getrusage` tells the peak of the process that
+    # has started it where that is higher.
+    "peak_bytes": contestant.process_bytes("VmHWM"),
+  }
+
+
+def _predict(system: System, output: pathlib.Path) -> dict[str, Any]:
+  split = system.read("test")
+  directory = system.load()
+  rows = system.rows(split, None)
+  top = system.ids(system.predict(rows))  # what is compiled is compiled now
+  np.save(output / "top.npy", top)
+  batch = [_seconds(lambda: system.predict(rows)) for _ in range(REPEATS)]
+  numbers = np.linspace(0, len(top) - 1, min(SINGLE_ROWS, len(top)), dtype=int)
+  singles = [
+    system.rows(split, numbers[i : i + 1]) for i in range(len(numbers))
+  ]
+  for row in singles:
+    system.predict(row)
+  single = [_seconds(lambda row=row: system.predict(row)) for row in singles]
+  return {
+    "model_bytes": sum(
+      path.stat().st_size for path in directory.rglob("*") if path.is_file()
+    ),
+    "batch_ms": 1e3 * statistics.median(batch) / len(top),
+    "row_p50_ms": 1e3 * statistics.median(single),
+  }
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+  begun = time.perf_counter()
+  run()
+  return time.perf_counter() - begun

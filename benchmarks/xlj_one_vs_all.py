@@ -1,0 +1,65 @@
+"""xlj as a system of `one_vs_all.py`."""
+
+import pathlib
+
+import numpy as np
+import one_vs_all_side
+
+import xlj
+from xlj import config as config_lib
+from xlj.config import splits
+from xlj.data import csr as csr_lib
+from xlj.data import store
+from xlj.inference import predictor
+from xlj.runs import directory
+from xlj.training import train
+
+
+class Xlj:
+  """See `one_vs_all_side.System`."""
+
+  version = xlj.__version__
+
+  def __init__(self, data: pathlib.Path, output: pathlib.Path):
+    """Reads the config."""
+    self._config = config_lib.load(data / config_lib.FILE)
+    self._workdir = output / "run"
+
+  def read(self, split: str) -> store.Split:
+    """A split, whose text has been parsed."""
+    found = splits.open_split(self._config)
+    if split == "train":
+      return found
+    return splits.open_split(
+      self._config,
+      split,
+      num_features=found.num_features,
+      num_labels=found.num_labels,
+    )
+
+  def train(self, split: store.Split) -> None:
+    """Trains as `launch/train.py` does: statistics, compiling, checkpoints."""
+    train.train(self._config, self._workdir)
+
+  def load(self) -> pathlib.Path:
+    """Loads the model; returns its directory in the checkpoint."""
+    self._run = predictor.load(self._workdir)
+    checkpoints = directory.checkpoints(self._workdir, self._run.config)
+    return pathlib.Path(checkpoints, str(self._run.step), "model")
+
+  def rows(self, split: store.Split, numbers: np.ndarray | None) -> csr_lib.Csr:
+    """Raw features of some rows, or of all."""
+    assert isinstance(split.features, csr_lib.Csr)
+    return split.features if numbers is None else split.features.take(numbers)
+
+  def predict(self, rows: csr_lib.Csr) -> np.ndarray:
+    """Ids `[N, K]`, best first."""
+    return self._run.topk(rows, one_vs_all_side.K)[1]
+
+  def ids(self, predicted: np.ndarray) -> np.ndarray:
+    """The same."""
+    return predicted
+
+
+if __name__ == "__main__":
+  one_vs_all_side.serve(Xlj)
