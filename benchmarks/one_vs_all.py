@@ -15,6 +15,7 @@ Prints a table, and writes the origin of the figures and a row for each system:
 
   train_s     seconds from parsed data in memory (xlj: its cache of arrays on
               disk) to the saved model: statistics, compilation, trees, saving
+  others      processors that other work kept busy meanwhile, on Linux
   peak_bytes  memory of the process that trains, at most, imports included
   model_bytes size on disk of what prediction reads
   P@k, PSP@k  percent, by xlj's metrics and the propensities of its config
@@ -83,7 +84,7 @@ def main() -> None:
         if options.json:
           record = {
             "origin": origin,
-            "set": options.data_dir.name,
+            "set": options.data_dir.resolve().name,
             "rows": rows,
           }
           options.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -272,15 +273,16 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
 def print_table(rows: list[dict[str, Any]]) -> None:
   """Prints a line for each system."""
   print(
-    f"{'':>9} {'version':>8} {'training':>10} {'xlj takes':>9} {'peak':>10}"
-    f" {'model':>10}   {'P@1 / P@3 / P@5':>18}   {'PSP@1 / 3 / 5':>18}"
-    f" {'batch/row':>10} {'one row':>9}"
+    f"{'':>9} {'version':>8} {'training':>10} {'xlj takes':>9} {'others':>6}"
+    f" {'peak':>10} {'model':>11}   {'P@1 / P@3 / P@5':>18}  "
+    f" {'PSP@1 / 3 / 5':>18} {'batch/row':>10} {'one row':>9}"
   )
   for row in rows:
     if "failed" in row:
       print(f"{row['system']:>9} failed: {row['failed']}")
       continue
-    ratio, peak = row["xlj_takes"], row["peak_bytes"]
+    ratio, others = row["xlj_takes"], row["others"]
+    peak = row["peak_bytes"]
     p, psp = (
       " / ".join(f"{row[f'{name}@{k}']:.1f}" for k in KS)
       for name in ("P", "PSP")
@@ -288,8 +290,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     print(
       f"{row['system']:>9} {row['version']:>8} {row['train_s']:8.1f} s"
       f" {f'{ratio:.2f}x' if ratio else '':>9}"
+      f" {'' if others is None else f'{others:.1f}':>6}"
       f" {f'{peak / 2**20:,.0f} MiB' if peak else 'not known':>10}"
-      f" {row['model_bytes'] / 2**20:6,.1f} MiB   {p:>18}   {psp:>18}"
+      f" {row['model_bytes'] / 2**20:7,.1f} MiB   {p:>18}   {psp:>18}"
       f" {row['batch_ms']:7.3f} ms {row['row_p50_ms']:6.2f} ms"
     )
 

@@ -14,6 +14,7 @@ Legend: N rows, F features, L labels.
 
 from collections.abc import Callable
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -99,10 +100,13 @@ def serve(make: Callable[[pathlib.Path, pathlib.Path], System]) -> None:
 
 def _train(system: System, output: pathlib.Path) -> dict[str, Any]:
   split = system.read("train")
+  before = _seconds_of_others()
   seconds = _seconds(lambda: system.train(split))
+  after = _seconds_of_others()
   return {
     "version": system.version,
     "train_s": seconds,
+    "others": (after - before) / seconds if before and after else None,
     # Of this program, whereas `getrusage` tells the peak of the process that
     # has started it where that is higher.
     "peak_bytes": contestant.process_bytes("VmHWM"),
@@ -130,6 +134,17 @@ def _predict(system: System, output: pathlib.Path) -> dict[str, Any]:
     "batch_ms": 1e3 * statistics.median(batch) / len(top),
     "row_p50_ms": 1e3 * statistics.median(single),
   }
+
+
+def _seconds_of_others() -> float | None:
+  """Processor seconds, since some time, of all but this process."""
+  try:
+    line = pathlib.Path("/proc/stat").read_text().splitlines()[0]
+  except OSError:
+    return None
+  user, nice, system, _, _, *interrupts = map(int, line.split()[1:9])
+  ticks = user + nice + system + sum(interrupts)
+  return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -106,3 +106,4 @@ def test_a_row(one_vs_all, data_dir, tmp_path, system):
   assert 0 < row["PSP@1"] <= 100
   if sys.platform == "linux":
     assert row["peak_bytes"] > 2**25
+    assert row["others"] < os.cpu_count()
