@@ -19,6 +19,7 @@ ALLOWED = {
   "mesh": {"sharding"},
   "ops": {"sharding"},
   "ops.kernels": {"ops"},
+  "ops.pairs": {"ops"},
   "losses": {"ops"},
   "encoders": {"ops"},
   "heads.head": {"ops"},
@@ -87,6 +88,7 @@ FLOORS = {
     "batch_topk topk label_gather row_optimizer",
     "label_ranking",
   ),
+  "ops.pairs": ("host_loops segment_sums", "host_call"),
   "ops.kernels": (
     "exponentials problem",
     "blocks call",

@@ -1,0 +1,1 @@
+"""Weights where a feature and a label meet: sparse one-vs-all weights."""

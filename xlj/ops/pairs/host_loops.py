@@ -1,0 +1,140 @@
+"""Loops over the pairs of an example's features, compiled for CPUs.
+
+Each is about one block of label rows and all examples of a batch, and needs no
+other block: threads share out the blocks, and the result does not depend on how
+many there are.
+
+Legend: see `xlj.ops.pairs.label_pairs`.
+"""
+
+import numba
+import numpy as np
+
+_compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+_SCAN = 64  # labels whose logits are compared at a time
+# Pairs of a feature that are passed in the time it takes to find one of them.
+_SEARCH = 16
+
+
+@_compiled
+def logits(starts, columns, weights, ids, values, lengths, out):
+  """Writes the logits `out [N, R]` of one block."""
+  for n in range(len(ids)):
+    out[n] = 0
+    _add_products(
+      starts, columns, weights, ids[n], values[n], lengths[n], out[n]
+    )
+
+
+@_compiled
+def add_outer(starts, columns, weights, ids, values, lengths, grad, scale):
+  """Adds the gradient of one block, `grad [N, R]`, to its weights."""
+  for n in range(len(ids)):
+    for k in range(lengths[n]):
+      first, last = starts[ids[n, k]], starts[ids[n, k] + 1]
+      x = scale * values[n, k]
+      # Slices, as the compiler then knows that no index is negative.
+      column, weight = columns[first:last], weights[first:last]
+      for i in range(last - first):
+        weight[i] += x * grad[n, column[i]]
+
+
+@_compiled
+def step_by_example(
+  starts,
+  columns,
+  weights,
+  bias,
+  ids,
+  values,
+  lengths,
+  positives,
+  first_row,
+  example_weights,
+  rates,
+):
+  """Updates weights and bias `[R]` of one block; returns the loss."""
+  num_rows = len(bias)
+  rate, bias_rate, threshold = rates
+  z, grad = np.empty_like(bias), np.zeros_like(bias)
+  visited = np.empty(num_rows, np.int64)
+  loss = 0.0
+  for n in range(len(ids)):
+    example_weight = example_weights[n]
+    if example_weight <= 0:
+      continue
+    z[:] = bias
+    _add_products(starts, columns, weights, ids[n], values[n], lengths[n], z)
+    count = 0
+    for t in range(positives.shape[1]):
+      row = positives[n, t] - first_row
+      if 0 <= row < num_rows and grad[row] == 0:
+        grad[row] = -1
+        if not z[row] > threshold:
+          visited[count] = row
+          count += 1
+    for start in range(0, num_rows, _SCAN):
+      stop = min(start + _SCAN, num_rows)
+      found = False
+      for row in range(start, stop):
+        found |= z[row] > threshold
+      if found:
+        for row in range(start, stop):
+          if z[row] > threshold:
+            visited[count] = row
+            count += 1
+    if count == 0:
+      continue
+    rows = visited[:count]
+    rows.sort()
+    for row in rows:
+      target = -grad[row]
+      small = np.exp(-abs(z[row]))
+      p = 1 / (1 + small) if z[row] >= 0 else small / (1 + small)
+      loss += example_weight * (
+        max(z[row], 0) + np.log1p(small) - target * z[row]
+      )
+      grad[row] = (p - target) * example_weight
+      bias[row] -= bias_rate * grad[row]
+    for k in range(lengths[n]):
+      first, last = starts[ids[n, k]], starts[ids[n, k] + 1]
+      x = -rate * values[n, k]
+      column, weight = columns[first:last], weights[first:last]
+      size = last - first
+      if count * _SEARCH > size:
+        for i in range(size):
+          weight[i] += x * grad[column[i]]
+        continue
+      low = 0
+      for row in rows:
+        low = _first_not_below(column, row, low)
+        if low == size:
+          break
+        if column[low] == row:
+          weight[low] += x * grad[row]
+    for row in rows:
+      grad[row] = 0
+  return loss
+
+
+@_compiled
+def _add_products(starts, columns, weights, ids, values, length, z):
+  """Adds the weights of an example's pairs to the logits `z [R]`."""
+  for k in range(length):
+    first, last = starts[ids[k]], starts[ids[k] + 1]
+    column, weight, x = columns[first:last], weights[first:last], values[k]
+    for i in range(last - first):
+      z[column[i]] += x * weight[i]
+
+
+@_compiled
+def _first_not_below(column, row, low):
+  """The first place from `low` on whose column is not below a row."""
+  high = len(column)
+  while low < high:
+    middle = (low + high) >> 1
+    if column[middle] < row:
+      low = middle + 1
+    else:
+      high = middle
+  return low
