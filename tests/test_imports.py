@@ -101,7 +101,7 @@ FLOORS = {
   ),
   "data": (
     "csr errors parse",
-    "cache checks discover lines mapped strict sampler",
+    "cache checks discover label_pairs lines mapped strict sampler",
     "arrays names npy order text verification",
     "formats",
     "ingest",
