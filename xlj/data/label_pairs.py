@@ -9,7 +9,7 @@ pairs of the block with most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -95,35 +95,29 @@ def find(
   """
   num_blocks, rows_per_block = shape
   num_rows = num_blocks * rows_per_block
-  sums: _Matrix = scipy.sparse.csr_array(
-    (features.num_columns, num_rows), dtype=np.float32
-  )
-  # As many parts in a sum as bits in their number: none is added up often.
-  parts: list[tuple[int, _Matrix]] = []
-  for part in _parts(features, labels, rows):
-    x = weighting(features.take(part)).to_scipy()
+
+  def summed(parts: list[np.ndarray]) -> _Matrix:
+    """The evidence `[F, B * R]` of parts, each added up a few times alone."""
+    if len(parts) > 1:
+      half = 1 << (len(parts) - 1).bit_length() - 1
+      return summed(parts[:half]) + summed(parts[half:])
+    x = weighting(features.take(parts[0])).to_scipy()
     x.data **= 2
-    y = _by_row(labels.take(part), row_of_label, num_rows)
-    parts.append((1, x.T.tocsr() @ y))
-    while len(parts) > 1 and parts[-2][0] <= parts[-1][0]:
-      (n, a), (m, b) = parts.pop(), parts.pop()
-      parts.append((n + m, a + b))
-  while len(parts) > 1:
-    (n, a), (m, b) = parts.pop(), parts.pop()
-    parts.append((n + m, a + b))
-  if parts:
-    sums = parts[0][1]
+    y = _by_row(labels.take(parts[0]), row_of_label, num_rows)
+    return x.T.tocsr() @ y
+
+  sums = summed(_parts(features, labels, rows))
   sums.sort_indices()
   return _blocks(_limited(sums, limits), num_blocks, rows_per_block, sums.nnz)
 
 
 def _parts(
   features: csr_lib.Csr, labels: csr_lib.Csr, rows: np.ndarray
-) -> Iterator[np.ndarray]:
-  """Rows in parts of about as many triples."""
+) -> list[np.ndarray]:
+  """Rows in parts of about as many triples; at least one."""
   triples = np.diff(features.indptr)[rows] * np.diff(labels.indptr)[rows]
   part = np.cumsum(triples) // _TRIPLES
-  yield from np.split(rows, np.flatnonzero(np.diff(part)) + 1)
+  return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 
 
 def _by_row(

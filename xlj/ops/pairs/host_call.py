@@ -29,6 +29,7 @@ _DTYPES = {
   11: np.dtype(np.float32),
 }
 _Pointer = ctypes.c_void_p
+_Arrays = list[np.ndarray]
 
 
 class _Buffer(ctypes.Structure):
@@ -142,7 +143,7 @@ def _call(name: str, results: Any, aliases: dict[int, int]) -> Any:
   return jax.ffi.ffi_call(name, results, input_output_aliases=aliases)
 
 
-def _logits(args: list[np.ndarray], results: list[np.ndarray]) -> None:
+def _logits(args: _Arrays, results: _Arrays) -> Callable[[int], None]:
   starts, columns, weights, *batch = args
   (out,) = results
   by_block = out.reshape(len(out), len(starts), -1)
@@ -152,10 +153,10 @@ def _logits(args: list[np.ndarray], results: list[np.ndarray]) -> None:
       *(starts[b], columns[b], weights[b], *batch, by_block[:, b])
     )
 
-  _over_blocks(block, len(starts))
+  return block
 
 
-def _add_outer(args: list[np.ndarray], results: list[np.ndarray]) -> None:
+def _add_outer(args: _Arrays, results: _Arrays) -> Callable[[int], None]:
   starts, columns, _, *batch, grad, scale = args
   (weights,) = results
   by_block = grad.reshape(len(grad), len(starts), -1)
@@ -165,10 +166,10 @@ def _add_outer(args: list[np.ndarray], results: list[np.ndarray]) -> None:
       *(starts[b], columns[b], weights[b], *batch, by_block[:, b], scale[0])
     )
 
-  _over_blocks(block, len(starts))
+  return block
 
 
-def _step_by_example(args: list[np.ndarray], results: list[np.ndarray]) -> None:
+def _step_by_example(args: _Arrays, results: _Arrays) -> Callable[[int], None]:
   starts, columns, _, _, *features, positives, example_weights, rates = args
   weights, bias, loss = results
   by_block = bias.reshape(len(starts), -1)
@@ -179,7 +180,7 @@ def _step_by_example(args: list[np.ndarray], results: list[np.ndarray]) -> None:
       *(positives, b * by_block.shape[1], example_weights, rates),
     )
 
-  _over_blocks(block, len(starts))
+  return block
 
 
 @functools.cache
@@ -202,10 +203,17 @@ def _threads() -> futures.ThreadPoolExecutor:
 
 
 def _handler(
-  run: Callable[[list[np.ndarray], list[np.ndarray]], None],
-  aliases: dict[int, int],
+  run: Callable[[_Arrays, _Arrays], Callable[[int], None]],
 ) -> Any:
-  """A function that XLA can call, of one of arguments and results."""
+  """A function that XLA can call.
+
+  Args:
+    run: From arguments and results to a function of each block. A result that
+      is an argument's alias is the same memory.
+
+  Returns:
+    What keeps the function, and has its address.
+  """
 
   def handle(pointer: Any) -> int | None:
     call = pointer.contents
@@ -216,10 +224,7 @@ def _handler(
       return None
     try:
       args, results = _arrays(call.args), _arrays(call.results)
-      for source, target in aliases.items():
-        if args[source].ctypes.data != results[target].ctypes.data:
-          results[target][...] = args[source]
-      run(args, results)
+      _over_blocks(run(args, results), len(args[0]))  # `starts` is by block
     except Exception:
       message = traceback.format_exc().encode()
       size = ctypes.sizeof(_Error)
@@ -236,7 +241,7 @@ def _version(call: _Call) -> tuple[int, int]:
   return version.major, version.minor
 
 
-def _arrays(buffers: _Buffers) -> list[np.ndarray]:
+def _arrays(buffers: _Buffers) -> _Arrays:
   """Views of buffers."""
   found = []
   for i in range(buffers.size):
@@ -259,12 +264,12 @@ def _register() -> list[Any]:
   new_capsule.restype = ctypes.py_object
   new_capsule.argtypes = (_Pointer, ctypes.c_char_p, _Pointer)
   handlers = []
-  for name, run, aliases in (
-    ("xlj_pairs_logits", _logits, {}),
-    ("xlj_pairs_add_outer", _add_outer, {2: 0}),
-    ("xlj_pairs_step_by_example", _step_by_example, {2: 0, 3: 1}),
+  for name, run in (
+    ("xlj_pairs_logits", _logits),
+    ("xlj_pairs_add_outer", _add_outer),
+    ("xlj_pairs_step_by_example", _step_by_example),
   ):
-    handler = _handler(run, aliases)
+    handler = _handler(run)
     address = ctypes.cast(handler, _Pointer).value
     capsule = new_capsule(address, b"xla._CUSTOM_CALL_TARGET", None)
     jax.ffi.register_ffi_target(name, capsule, platform="cpu")

@@ -43,7 +43,7 @@ def logits(starts, columns, weights, ids, values, lengths, rows_per_block):
       return _sorted_add(z, place, product, triples.used)
 
     zero = jnp.zeros(num_examples * rows_per_block, weights.dtype)
-    z = _for_tiles(starts, ids, values, lengths, add, zero, weights)
+    z = _for_tiles(starts, ids, values, lengths, add, zero)
     return None, z.reshape(num_examples, rows_per_block)
 
   _, z = lax.scan(block, None, (starts, columns, weights))
@@ -63,7 +63,7 @@ def add_outer(starts, columns, weights, ids, values, lengths, grad, scale):
       product = scale * triples.value * grad[triples.example, column]
       return _sorted_add(weights, triples.pair, product, triples.used)
 
-    return None, _for_tiles(starts, ids, values, lengths, add, weights, grad)
+    return None, _for_tiles(starts, ids, values, lengths, add, weights)
 
   return lax.scan(block, None, (starts, columns, weights, by_block))[1]
 
@@ -123,7 +123,6 @@ def _for_tiles(
   lengths: jax.Array,
   add: Callable[[_Triples, jax.Array], jax.Array],
   total: jax.Array,
-  like: jax.Array,
 ) -> jax.Array:
   """Adds up the tiles of the triples of a batch with one block.
 
@@ -134,16 +133,16 @@ def _for_tiles(
     lengths: `[N]`.
     add: From a tile and the sum so far to the sum with it.
     total: To start with.
-    like: The sum varies over the same mesh axes as this, and the batch.
 
   Returns:
     The sum.
   """
   num_examples, width = ids.shape
   used = jnp.arange(width) < lengths[:, None]
-  size = jnp.where(used, starts[ids + 1] - starts[ids], 0).reshape(-1)  # [E]
+  begin = starts[ids]
+  size = jnp.where(used, starts[ids + 1] - begin, 0).reshape(-1)  # [E]
   ends = jnp.cumsum(size)
-  first = starts[ids].reshape(-1) - (ends - size)
+  first = begin.reshape(-1) - (ends - size)
   flat = values.reshape(-1)
 
   def tile(t: jax.Array, total: jax.Array) -> jax.Array:
@@ -159,8 +158,8 @@ def _for_tiles(
     )
     return add(triples, total)
 
-  axes = chunks.varying(like) | chunks.varying(total) | chunks.varying(ids)
-  axes |= chunks.varying(starts)
+  # Blocks are those of a device, and so is all that is summed for them.
+  axes = chunks.varying(starts) | chunks.varying(ids)
   total = chunks.mark_varying(total, sorted(axes))
   tiles = -(-ends[-1] // _TILE) if len(ends) else 0
   return lax.fori_loop(0, tiles, tile, total)
