@@ -1,15 +1,13 @@
 """The digits benchmark: its data, and that the product head keeps up."""
 
 import json
-import os
 from pathlib import Path
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import digits
+from tests import runs
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "digits.py"
 
@@ -31,13 +29,9 @@ def test_numbers_are_made_of_their_digits():
 @pytest.mark.slow
 def test_the_product_head_learns_as_the_full_softmax_does(tmp_path):
   file = tmp_path / "out.json"
-  out = subprocess.run(
-    [sys.executable, SCRIPT, "--seeds=1", "--epochs=4", f"--json={file}"],
-    check=True,
-    env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},  # 1 device
-    capture_output=True,
-    text=True,
-  ).stdout
+  job = runs.launch(SCRIPT, "--seeds=1", "--epochs=4", f"--json={file}")
+  status, out, err = runs.finish(job, timeout=None)
+  assert not status, err
   results = json.loads(out.splitlines()[-1])
   assert results == json.loads(file.read_text())
   assert results["product"]["mean"] > results["dense"]["mean"] - 0.01 > 0.8

@@ -1,13 +1,13 @@
 """The benchmark of a step: what it writes, and whether sides do the same."""
 
 import json
-import os
 from pathlib import Path
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from tests import runs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE = {"N": 16, "D": 8, "L": 1000}
@@ -21,18 +21,14 @@ def benchmarks(monkeypatch):
 @pytest.mark.slow
 def test_contract(tmp_path):
   file = tmp_path / "out.json"
-  out = subprocess.run(
-    [
-      *(sys.executable, BENCHMARKS / "label_step.py", f"--json={file}"),
-      *(f"--{name}={value}" for name, value in SIZE.items()),
-      *("--losses=bce", "--dtypes=bfloat16", "--rounds=1"),
-      *("--peers=torch,jax", "--torch_python=/no/such/python"),
-    ],
-    env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-    check=True,
-    capture_output=True,
-    text=True,
-  ).stdout
+  job = runs.launch(
+    *(BENCHMARKS / "label_step.py", f"--json={file}"),
+    *(f"--{name}={value}" for name, value in SIZE.items()),
+    *("--losses=bce", "--dtypes=bfloat16", "--rounds=1"),
+    *("--peers=torch,jax", "--torch_python=/no/such/python"),
+  )
+  status, out, err = runs.finish(job, timeout=None)
+  assert not status, err
   (record,) = json.loads(file.read_text())
   assert {key: record[key] for key in SIZE} == SIZE
   assert (record["loss"], record["dtype"]) == ("bce", "bfloat16")

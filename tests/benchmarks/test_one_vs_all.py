@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-import subprocess
 import sys
 
 import numpy as np
@@ -84,17 +83,13 @@ def test_a_row(one_vs_all, data_dir, tmp_path, system):
   if peer and not one_vs_all.environments.path(peer).exists():
     pytest.skip(f"{peer.name} is installed by benchmarks/one_vs_all.py")
   file = tmp_path / "out.json"
-  out = subprocess.run(
-    [
-      *(sys.executable, BENCHMARKS / "one_vs_all.py", f"--json={file}"),
-      *(f"--data_dir={data_dir}", f"--config={CONFIG}", f"--systems={system}"),
-      *("--", "--config.train.epochs=1", "--config.encoder.dim=16"),
-    ],
-    env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-    check=True,
-    capture_output=True,
-    text=True,
-  ).stdout
+  job = runs.launch(
+    *(BENCHMARKS / "one_vs_all.py", f"--json={file}"),
+    *(f"--data_dir={data_dir}", f"--config={CONFIG}", f"--systems={system}"),
+    *("--", "--config.train.epochs=1", "--config.encoder.dim=16"),
+  )
+  status, out, err = runs.finish(job, timeout=None)
+  assert not status, err
   record = json.loads(file.read_text())
   assert {"machine", "cores", "commit", "date"} <= record["origin"].keys()
   (row,) = record["rows"]
