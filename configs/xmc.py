@@ -44,29 +44,19 @@ _SETS: dict[str, dict[str, Any]] = {
   },
   # 19,766 labels, nearly one per point: linear.
   "wordnet_hypernym": {
-    "head.bias": -8.0,
-    "optim.head.learning_rate": 1.28,
-    "optim.wide.learning_rate": 8.0,
     "predict.propensity_power": 0.5,
   },
   # 46,405 labels, 11 per point: linear.
   "citeulike_tags": {
-    "head.bias": -6.0,
-    "optim.wide.learning_rate": 4.0,
     "predict.propensity_power": 0.5,
   },
-  # 97,275 labels, the median has one point: linear, for the labels with more
-  # than one (38,590 of them).
+  # 97,275 labels, the median has one point: linear.
   "acl_authors": {
-    "head.bias": -8.0,
-    "head.wide_labels": 38_592,
-    "optim.head.learning_rate": 1.28,
-    "optim.wide.learning_rate": 8.0,
-    "predict.propensity_power": 1.5,
+    "head.negligible": 0.02,
+    "predict.propensity_power": 0.5,
   },
-  # Made by launch/demo.py: 131,072 labels, weights for the frequent ones.
+  # Made by launch/demo.py: 131,072 labels.
   "demo": {
-    "head.wide_labels": 16_384,
     "optim.wide.learning_rate": 4.0,
     "train.epochs": 1.0,
   },

@@ -23,7 +23,7 @@ ALLOWED = {
   "losses": {"ops"},
   "encoders": {"ops"},
   "heads.head": {"ops"},
-  "heads.dense": _LABEL_LAYER | {"ops.kernels", "losses"},
+  "heads.dense": _LABEL_LAYER | {"ops.kernels", "ops.pairs", "losses"},
   "heads.product": _LABEL_LAYER,
   "heads.cascade": _LABEL_LAYER | {"losses", "heads.dense"},
   "heads.oltr": _LABEL_LAYER | {"losses", "heads.dense"},
@@ -66,8 +66,8 @@ ALLOWED = {
     "heads.prototypes", "config", "model",
   },
   "training": {
-    "sharding", "mesh", "heads.head", "data", "distributed", "checkpoint",
-    "report", "config", "model", "runs", "evaluation",
+    "sharding", "mesh", "ops", "heads.head", "data", "distributed",
+    "checkpoint", "report", "config", "model", "runs", "evaluation",
   },
   "averaging": {
     "files", "mesh", "ops", "heads.head", "heads.dense", "data", "checkpoint",
@@ -109,7 +109,7 @@ FLOORS = {
     "store",
     "padding statistics",
   ),
-  "heads.dense": ("block_sample rows", "kernels"),
+  "heads.dense": ("block_sample rows", "kernels wide"),
   "heads.product": ("mixed_radix", "distribution", "search", "topk"),
 }
 # The label layer can be used alone.

@@ -137,7 +137,7 @@ def put_rows(
       in every process.
 
   Returns:
-    `[R]` on the mesh in context, sharded by `LABELS`.
+    `[R, ...]` on the mesh in context, sharded by `LABELS`.
   """
   target = jax.NamedSharding(jax.sharding.get_mesh(), LABELS)
 
@@ -145,7 +145,8 @@ def put_rows(
     first, last, _ = index[0].indices(num_rows)
     return part(np.arange(first, last))
 
-  return jax.make_array_from_callback((num_rows,), target, of_device)
+  shape = num_rows, *part(np.arange(0)).shape[1:]
+  return jax.make_array_from_callback(shape, target, of_device)
 
 
 def replicate(tree: Any) -> Any:

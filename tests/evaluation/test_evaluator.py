@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import dense_heads
 from tests import meshes
 from xlj import config as config_lib
 from xlj import sharding
@@ -52,6 +53,7 @@ def make_linear(loss):
   config.predict.propensity_power = 0.0
   facts = families.DataFacts(N, F, L, 2.0, 3.0, False, "weighted", "0" * 8)
   config = config_lib.resolve(config, facts)
+  config.head.wide_pairs = F * -(-L // 8)
   weights = np.random.default_rng(1).normal(size=(F, L)).astype(np.float32)
   with meshes.mesh((2, 4)) as mesh:
     model = model_lib.Model(config)
@@ -64,9 +66,9 @@ def make_linear(loss):
     rows = model.head.layout.row_of_label(ORDER.to_head(np.arange(L)))
     wide = np.zeros((F, model.head.num_rows), np.float32)
     wide[:, rows] = weights
-    state["head"]["wide"] = jax.device_put(
-      wide, jax.NamedSharding(mesh, sharding.LABELS_LAST)
-    )
+    head = dense_heads.with_wide(state["head"], wide, 8)
+    specs = sharding.named(mesh, model.head.specs())
+    state["head"] = jax.device_put(head, specs)
   return model, state, weights
 
 

@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse
 
 from tests import cases
+from tests import dense_heads
 from tests import meshes
 from xlj import config as config_lib
 from xlj import sharding
@@ -38,6 +39,8 @@ def write_run(workdir, dense, hidden=()):
   config.predict.propensity_power = 0.0
   facts = families.DataFacts(99, F, L, 2.0, 3.0, dense, "counts", "0" * 8)
   config = config_lib.resolve(config, facts)
+  if not dense:
+    config.head.wide_pairs = F * -(-L // 8)
   # Trained on other devices than those that predict.
   with meshes.mesh((1, 1)) as mesh:
     model = model_lib.Model(config)
@@ -48,12 +51,11 @@ def write_run(workdir, dense, hidden=()):
       sharding.replicate(IDF),
     )
     if not dense:
-      wide = state.model["head"]["wide"]
       rng = np.random.default_rng(1)
-      state.model["head"]["wide"] = jax.device_put(
-        rng.normal(size=wide.shape).astype(np.float32),
-        jax.NamedSharding(mesh, sharding.LABELS_LAST),
-      )
+      weights = rng.normal(size=(F, model.head.num_rows))
+      head = dense_heads.with_wide(state.model["head"], weights, 8)
+      specs = sharding.named(mesh, model.head.specs())
+      state.model["head"] = jax.device_put(head, specs)
     directory = workdir / checkpointer.DIRECTORY
     with checkpointer.Checkpointer(directory) as keeper:
       for step, score in ((1, 2.0), (2, 1.0)):
@@ -94,7 +96,8 @@ def brute_force(run, features):
   weighted = weighted / np.maximum(norm, 1e-12)
   rows = run.model.head.layout.row_of_label(ORDER.to_head(np.arange(L)))
   head = jax.tree.map(np.asarray, run.state["head"])
-  z = weighted @ head["wide"][:, rows] + head["bias"][rows]
+  wide = dense_heads.wide(head, run.model.head.num_rows)
+  z = weighted @ wide[:, rows] + head["bias"][rows]
   ids = np.argsort(-z, axis=1)[:, :K]
   return np.take_along_axis(z, ids, 1), ids
 

@@ -93,9 +93,6 @@ def test_what_cannot_be_appended_to_is_named(linear):
   run, split = runs.load(linear / "run"), store.open_split(linear / "data")
   with pytest.raises(config_lib.ConfigError, match="no encoder"):
     append.append(run, examples(split, NEW), method="teen")
-  run.config.head.wide_labels = 80
-  with pytest.raises(config_lib.ConfigError, match="head.wide_labels"):
-    append.append(run, examples(split, NEW))
 
 
 def test_merged_labels_are_means_by_their_examples(linear):

@@ -334,11 +334,14 @@ def test_linear_and_dense_configs_are_planned():
   linear = stated.resolve(config)
   model = model_lib.Model(linear)
   found = needs.of_step(model, linear, mesh)
-  wide = 4 * 1_000 * 5_000 // 8
+  # Pairs that rows with one label bring: 10,000 rows of 20 features.
+  pairs = 10_000 * 20
+  wide = (4 + 2) * pairs // 8 + 4 * 1_001
   assert found.weight_bytes == wide + 4 * 5_000 // 8
   parts = dict.fromkeys(("rows", "head", "encoder", "encoder_optimizer"), 0)
   done = work.of_step(linear, model, parts, 8, 0)
-  assert done.flops == 2 * 2 * linear.train.batch_size * 24 * 5_000 / 8
+  read = linear.train.batch_size * 24 * pairs / 1_000
+  assert done.flops == 2 * 2 * read / 8
   config.data.dense, config.family = True, "network"
   network = stated.resolve(config)
   model = model_lib.Model(network)

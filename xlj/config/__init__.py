@@ -25,7 +25,7 @@ from xlj.config import options
 from xlj.config import remedies
 from xlj.config import training
 
-VERSION = 2  # of what is saved; 1 was not said
+VERSION = 3  # of what is saved; 1 was not said
 FILE = "config.json"
 # Fields that may differ between a run and its continuation: they do not
 # change what is learned.
@@ -314,8 +314,13 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
     name: tuple(value) if isinstance(value, list) else value
     for name, value in checks.flatten(saved)
   }
-  if version == 1:
-    values = earlier.renamed(values)
+  if version < VERSION:
+    if values["head.wide"]:
+      raise ConfigError(
+        f"{path} is of a run with linear weights for every feature and label,"
+        " as earlier versions had them; train it again"
+      )
+    values = earlier.renamed(values, version)
   config = ml_collections.ConfigDict(_nested(dict(_raw(base())) | values))
   if version == 1 and config.family is not None:
     _as_decided_now(config)

@@ -19,16 +19,21 @@ _OPEN = {
 }
 
 
-def renamed(saved: dict[str, Any]) -> dict[str, Any]:
-  """The fields of version 1, by dotted name, as they are spelled now.
+def renamed(saved: dict[str, Any], version: int) -> dict[str, Any]:
+  """The fields of an earlier version, by dotted name, as they are spelled now.
 
   Args:
     saved: Dotted name to value.
+    version: Which.
 
   Returns:
     The same with what had another name, and None where a field was open.
   """
   values = dict(saved)
+  # Of linear weights; runs that have those are not read.
+  values.pop("head.wide_labels", None)
+  if version > 1:
+    return values
   if "head.beam" in values:
     values["predict.beam"] = values.pop("head.beam")
   for name, value in _OPEN.items():

@@ -25,6 +25,9 @@ def fields() -> options.Fields:
     "optim.decay": auto(str),  # one of DECAYS
     # SGD on the features seen; a rate for the sum over the batch
     "optim.wide.learning_rate": auto(float),
+    # With head.by_example the rates of a label are those times
+    # count**-count_power, of its training examples
+    "optim.wide.count_power": auto(float),
   }
   for part in _PARTS:
     found |= {
@@ -44,7 +47,7 @@ def rules(
   """Values for fields that are left open."""
   name, encoder, head, warmup, decay = {
     "network": ("adam", 5e-3, 5e-3, 0.05, "cosine"),
-    "linear": ("sgd", 0.0, 0.0, 0.0, "linear"),
+    "linear": ("sgd", 0.0, 0.2, 0.0, "linear"),
     "embedding": ("adam", 2e-3, 2e-3, 0.05, "cosine"),
     "image": ("adam", 3e-3, 1e-2, 0.05, "cosine"),
   }[config.family]
@@ -55,7 +58,8 @@ def rules(
     "optim.encoder.learning_rate": encoder,
     "optim.head.name": name,
     "optim.head.learning_rate": head,
-    "optim.wide.learning_rate": 8.0 if facts.labels_per_row < 5 else 4.0,
+    "optim.wide.learning_rate": 7.0,
+    "optim.wide.count_power": 0.3,
   }
 
 

@@ -56,7 +56,7 @@ def rules(
       _power_of_two(rows / 50, 64, 1024),
       min(20.0, max(3.0, 20.0 * (25_000 / rows) ** 0.5)),
     ),
-    "linear": (64, 2.0),
+    "linear": (1024, 2.0),
     "embedding": (512, 4.0),
     "image": (128, 30.0),
   }[config.family]

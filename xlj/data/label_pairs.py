@@ -108,7 +108,8 @@ def find(
 
   sums = summed(_parts(features, labels, rows))
   sums.sort_indices()
-  return _blocks(_limited(sums, limits), num_blocks, rows_per_block, sums.nnz)
+  starts, columns, _ = by_block(_limited(sums, limits), shape)
+  return Pairs(starts, columns, sums.nnz)
 
 
 def _parts(
@@ -156,27 +157,43 @@ def _limited(sums: _Matrix, limits: Limits) -> _Matrix:
   )
 
 
-def _blocks(
-  sums: _Matrix, num_blocks: int, rows_per_block: int, found: int
-) -> Pairs:
-  """The pairs of each block."""
-  num_features = sums.shape[0]
-  block = (sums.indices // rows_per_block).astype(np.uint16)
+def by_block(
+  weights: _Matrix, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The stored entries of a matrix by block, by feature, by label row.
+
+  Args:
+    weights: `[F, B * R]` csr_array float32.
+    shape: (B, R).
+
+  Returns:
+    `starts` and `columns` of `Pairs`, and the entries `[B, P]`, 0 at padding.
+
+  Raises:
+    ValueError: If a block has 2^31 entries or more.
+  """
+  num_blocks, rows_per_block = shape
+  num_features = weights.shape[0]
+  weights.sort_indices()
+  block = (weights.indices // rows_per_block).astype(np.uint16)
   feature = np.repeat(
-    np.arange(num_features, dtype=np.int32), np.diff(sums.indptr)
+    np.arange(num_features, dtype=np.int32), np.diff(weights.indptr)
   )
   sizes = np.bincount(block, minlength=num_blocks)
-  if sizes.max(initial=0) >= 2**31:
+  width = max(1, sizes.max(initial=0))
+  if width >= 2**31:
     raise ValueError(
-      f"a block has {sizes.max()} pairs of a feature and a label, above 2^31;"
-      " raise head.blocks, or keep fewer pairs"
+      f"a block has {width} pairs of a feature and a label, above 2^31; raise"
+      " head.blocks, or keep fewer pairs"
     )
   starts = np.zeros((num_blocks, num_features + 1), np.int32)
   dtype = np.uint16 if rows_per_block <= 2**16 else np.uint32
-  columns = np.zeros((num_blocks, max(1, sizes.max(initial=0))), dtype)
+  columns = np.zeros((num_blocks, width), dtype)
+  values = np.zeros((num_blocks, width), np.float32)
   order = np.argsort(block, kind="stable")  # still by feature and row
   for b, part in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
-    columns[b, : len(part)] = sums.indices[part] - b * rows_per_block
+    columns[b, : len(part)] = weights.indices[part] - b * rows_per_block
+    values[b, : len(part)] = weights.data[part]
     counts = np.bincount(feature[part], minlength=num_features)
     starts[b, 1:] = np.cumsum(counts)
-  return Pairs(starts, columns, found)
+  return starts, columns, values

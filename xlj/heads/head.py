@@ -296,6 +296,25 @@ class Head(Protocol):
     """
     ...
 
+  def with_pairs(
+    self, params: Any, starts: jax.Array, columns: jax.Array
+  ) -> Any:
+    """Parameters with a wide path for pairs that meet; needs "features".
+
+    Args:
+      params: Parameters.
+      starts: `[B, F + 1]` by block of labels, split like label rows (see
+        `xlj.ops.pairs.label_pairs`).
+      columns: `[B, Z]` likewise.
+
+    Returns:
+      New parameters; the weights are those of before.
+
+    Raises:
+      ValueError: There is no wide path.
+    """
+    ...
+
   def with_keys(
     self, params: Any, rows: jax.Array, bias: jax.Array | None
   ) -> Any:

@@ -97,12 +97,6 @@ def _check(run: directory.Run, method: str) -> None:
       f"method {method!r} needs embeddings, and {run.workdir} has no encoder"
       " (encoder.dim is 0); use 'prototype' or 'features'"
     )
-  if run.config.head.wide and run.config.head.wide_labels:
-    raise config_lib.ConfigError(
-      f"{run.workdir} has linear weights for its first"
-      f" {run.config.head.wide_labels} labels alone (head.wide_labels), and new"
-      " ones come last; train it with head.wide_labels=0, or without them"
-    )
 
 
 def _new_ids(run: directory.Run, data: store.Split) -> np.ndarray:

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import scipy.sparse
 
 from xlj import sharding
 from xlj.data import label_order
 from xlj.heads.dense import rows as rows_lib
 from xlj.labels import label_edit
+from xlj.labels import pairs as pairs_lib
 from xlj.labels import runs
 from xlj.model import model as model_lib
 from xlj.ops import layout as layout_lib
@@ -45,10 +47,12 @@ def restructured(
   config.data.num_labels = len(order.data_ids)
   config.data.num_ids = len(order.head_ids)
   config.head.order = directory.ORDER_FILE
-  for field in ("wide_labels", "kahan_labels"):
-    if (config.head[field] or 0) >= config.data.num_labels:
-      config.head[field] = 0  # all
+  if (config.head.kahan_labels or 0) >= config.data.num_labels:
+    config.head.kahan_labels = 0  # all
+  wide = {}
   with jax.set_mesh(run.mesh):
+    if config.head.wide:
+      wide = _moved_pairs(run, config, sources, targets)
     before, after = model_lib.Model(run.config), model_lib.Model(config)
     table = renumbering(
       run.num_labels, config.data.num_labels, sources, targets
@@ -57,7 +61,7 @@ def restructured(
     trees = {
       "model": {
         "encoder": run.trees["model"]["encoder"],
-        "head": edit.params(run.trees["model"]["head"]),
+        "head": edit.params(run.trees["model"]["head"]) | wide,
         "buffers": edit.buffers(run.trees["model"]["buffers"], order),
       },
       "training": edit.training(run.trees["training"]),
@@ -93,6 +97,36 @@ def renumbering(
   return table
 
 
+def _moved_pairs(
+  run: directory.Run,
+  config: ml_collections.ConfigDict,
+  sources: np.ndarray,
+  targets: np.ndarray,
+) -> dict[str, jax.Array]:
+  """The wide path after labels have moved; says in the config how large."""
+  before = pairs_lib.matrix(
+    runs.rows_of(run.model()), run.trees["model"]["head"]
+  )
+  count = config.data.num_labels
+  none = scipy.sparse.csc_array((before.shape[0], 1), dtype=np.float32)
+  place = np.full(count, run.num_labels)
+  kept = min(count, run.num_labels)
+  place[:kept] = np.arange(kept)
+  place[targets] = np.where(sources < 0, run.num_labels, sources)
+  after = scipy.sparse.hstack([before, none], format="csc")[:, place]
+  return _put_pairs(config, after)
+
+
+def _put_pairs(
+  config: ml_collections.ConfigDict, weights: pairs_lib.Matrix
+) -> dict[str, jax.Array]:
+  """A wide path of linear weights; says in the config how large it is."""
+  layout = layout_lib.Layout(config.data.num_labels, config.head.blocks)
+  found = pairs_lib.put(weights, layout)
+  config.head.wide_pairs = found["wide"].shape[1]
+  return found
+
+
 class _Edit:
   """What becomes of the arrays of a model with a dense head."""
 
@@ -114,7 +148,7 @@ class _Edit:
 
     Args:
       a: The array.
-      first: Whether it may be of the first rows alone: "wide" or "kahan".
+      first: Whether it may be of the first rows alone: "kahan".
       axis: That of rows.
       fill: For new labels.
     """
@@ -127,12 +161,8 @@ class _Edit:
 
   def params(self, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Parameters of the head."""
-    return {
-      name: self._moved(a, first="wide", axis=1)
-      if name == "wide"
-      else self._moved(a)
-      for name, a in params.items()
-    }
+    by_row = rows_lib.without_wide(params)
+    return {name: self._moved(a) for name, a in by_row.items()}
 
   def buffers(
     self, buffers: dict[str, jax.Array], order: label_order.LabelOrder
@@ -170,8 +200,6 @@ class _Edit:
 
 def _layout(head: rows_lib.Rows, first: str) -> layout_lib.Layout:
   """That of what a head keeps of all rows, or of the first ones."""
-  if first == "wide" and head.wide_labels:
-    return layout_lib.Layout(head.wide_columns, head.blocks)
   if first == "kahan" and head.kahan_labels:
     return layout_lib.Layout(head.kahan_rows, head.blocks)
   return head.layout
@@ -203,11 +231,16 @@ def values(run: directory.Run, labels: np.ndarray) -> dict[str, np.ndarray]:
   """
   head, params = runs.rows_of(run.model()), run.trees["model"]["head"]
   with jax.set_mesh(run.mesh):
-    found = {name: _read(head, name, a, labels) for name, a in params.items()}
+    by_row = rows_lib.without_wide(params)
+    found = {name: _read(head, name, a, labels) for name, a in by_row.items()}
     if head.dim:
       found["rows"] = head.decoded(found)
+    wide = pairs_lib.matrix(head, params) if head.wide_features else None
   found.pop("exponents", None)
-  return {name: np.array(a) for name, a in found.items()}
+  values = {name: np.array(a) for name, a in found.items()}
+  if wide is not None:
+    values["wide"] = wide[:, labels].T.toarray()
+  return values
 
 
 def with_values(
@@ -231,8 +264,13 @@ def with_values(
   head = runs.rows_of(run.model())
   model, training = dict(run.trees["model"]), dict(run.trees["training"])
   params, buffers = dict(model["head"]), dict(model["buffers"])
+  config = ml_collections.ConfigDict(run.config.to_dict())
   with jax.set_mesh(run.mesh):
     stored: dict[str, Any] = dict(values)
+    if "wide" in stored:
+      wide = pairs_lib.matrix(head, params)
+      wide = pairs_lib.replaced(wide, labels, stored.pop("wide"))
+      params |= _put_pairs(config, wide)
     if head.dim:
       rows = stored.pop("rows")
       stored |= head.encoded(jnp.asarray(rows))
@@ -250,7 +288,8 @@ def with_values(
       head, "", buffers["label_counts"], labels, counts
     )
   model |= {"head": params, "buffers": buffers}
-  return dataclasses.replace(run, trees={"model": model, "training": training})
+  trees = {"model": model, "training": training}
+  return dataclasses.replace(run, config=config, trees=trees)
 
 
 def _read(
@@ -259,9 +298,7 @@ def _read(
   """Rows of labels `[K, ...]`; 0 of those that the array has nothing of."""
   layout = _layout(head, name)
   known = labels < layout.num_labels
-  found = label_edit.read(
-    a, layout, np.where(known, labels, 0), axis=int(name == "wide")
-  )
+  found = label_edit.read(a, layout, np.where(known, labels, 0))
   return jnp.where(known.reshape(-1, *[1] * (found.ndim - 1)), found, 0)
 
 
@@ -275,6 +312,4 @@ def _write(
   """A copy of an array with other rows of labels, where it has any."""
   layout = _layout(head, name)
   known = labels < layout.num_labels
-  return label_edit.written(
-    a.copy(), layout, labels[known], values[known], axis=int(name == "wide")
-  )
+  return label_edit.written(a.copy(), layout, labels[known], values[known])

@@ -20,6 +20,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 
 from xlj import sharding
 from xlj.config import splits
@@ -93,6 +94,9 @@ def make(
     direction = _direction(examples, name, others[name].mean(0), method)
     if method == "teen" and name == "rows":
       direction = _calibrated(run, direction, share, scale)
+    if name == "wide":
+      # Labels have weights for the features that they meet, and no others.
+      direction = np.where(_meets(examples), direction, 0)
     norm = known.typical(np.linalg.norm(known.values[name], axis=1), counts)
     values[name] = norm[:, None] * _unit(direction)
   values |= _scaled(run, values, known, others, counts)
@@ -189,6 +193,16 @@ def _direction(
   if method == "naive_bayes":
     return naive_bayes.weights(found, centre, counts / counts.sum()).rows
   return found.sums / counts[:, None] - centre
+
+
+def _meets(examples: Examples) -> np.ndarray:
+  """Which features the examples of each label have, bool `[K, F]`."""
+  x, count = examples.x["wide"], len(examples.counts)
+  owner = scipy.sparse.csr_array(
+    (np.ones(len(examples.owner)), (examples.owner, range(x.shape[0]))),
+    (count, x.shape[0]),
+  )
+  return (owner @ (x != 0)).toarray() > 0
 
 
 def _unit(a: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ from xlj.config import remedies
 from xlj.encoders import bag
 from xlj.heads import head as head_lib
 from xlj.losses import range_loss
-from xlj.losses import weighted_bce
 from xlj.model import example_memory
+from xlj.model import label_values
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
@@ -142,6 +142,26 @@ class Model:
     """
     make = jax.jit(self._init, out_shardings=self.shardings())
     return make(key, label_ids, label_counts, idf)
+
+  def with_pairs(
+    self, state: State, starts: np.ndarray, columns: np.ndarray
+  ) -> State:
+    """The first state with a wide path for the pairs that meet.
+
+    Args:
+      state: The state of `init`.
+      starts: `[B, F + 1]` int32 by block of labels, the same in every process.
+      columns: `[B, Z]` likewise; see `xlj.data.label_pairs`.
+
+    Returns:
+      The state.
+    """
+    arrays = (
+      sharding.put_rows(len(a), lambda rows, a=a: a[rows])
+      for a in (starts, columns)
+    )
+    head = self.head.with_pairs(state.model["head"], *arrays)
+    return state._replace(model={**state.model, "head": head})
 
   def abstract(self) -> State:
     """Shapes, dtypes and shardings of the state; nothing is allocated."""
@@ -310,8 +330,8 @@ class Model:
     """
     offset = None
     if self._config.predict.propensity_power:
-      counts = model["buffers"]["label_counts"].astype(jnp.float32)
-      offset = self._propensity_offset(counts)
+      counts = model["buffers"]["label_counts"]
+      offset = label_values.propensity_offset(self._config, counts)
     return self.head.topk(
       model["head"], *self._forward(model, inputs), k, exclude, offset
     )
@@ -472,21 +492,8 @@ class Model:
     self, model: dict[str, Any]
   ) -> targets_lib.LabelValues | None:
     """What the loss weighs or shifts labels by, `[L]` each."""
-    tail, data = self._config.tail, self._config.data
-    if tail.weights == "none" and not tail.adjustment:
-      return None
-    values = {}
-    counts = model["buffers"]["label_counts"].astype(jnp.float32)
-    if tail.weights == "propensity":
-      values["positive"] = 1 + self._odds_of_missing(counts)
-    elif tail.weights == "class_balanced":
-      weights = weighted_bce.class_balanced_weights(counts, tail.beta)
-      # 1 for the positive of an example on average.
-      values["positive"] = weights * counts.sum() / (weights * counts).sum()
-    if tail.adjustment:
-      share = (counts + 1) / (counts.sum() + data.num_labels)
-      values["log_prior"] = jnp.log(share)
-    return values
+    counts = model["buffers"].get("label_counts")
+    return label_values.of(self._config, counts)
 
   def _encode(
     self, params: Any, features: bag.Features, key: jax.Array | None
@@ -530,22 +537,6 @@ class Model:
 
     values = sharding.by_compiler(drop)(inputs.feature_values, key)
     return _features(inputs._replace(feature_values=values))
-
-  def _propensity_offset(self, label_counts: jax.Array) -> jax.Array:
-    """`power * log(1 / propensity)` of each label row, `[L]`."""
-    power = self._config.predict.propensity_power
-    return power * jnp.log1p(self._odds_of_missing(label_counts))
-
-  def _odds_of_missing(self, label_counts: jax.Array) -> jax.Array:
-    """`1 / propensity - 1` of each label row, `[L]` (Jain et al. 2016)."""
-    data = self._config.data
-    scale = (jnp.log(data.num_rows) - 1) * (data.propensity_b + 1) ** (
-      data.propensity_a
-    )
-    decay = jnp.exp(
-      -data.propensity_a * jnp.log(label_counts + data.propensity_b)
-    )
-    return scale * decay
 
 
 def _features(inputs: Inputs) -> bag.Features:

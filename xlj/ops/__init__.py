@@ -18,10 +18,9 @@ What passes are told:
 
 A step that updates label rows in place:
   `Inputs`, `LabelRows`, `Visit`, `RowFormat`, `RowOptimizer`, `RowState`,
-  `sgd`, `sparse_matmul`, `sparse_rows`, `SparseRows`
+  `sgd`, `sparse_rows`, `SparseRows`
 """
 
-from xlj.ops.feature_rows import sparse_matmul as sparse_matmul
 from xlj.ops.feature_rows import sparse_rows as sparse_rows
 from xlj.ops.feature_rows import SparseRows as SparseRows
 from xlj.ops.label_attention import label_attend as label_attend

@@ -12,6 +12,7 @@ import jax
 import ml_collections
 
 from xlj import config as config_lib
+from xlj.heads.dense import rows as rows_lib
 from xlj.model import model as model_lib
 from xlj.planning import accelerators
 from xlj.planning import needs as needs_lib
@@ -251,7 +252,7 @@ def _parts(state: model_lib.State) -> dict[str, int]:
   head = state.model["head"]
   return {
     "rows": needs_lib.device_bytes(
-      {k: v for k, v in head.items() if k != "wide"}
+      {k: v for k, v in head.items() if k not in rows_lib.PAIRS}
     ),
     "head": needs_lib.device_bytes(state.training["head"]),
     "encoder": needs_lib.device_bytes(state.model["encoder"]),

@@ -15,6 +15,7 @@ from xlj import sharding
 from xlj.config import heads
 from xlj.heads import head as head_lib
 from xlj.model import model as model_lib
+from xlj.ops import layout as layout_lib
 
 MAX_LABELS = 2**31 - 1  # of int32
 # What chunks of labels may take on accelerators, unless the config says so: as
@@ -55,8 +56,20 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     per_row = math.ceil(found.features_per_row)
     data.max_features = -(-per_row // _FEATURE_MULTIPLE) * _FEATURE_MULTIPLE
   data.max_labels = data.max_labels or _DEFAULT_LABELS
+  if config.head.wide and not config.head.wide_pairs:
+    config.head.wide_pairs = _most_pairs(config, found)
   config.head.chunk_bytes = config.head.chunk_bytes or CHUNK_BYTES
   return config
+
+
+def _most_pairs(
+  config: ml_collections.ConfigDict, found: config_lib.DataFacts
+) -> int:
+  """How many pairs of a block can meet: all, or what the rows bring."""
+  blocks, data = config.head.blocks, config.data
+  triples = data.num_rows * found.features_per_row * found.labels_per_row
+  rows_per_block = layout_lib.Layout(data.num_labels, blocks).rows_per_block
+  return min(data.num_features * rows_per_block, math.ceil(triples / blocks))
 
 
 def facts(config: ml_collections.ConfigDict) -> config_lib.DataFacts:

@@ -74,10 +74,8 @@ def of_step(
     logit_bytes += 12
   head_bytes = (2 + statistics) * state_bytes["rows"] + 2 * state_bytes["head"]
   if config.head.wide:  # read for the logits; read and written by the update
-    width = (
-      config.data.max_features * head.label_rows.wide_columns // num_devices
-    )
-    head_bytes += 3 * 4 * n_all * width
+    # Weights, and where they belong.
+    head_bytes += (3 * 4 + 2 * 4) * _products(config, model) / num_devices
   # Read by the forward pass; its gradient written and read; updated.
   encoder_bytes = 5 * state_bytes["encoder"]
   encoder_bytes += 2 * state_bytes["encoder_optimizer"]
@@ -128,8 +126,16 @@ def wide_flops(
   """One product with the linear weights, for the whole batch."""
   if not config.head.wide:
     return 0.0
-  n, k = config.train.batch_size, config.data.max_features
-  return 2.0 * n * k * _by_row(model).label_rows.wide_columns
+  return 2.0 * _products(config, model)
+
+
+def _products(
+  config: ml_collections.ConfigDict, model: model_lib.Model
+) -> float:
+  """Pairs that a batch reads, if all features have as many."""
+  rows, n = _by_row(model).label_rows, config.train.batch_size
+  pairs = rows.blocks * rows.wide_pairs / rows.wide_features
+  return n * config.data.max_features * pairs
 
 
 def _by_row(model: model_lib.Model) -> dense.DenseHead:

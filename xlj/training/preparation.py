@@ -12,12 +12,14 @@ from xlj.config import splits
 from xlj.data import clusters
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
+from xlj.data import label_pairs
 from xlj.data import order as order_lib
 from xlj.data import pipeline
 from xlj.data import sampler as sampler_lib
 from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.ops import layout as layout_lib
 from xlj.runs import directory
 
 _SAMPLE_ROWS = 4096  # that the size of features is taken from
@@ -36,6 +38,7 @@ class Data:
     weighting: Of the features; None when they are dense.
     order: The head's numbers of the labels.
     sampler: Of the rows to train on, if labels are drawn first.
+    pairs: Of a feature and a label, where they have just been found.
   """
 
   split: store.Split
@@ -45,6 +48,7 @@ class Data:
   weighting: weighting_lib.Weighting | None
   order: label_order.LabelOrder
   sampler: sampler_lib.ByLabel | None = None
+  pairs: label_pairs.Pairs | None = None
 
   def batches(
     self, config: ml_collections.ConfigDict
@@ -107,7 +111,56 @@ def prepare(
       config.tail.sampler,
       config.seed + config.train.shuffle,
     )
-  return config, Data(split, rows, valid_rows, stats, weighting, order, sampler)
+  data = Data(split, rows, valid_rows, stats, weighting, order, sampler)
+  if config.head.wide and not config.head.wide_pairs:
+    found = find_pairs(config, data)
+    config.head.wide_pairs = found.columns.shape[1]
+    data = dataclasses.replace(data, pairs=found)
+  return config, data
+
+
+def find_pairs(
+  config: ml_collections.ConfigDict, data: Data
+) -> label_pairs.Pairs:
+  """The pairs of a feature and a label that meet in the training rows.
+
+  Args:
+    config: A resolved config with a wide path.
+    data: Of training.
+
+  Returns:
+    The pairs that the config keeps.
+  """
+  if data.pairs is not None:
+    return data.pairs
+  head, features = config.head, data.split.features
+  assert isinstance(features, csr_lib.Csr) and data.weighting is not None
+  layout = layout_lib.Layout(config.data.num_labels, head.blocks)
+  of_head = data.order.to_head(np.arange(data.split.num_labels))
+  found = label_pairs.find(
+    features,
+    data.split.labels,
+    np.where(of_head < 0, -1, layout.row_of_label(of_head)),
+    (layout.blocks, layout.rows_per_block),
+    rows=data.rows,
+    weighting=data.weighting,
+    limits=label_pairs.Limits(
+      head.wide_evidence * config.data.feature_norm**2,
+      head.wide_per_feature,
+      head.wide_per_label,
+    ),
+  )
+  logging.info(
+    "%d pairs of a feature and a label meet; %d have a weight",
+    *(found.found, found.kept),
+  )
+  width = found.columns.shape[1]
+  if head.wide_pairs not in (0, width):
+    raise config_lib.ConfigError(
+      f"head.wide_pairs is {head.wide_pairs}, and the training rows have"
+      f" {width}; leave it open in a new run"
+    )
+  return found
 
 
 def _order(

@@ -115,6 +115,9 @@ def _start(
     None if counts is None else model.by_row(counts, 0),
     sharding.replicate(_idf(config, data.weighting)),
   )
+  if config.head.wide:
+    pairs = preparation.find_pairs(config, data)
+    state = model.with_pairs(state, pairs.starts, pairs.columns)
   if config.train.start_from:
     start = jax.jit(
       model.start_with, out_shardings=model.shardings(), donate_argnums=0

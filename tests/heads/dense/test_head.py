@@ -13,6 +13,7 @@ from tests import dense_heads
 from tests import meshes
 from tests import reference
 from xlj import sharding
+from xlj.heads.dense import rows as rows_lib
 from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import feature_rows
@@ -25,8 +26,8 @@ LOSSES = {
   "softmax": (softmax.Softmax(), reference.softmax_loss),
   "bce": (bce.BinaryCrossEntropy(), reference.bce_loss),
 }
-PARTS = ["rows", "wide", "both", "cosine", "wide_first"]
-WIDE_FIRST = 21  # rounded up to 24, a multiple of the blocks
+PARTS = ["rows", "wide", "both", "cosine"]
+PAIRS = np.random.default_rng(5).random((F, 88)) < 0.4  # by row
 
 
 def make_head(loss, parts):
@@ -37,7 +38,7 @@ def make_head(loss, parts):
     optimizer=row_optimizer.RowOptimizer(optax.adam(0.1)),
     wide_features=0 if parts in ("rows", "cosine") else F,
     wide_learning_rate=lambda step: 0.5 / (1 + step),
-    wide_labels=WIDE_FIRST if parts == "wide_first" else 0,
+    wide_pairs=PAIRS.reshape(F, 8, -1).sum((0, 2)).max(),
     blocks=8,
     init_scale=0.3,
     init_bias=-0.5,
@@ -83,7 +84,7 @@ def reference_step(head, reference_loss, params, opt, step, batch):
       z = z + x @ rows.T
     if "wide" in params:
       wide = dense_features @ params["wide"]
-      z = z + jnp.pad(wide, ((0, 0), (0, NUM_LABELS - wide.shape[1])))
+      z = z + wide
     losses = reference_loss(z, hot)
     return reference.weighted_mean(losses, targets.weights)
 
@@ -93,28 +94,31 @@ def reference_step(head, reference_loss, params, opt, step, batch):
   updates, opt = head.label_rows.optimizer.tx.update(grads, opt, plain)
   new = optax.apply_updates(plain, updates)
   if wide is not None:
+    meet = in_label_order(head, {"meet": PAIRS.T})["meet"].T
+    wide = jnp.where(meet, wide, 0)
     new["wide"] = params["wide"] - head.wide_learning_rate(step) * wide
   return new, opt, dx, loss
 
 
 def first_params(head):
-  return jax.tree.map(np.asarray, jax.jit(head.init)(jax.random.key(0)))
+  params = jax.tree.map(np.asarray, jax.jit(head.init)(jax.random.key(0)))
+  if head.label_rows.wide_features:
+    weights = np.random.default_rng(6).normal(size=PAIRS.shape) * PAIRS
+    return dense_heads.with_wide(params, weights, head.layout.blocks)
+  return params
 
 
 def in_label_order(head, params):
   """The parameters without padding, label i at position i."""
-  out = {}
-  for name, value in params.items():
-    wide = name == "wide"
-    num_labels = NUM_LABELS
-    blocks, first = head.layout.blocks, head.label_rows.wide_labels
-    if wide and first:
-      num_labels = -(-first // blocks) * blocks
-    rows = [
-      i % blocks * -(-num_labels // blocks) + i // blocks
-      for i in range(num_labels)
-    ]
-    out[name] = np.take(np.asarray(value), rows, 1 if wide else 0)
+  blocks, out = head.layout.blocks, {}
+  rows = [
+    i % blocks * -(-NUM_LABELS // blocks) + i // blocks
+    for i in range(NUM_LABELS)
+  ]
+  if "wide" in params:
+    out["wide"] = dense_heads.wide(params, head.num_rows)[:, rows]
+  for name, value in rows_lib.without_wide(params).items():
+    out[name] = np.asarray(value)[rows]
   return out
 
 
@@ -171,7 +175,6 @@ def test_topk_equals_sorting_all_labels(shape, k):
   head = make_head("softmax", "both")
   params = first_params(head)
   rng = np.random.default_rng(0)
-  params["wide"] = rng.normal(size=params["wide"].shape).astype(np.float32)
   by_label = in_label_order(head, params)
   batch = x, features, _ = make_batch(3)
   offset = rng.normal(size=head.num_rows).astype(np.float32)
@@ -229,6 +232,7 @@ def test_a_linear_gradient_that_is_not_finite_makes_the_loss_so(shape):
     optimizer=row_optimizer.RowOptimizer(optax.sgd(0.1)),
     wide_features=F,
     wide_learning_rate=lambda step: 0.5,
+    wide_pairs=1,
     blocks=8,
   )
   features = feature_rows.SparseRows(
@@ -237,7 +241,10 @@ def test_a_linear_gradient_that_is_not_finite_makes_the_loss_so(shape):
     np.full(N, K, np.int32),
   )
   targets = targets_lib.Targets(np.zeros((N, 1), np.int32), np.ones(N, "f"))
-  params = {"wide": np.zeros((F, 8), "f"), "bias": np.zeros(8, "f")}
+  weights = np.zeros((F, 8))
+  weights[0] = 1
+  params = dense_heads.with_wide({"bias": np.zeros(8, "f")}, weights, 8)
+  params["wide"] *= 0
   opt = jax.tree.map(np.asarray, head.init_optimizer(params))
   with meshes.mesh(shape) as mesh:
     params, opt = place(mesh, head, params, opt)

@@ -80,9 +80,9 @@ PATHS = {
   "segment_sums": (
     lambda pairs, features: segment_sums.logits(*pairs, *features, ROWS),
     lambda pairs, features, *a: segment_sums.add_outer(*pairs, *features, *a),
-    lambda pairs, bias, features, positives, weights, rates: (
+    lambda pairs, bias, rows, features, positives, weights, rates: (
       segment_sums.step_by_example(
-        *(*pairs, bias, *features, positives, weights, jnp.stack(rates))
+        *(*pairs, bias, rows, *features, positives, weights, jnp.stack(rates))
       )
     ),
   ),
@@ -130,7 +130,7 @@ def test_add_outer(path, shape):
   )
 
 
-def by_example(dense, exists, bias, x, positives, weights, rates):
+def by_example(dense, exists, bias, row_rates, x, positives, weights, rates):
   """One example after another, all labels at once, in float64."""
   rate, bias_rate, threshold = rates
   dense, bias, loss = dense.copy(), bias.astype(np.float64), np.zeros(len(bias))
@@ -139,7 +139,7 @@ def by_example(dense, exists, bias, x, positives, weights, rates):
     y = np.isin(np.arange(len(bias)), ids)
     used = weight * (y | (z > threshold))
     loss += used * (np.logaddexp(0, z) - y * z)
-    grad = used * (1 / (1 + np.exp(-z)) - y)
+    grad = row_rates * used * (1 / (1 + np.exp(-z)) - y)
     dense -= rate * np.where(exists, np.outer(row, grad), 0)
     bias -= bias_rate * grad
   return dense, bias, loss.reshape(BLOCKS, -1).sum(1)
@@ -148,10 +148,10 @@ def by_example(dense, exists, bias, x, positives, weights, rates):
 def own_positives(step):
   """With the numbers of all rows in place of those of the device."""
 
-  def run(pairs, bias, features, positives, weights, rates):
+  def run(pairs, bias, row_rates, features, positives, weights, rates):
     first = lax.axis_index(sharding.AXES) * len(bias)
     rows = jnp.where(positives < 0, -1, positives - first)
-    return step(pairs, bias, features, rows, weights, rates)
+    return step(pairs, bias, row_rates, features, rows, weights, rates)
 
   return run
 
@@ -163,6 +163,7 @@ def test_step_by_example(path, shape, threshold):
   pairs, dense, exists, features, x = problem()
   rng = np.random.default_rng(2)
   bias = rng.standard_normal(BLOCKS * ROWS).astype(np.float32)
+  row_rates = rng.uniform(0.5, 2, len(bias)).astype(np.float32)
   # Some are listed twice, some examples have none.
   positives = rng.integers(-BLOCKS * ROWS, BLOCKS * ROWS, (EXAMPLES, 4)).astype(
     np.int32
@@ -171,13 +172,15 @@ def test_step_by_example(path, shape, threshold):
   weights = rng.choice([0, 0.5, 1], EXAMPLES).astype(np.float32)
   rates = label_pairs.Rates(*map(jnp.float32, (0.7, 0.1, threshold)))
   new, new_bias, loss = split(
-    *(own_positives(PATHS[path][2]), shape, pairs, jnp.asarray(bias)),
+    *(own_positives(PATHS[path][2]), shape, pairs),
+    *map(jnp.asarray, (bias, row_rates)),
     *(features, jnp.asarray(positives), jnp.asarray(weights), rates),
-    specs=(sharding.LABELS, P(), P(), P(), P()),
+    specs=(sharding.LABELS, sharding.LABELS, P(), P(), P(), P()),
     out_specs=sharding.LABELS,
   )
   expected = by_example(
-    dense, exists, bias, x, positives, weights, map(float, rates)
+    *(dense, exists, bias, row_rates, x, positives, weights),
+    map(float, rates),
   )
   close = dict(rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(dense_of(pairs, new), expected[0], **close)
@@ -188,7 +191,7 @@ def test_step_by_example(path, shape, threshold):
 def test_the_number_of_threads_changes_nothing(monkeypatch):
   pairs, _, _, features, _ = problem()
   args = (
-    *(pairs, jnp.zeros(BLOCKS * ROWS), features),
+    *(pairs, jnp.zeros(BLOCKS * ROWS), jnp.ones(BLOCKS * ROWS), features),
     *(jnp.zeros((EXAMPLES, 1), jnp.int32), jnp.ones(EXAMPLES)),
     label_pairs.Rates(*map(jnp.float32, (0.7, 0.1, -50))),
   )
@@ -236,7 +239,7 @@ def test_lowers_for_accelerators(platform):
     new = label_pairs.add_outer(pairs, features, z, -1.0)
     rates = label_pairs.Rates(*map(jnp.float32, (1, 1, 0)))
     return new, label_pairs.step_by_example(
-      pairs, bias, features, positives, weights, rates
+      pairs, bias, bias + 1, features, positives, weights, rates
     )
 
   text = (

@@ -15,6 +15,7 @@ from xlj.config import options
 from xlj.config import remedies
 from xlj.heads.dense import head as dense
 from xlj.heads.dense import rows as rows_lib
+from xlj.heads.dense import wide as wide_lib
 from xlj.heads.prototypes import head as prototypes
 from xlj.losses import prototype_softmax
 from xlj.ops import row_format
@@ -38,7 +39,14 @@ STORED = (
 )
 # Of rows that may have a bias.
 BIAS = ("head.prior_bias", "head.bias")
-_WIDE = ("head.wide_labels", "optim.wide.learning_rate")
+_WIDE = (
+  "head.wide_pairs",
+  "head.wide_evidence",
+  "head.wide_per_feature",
+  "head.wide_per_label",
+  "optim.wide.learning_rate",
+)
+_BY_EXAMPLE = ("head.by_example", "head.negligible", "optim.wide.count_power")
 _PROTOTYPES = ("head.prototypes", "head.prototype_labels")
 
 
@@ -51,8 +59,18 @@ def fields() -> options.Fields:
     "head.use_bias": auto(bool),  # whether labels have a bias
     "head.prior_bias": auto(bool),  # biases start at the labels' log odds
     "head.bias": auto(float),  # where they start otherwise
-    # Only the most frequent labels have linear weights; 0 for all
-    "head.wide_labels": auto(int),
+    # Linear weights are those of pairs of a feature and a label that meet:
+    # how many of a block of labels, of the block with most; found in the data
+    "head.wide_pairs": auto(int),
+    # Least sum of the feature's squared values over the label's rows, where the
+    # mean row has length 1
+    "head.wide_evidence": 0.0,
+    "head.wide_per_feature": 0,  # at most, those with most evidence; 0 for all
+    "head.wide_per_label": 0,  # likewise
+    # A step of linear weights by each example, in place of one by the batch
+    "head.by_example": auto(bool),
+    # Probability up to which it leaves a label alone that an example lacks
+    "head.negligible": auto(float),
     "head.blocks": 64,  # of label rows; a multiple of the number of devices
     "head.dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
     "head.rounding": "stochastic",  # of narrow rows, or "nearest"
@@ -80,8 +98,6 @@ def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
   """Values for fields that are left open, of all heads with label rows."""
-  wide_labels = families.WIDE_BYTES // (4 * facts.num_features)
-  few = config.family == "linear" and wide_labels < facts.num_labels
   single = facts.labels_per_row <= 1
   cosine, init, init_scale, prior_bias, bias = {
     "network": (False, "normal", 0.02, True, 0.0),
@@ -96,7 +112,7 @@ def rules(
     "head.use_bias": True,
     "head.prior_bias": prior_bias,
     "head.bias": bias,
-    "head.wide_labels": wide_labels if few else 0,
+    "head.wide_pairs": 0,
   }
 
 
@@ -114,7 +130,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     "head.chunk_bytes",
     "head.kahan_labels",
     "head.skip_below",
-    "head.wide_labels",
+    "head.wide_pairs",
+    "head.wide_evidence",
+    "head.wide_per_feature",
+    "head.wide_per_label",
   )
   if config.head.wide and config.data.dense:
     raise checks.ConfigError(
@@ -166,8 +185,14 @@ def _make(
     labels = with_rows(
       labels,
       wide_features=config.data.num_features,
-      wide_labels=head.wide_labels,
+      wide_pairs=head.wide_pairs,
     )
+    if head.by_example:
+      bias = optim.schedule_of(config, config.optim.head)
+      by_example = wide_lib.ByExample(bias, head.negligible)
+      return dataclasses.replace(
+        labels, wide_learning_rate=rate, by_example=by_example
+      )
     # The head's loss is a mean; this rate is for the sum over the batch.
     return dataclasses.replace(
       labels,
@@ -208,15 +233,51 @@ def _row_optimizer(
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
-  del config
+  linear = not config.encoder.dim and config.head.use_bias is not False
+  by_example = linear and _has_plain_bce(config)
   return {
     "head.order": "frequency",
+    "head.by_example": by_example,
+    # Four times where labels start, with a bias of -6.
+    "head.negligible": 0.01,
     "head.prototype_labels": max(1, facts.num_labels // 10),
   }
 
 
+def _has_plain_bce(config: ml_collections.ConfigDict) -> bool:
+  """Whether labels learn from an example without looking at others."""
+  return (
+    config.head.loss in (None, "bce")
+    and config.missing.method == "an"
+    and config.noisy.method == "none"
+    and config.tail.weights == "none"
+    and not config.tail.adjustment
+  )
+
+
+def _check_by_example(config: ml_collections.ConfigDict) -> None:
+  """Refuses what does not go with a step by each example."""
+  head = config.head
+  if not head.by_example:
+    return
+  for name, fits in (
+    ("head.wide", head.wide),
+    ("encoder.dim", not config.encoder.dim),
+    ("head.use_bias", head.use_bias),
+    ("head.loss", _has_plain_bce(config)),
+  ):
+    if not fits:
+      raise checks.ConfigError(
+        f"head.by_example goes with linear weights (head.wide) and biases"
+        f" alone, the loss 'bce' and no remedy, and not with {name}"
+        f" {checks.value_of(config, name)!r}; set head.by_example=False"
+      )
+  checks.rates(config, "head.negligible")
+
+
 def _check(config: ml_collections.ConfigDict) -> None:
   """Refuses what does not go with several rows of a label."""
+  _check_by_example(config)
   head, count = config.head, config.data.num_labels
   if head.prototypes == 1:
     return
@@ -250,6 +311,7 @@ OPTION = options.Option(
     "head.blocks",
     "head.kahan_labels",
     "head.kernels",
+    *_BY_EXAMPLE,
   ),
   fields=fields,
   rules=_rules,
@@ -266,6 +328,7 @@ CHOICES = {
 }
 SWITCHES = (
   options.unless("head.wide", False, *_WIDE),
+  options.unless("head.by_example", False, *_BY_EXAMPLE[1:]),
   options.unless("head.use_bias", False, *BIAS),
   options.unless("head.prototypes", 1, "head.prototype_labels"),
   options.unless("head.dtype", "float32", "head.rounding", "head.correction"),

@@ -1,10 +1,11 @@
 """The dense head: one weight row per label, sharded by rows over all devices.
 
 `logits = x W^T + b (+ S V)`, with embeddings `x [N, D]`, label rows `W [L, D]`,
-bias `b [L]` and, optionally, a wide path: feature-major linear weights
-`V [F, L]` on the sparse features `S` of the examples. Without an embedding
-(`dim = 0`) it is the linear one-vs-all model. For what is stored of a label,
-and where, see `xlj.heads.dense.rows`.
+bias `b [L]` and, optionally, a wide path: linear weights `V [F, L]` on the
+sparse features `S` of the examples, which exist where a feature and a label
+meet in training rows (see `xlj.ops.pairs`). Without an embedding (`dim = 0`) it
+is the linear one-vs-all model, and may take a step by each example of a batch.
+For what is stored of a label, and where, see `xlj.heads.dense.rows`.
 
 Each device computes the logits of its own labels; the embeddings are gathered
 to all devices, their gradient is reduce-scattered back.
@@ -14,8 +15,7 @@ batch's positives and others (see `xlj.heads.dense.block_sample`), or run
 kernels (see `xlj.heads.dense.kernels`).
 
 Legend: N examples of the batch, n of this device, L labels (padded), l of this
-device, D embedding width, F features, P positives, K features per example,
-w labels of this device with a wide path.
+device, D embedding width, F features, P positives, K features per example.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from xlj.heads import head as head_lib
 from xlj.heads.dense import block_sample
 from xlj.heads.dense import kernels as kernels_lib
 from xlj.heads.dense import rows as rows_lib
+from xlj.heads.dense import wide as wide_lib
 from xlj.losses import decoupled_softmax
 from xlj.losses import logit_adjustment
 from xlj.losses import margin
@@ -42,6 +43,7 @@ from xlj.ops import layout as layout_lib
 from xlj.ops import loss as loss_lib
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
+from xlj.ops.pairs import label_pairs
 
 P = jax.P
 Params = rows_lib.Params
@@ -56,6 +58,8 @@ class DenseHead:
     label_rows: What is stored of labels, and how it is updated.
     loss: Loss on a chunk of logits.
     wide_learning_rate: Step -> learning rate of the wide path's SGD.
+    by_example: To take a step by each example in place of one by the batch;
+      None not to. `loss` is that of validations then.
     kernels: "auto" for the kernels of `xlj.ops.kernels` where they apply and
       there is a CUDA device, "interpret" to interpret them anywhere, "never"
       for XLA alone.
@@ -71,6 +75,7 @@ class DenseHead:
   label_rows: rows_lib.Rows
   loss: loss_lib.Loss
   wide_learning_rate: Callable[[jax.Array], ArrayLike] = lambda _: 0.0
+  by_example: wide_lib.ByExample | None = None
   kernels: str = "never"
   sample_blocks: int = 0
   hard_blocks: int = 0
@@ -231,6 +236,14 @@ class DenseHead:
     head_lib.need(self, "centroids")
     return self.label_rows.at_centroids(params, sums, length)
 
+  def with_pairs(
+    self, params: Params, starts: jax.Array, columns: jax.Array
+  ) -> Params:
+    """Parameters with a wide path for pairs that meet; see `Head`."""
+    head_lib.need(self, "features")
+    pairs = rows_lib.pairs(params)._replace(starts=starts, columns=columns)
+    return params | dict(zip(rows_lib.PAIRS, pairs))
+
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
 
   # --- training --------------------------------------------------------------
@@ -255,7 +268,8 @@ class DenseHead:
       features: Sparse features for the wide path; None without one.
       targets: Positives and example weights, sharded over examples.
       label_values: Vectors `[L]` by row (`Layout.by_row`), sharded like rows,
-        that the loss needs, by name; None if it needs none.
+        that the loss needs, by name, or "rate", what a step by each example
+        multiplies learning rates by; None if there are none.
 
     Returns:
       New parameters, new optimizer state, `dx [N, D]` sharded over examples,
@@ -284,6 +298,13 @@ class DenseHead:
     )
     def run(params, opt_state, step, x, features, targets, label_values):
       x, features, targets = sharding.gather_batch((x, features, targets))
+      if self.by_example is not None:
+        rate = self.wide_learning_rate(step)
+        new, loss = wide_lib.step_by_example(
+          *(self.label_rows, self.by_example, rate, params, step),
+          *(features, targets, label_values["rate"]),
+        )
+        return new, opt_state, None, {"loss": lax.psum(loss, sharding.AXES)}
       inputs = self._inputs(params, x, features, targets, label_values)
       if self.uses_kernels:
         dwide = None
@@ -303,10 +324,7 @@ class DenseHead:
         bound = jnp.abs(features.values).sum() * jnp.abs(dwide).sum()
         metrics["loss"] += 0 * bound
         rate = jnp.asarray(self.wide_learning_rate(step))
-        # The logits have been read from it: without the barrier the compiler
-        # may start the update earlier, on a copy of the whole array.
-        wide, dwide = lax.optimization_barrier((params["wide"], dwide))
-        new["wide"] = feature_rows.add_outer(wide, features, dwide, -rate)
+        new |= wide_lib.updated(params, features, dwide, rate)
       metrics["loss"] = lax.psum(metrics["loss"], sharding.AXES)
       return new, opt_state, dx, self._by_label(metrics)
 
@@ -497,7 +515,8 @@ class DenseHead:
     """What this shard's rows are given of a batch, gathered."""
     wide = None
     if features is not None:
-      wide = feature_rows.sparse_matmul(features, params["wide"])
+      size = self.layout.rows_per_block
+      wide = label_pairs.logits(rows_lib.pairs(params), features, size)
     if targets is not None:
       memory = targets.memory
       if memory is not None:

@@ -3,10 +3,10 @@
 Labels are dealt out to `blocks` blocks of rows like cards, label i to block
 `i % blocks`, and every device holds whole blocks (see `xlj.ops.layout`). So
 if the labels are numbered by frequency, every device has its share of the
-frequent ones, and the wide path can be limited to the most frequent labels.
+frequent ones.
 
 Legend: N examples of the batch, n of this device, L labels (padded), D
-embedding width, F features, P positives.
+embedding width, F features, B blocks, Z pairs of a block (padded).
 """
 
 import dataclasses
@@ -24,9 +24,12 @@ from xlj.ops import layout as layout_lib
 from xlj.ops import rounding
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
+from xlj.ops.pairs import label_pairs
 
 P = jax.P
 Params = dict[str, jax.Array]
+# The parameters of the wide path, the fields of `LabelPairs`.
+PAIRS = ("wide_starts", "wide_columns", "wide")
 _INIT_ELEMENTS = 2**20  # initial weights made at a time
 
 
@@ -42,8 +45,8 @@ class Rows:
       number of devices.
     use_bias: Whether labels have a bias.
     wide_features: Number of features F of the wide path; 0 for none.
-    wide_labels: The first so many labels have a wide path, rounded up to a
-      multiple of `blocks`; 0 for all.
+    wide_pairs: Number of pairs Z of a block in the wide path, that of the block
+      with most of them (see `xlj.ops.pairs.label_pairs`).
     kahan_labels: With compensation of rounding, the first so many labels have
       it, rounded up to a multiple of `blocks`; 0 for all.
     init_scale: Standard deviation of the initial rows.
@@ -70,7 +73,7 @@ class Rows:
   blocks: int = 64
   use_bias: bool = True
   wide_features: int = 0
-  wide_labels: int = 0
+  wide_pairs: int = 0
   kahan_labels: int = 0
   init_scale: float = 0.0
   init_bias: float = 0.0
@@ -91,11 +94,6 @@ class Rows:
     return self.layout.num_rows
 
   @property
-  def wide_columns(self) -> int:
-    """Number of columns of the wide path including padding."""
-    return self._first_rows(self.wide_labels)
-
-  @property
   def kahan_rows(self) -> int:
     """Number of rows with compensation, where there is any."""
     return self._first_rows(self.kahan_labels)
@@ -114,7 +112,7 @@ class Rows:
       format=self.optimizer.format,
       axes=sharding.axes(),
       unit=self.cosine,
-      wide_rows=self.wide_columns // self.blocks if self.wide_features else 0,
+      wide_rows=self.layout.rows_per_block if self.wide_features else 0,
       kahan_rows=self.kahan_rows // self.blocks if compensated else 0,
       chunk_size=self.chunk_size,
       memory=self.memory,
@@ -149,8 +147,9 @@ class Rows:
       key: Random key.
 
     Returns:
-      Stored rows (see `xlj.ops.row_format`), `bias [L]` and `wide`
-      `[F, wide_columns]`, float32, as far as there are any.
+      Stored rows (see `xlj.ops.row_format`), `bias [L]` float32, and the fields
+      of `LabelPairs` by the names of `PAIRS`, without a pair yet; as far as
+      there are any.
     """
     seed = jax.random.bits(key)
     axes = sharding.axes()
@@ -163,8 +162,11 @@ class Rows:
       if self.dim:
         params |= self._init_rows(seed, num_rows)
       if self.wide_features:
-        shape = self.wide_features, self.wide_columns // sharding.num_shards()
-        params["wide"] = jnp.zeros(shape)
+        blocks = self.blocks // sharding.num_shards()
+        params |= jax.tree.map(
+          lambda a: jnp.zeros((blocks, a.shape[1]), a.dtype),
+          self._abstract_pairs(),
+        )
       return chunks.mark_varying(params, axes)
 
     if not axes:
@@ -205,10 +207,8 @@ class Rows:
 
   def specs(self) -> dict[str, P]:
     """`PartitionSpec` of each parameter."""
-    specs = dict.fromkeys(self._abstract(), sharding.LABELS)
-    if self.wide_features:
-      specs["wide"] = sharding.LABELS_LAST
-    return specs
+    names = [*self._abstract(), *(PAIRS if self.wide_features else ())]
+    return dict.fromkeys(names, sharding.LABELS)
 
   def optimizer_specs(self) -> Any:
     """`PartitionSpec` of each leaf of the optimizer state."""
@@ -225,6 +225,15 @@ class Rows:
     if self.dim:
       params |= self.optimizer.format.abstract(self.num_rows, self.dim)
     return params
+
+  def _abstract_pairs(self) -> dict[str, Any]:
+    """Shapes and types of the wide path."""
+    column = label_pairs.column_dtype(self.layout.rows_per_block)
+    shape = self.blocks, max(1, self.wide_pairs)
+    starts = self.blocks, self.wide_features + 1
+    shapes = starts, shape, shape
+    dtypes = jnp.int32, column, jnp.float32
+    return dict(zip(PAIRS, map(jax.ShapeDtypeStruct, shapes, dtypes)))
 
   def decoded(self, params: Params) -> jax.Array:
     """The rows `[L, D]` as float32, row by row (see `Layout.by_row`)."""
@@ -275,4 +284,9 @@ class Rows:
 
 def without_wide(params: Params) -> Params:
   """The parameters that the optimizer of rows updates."""
-  return {name: value for name, value in params.items() if name != "wide"}
+  return {name: value for name, value in params.items() if name not in PAIRS}
+
+
+def pairs(params: Params) -> label_pairs.LabelPairs:
+  """The wide path of parameters that have one."""
+  return label_pairs.LabelPairs(*(params[name] for name in PAIRS))

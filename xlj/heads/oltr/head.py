@@ -217,6 +217,8 @@ class OltrHead:
       labels = self.labels.at_centroids(labels, sums, length)
     return params | {"labels": labels, "memory": memory}
 
+  with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")
+
   def with_keys(
     self, params: Params, rows: jax.Array, bias: jax.Array | None
   ) -> Params:

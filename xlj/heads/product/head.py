@@ -166,6 +166,7 @@ class ProductHead:
   add_to_rows = head_lib.refused(head_lib.Head.add_to_rows, "centroids")
   at_centroids = head_lib.refused(head_lib.Head.at_centroids, "centroids")
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+  with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")
 
   # --- by label ---------------------------------------------------------------
 

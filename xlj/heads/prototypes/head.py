@@ -278,6 +278,7 @@ class PrototypeHead:
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+  with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")
   confidence = head_lib.without_confidence
 
   # --- labels and rows -------------------------------------------------------

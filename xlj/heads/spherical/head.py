@@ -357,6 +357,7 @@ class SphericalHead:
   rows = head_lib.refused(head_lib.Head.rows, "rows")
   at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
+  with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")
   confidence = head_lib.without_confidence
 
   def unfactored(self, params: Params) -> jax.Array:

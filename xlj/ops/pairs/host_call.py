@@ -170,14 +170,15 @@ def _add_outer(args: _Arrays, results: _Arrays) -> Callable[[int], None]:
 
 
 def _step_by_example(args: _Arrays, results: _Arrays) -> Callable[[int], None]:
-  starts, columns, _, _, *features, positives, example_weights, rates = args
+  starts, columns, _, _, row_rates, *batch = args
+  *features, positives, example_weights, rates = batch
   weights, bias, loss = results
-  by_block = bias.reshape(len(starts), -1)
+  bias, row_rates = (a.reshape(len(starts), -1) for a in (bias, row_rates))
 
   def block(b: int) -> None:
     loss[b] = _loops().step_by_example(
-      *(starts[b], columns[b], weights[b], by_block[b], *features),
-      *(positives, b * by_block.shape[1], example_weights, rates),
+      *(starts[b], columns[b], weights[b], bias[b], row_rates[b], *features),
+      *(positives, b * bias.shape[1], example_weights, rates),
     )
 
   return block

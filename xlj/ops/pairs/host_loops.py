@@ -45,6 +45,7 @@ def step_by_example(
   columns,
   weights,
   bias,
+  row_rates,
   ids,
   values,
   lengths,
@@ -94,7 +95,7 @@ def step_by_example(
       loss += example_weight * (
         max(z[row], 0) + np.log1p(small) - target * z[row]
       )
-      grad[row] = (p - target) * example_weight
+      grad[row] = (p - target) * example_weight * row_rates[row]
       bias[row] -= bias_rate * grad[row]
     for k in range(lengths[n]):
       first, last = starts[ids[n, k]], starts[ids[n, k] + 1]

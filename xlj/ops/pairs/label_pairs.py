@@ -25,6 +25,8 @@ from xlj.ops import feature_rows
 from xlj.ops.pairs import host_call
 from xlj.ops.pairs import segment_sums
 
+ArrayLike = jax.typing.ArrayLike
+
 
 class LabelPairs(NamedTuple):
   """The pairs of a device's blocks, and their weights.
@@ -53,9 +55,9 @@ class Rates(NamedTuple):
       gradient of a logit is at most the sigmoid of it.
   """
 
-  weights: jax.Array
-  bias: jax.Array
-  threshold: jax.Array
+  weights: ArrayLike
+  bias: ArrayLike
+  threshold: ArrayLike
 
 
 def column_dtype(rows_per_block: int) -> type:
@@ -118,6 +120,7 @@ def add_outer(
 def step_by_example(
   pairs: LabelPairs,
   bias: jax.Array,
+  row_rates: jax.Array,
   features: feature_rows.SparseRows,
   positives: jax.Array,
   example_weights: jax.Array,
@@ -132,6 +135,8 @@ def step_by_example(
   Args:
     pairs: Pairs of this device.
     bias: `[B * R]` float32.
+    row_rates: `[B * R]` float32, what both learning rates are multiplied by for
+      each label row.
     features: N sparse examples.
     positives: `[N, T]` int32, rows of this device; other numbers are none.
     example_weights: `[N]` float32; 0 leaves an example out.
@@ -145,7 +150,7 @@ def step_by_example(
   return _by_platform(
     host_call.step_by_example,
     segment_sums.step_by_example,
-    *(*pairs, bias, *features, positives, example_weights, scalars),
+    *(*pairs, bias, row_rates, *features, positives, example_weights, scalars),
   )
 
 

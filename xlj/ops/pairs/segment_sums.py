@@ -73,6 +73,7 @@ def step_by_example(
   columns,
   weights,
   bias,
+  row_rates,
   ids,
   values,
   lengths,
@@ -99,6 +100,7 @@ def step_by_example(
     used = (is_positive | (z > threshold)) & (example_weight[0] > 0)
     target = is_positive.astype(z.dtype)
     grad = jnp.where(used, jax.nn.sigmoid(z) - target, 0) * example_weight[0]
+    grad *= row_rates
     value = jnp.where(used, jax.nn.softplus(z) - target * z, 0)
     loss += example_weight[0] * value.reshape(len(starts), -1).sum(1)
     weights = add_outer(

@@ -1,0 +1,65 @@
+"""What a loss, an update or a ranking knows of each label: from its counts.
+
+Legend: L label rows (padded).
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from xlj.losses import weighted_bce
+from xlj.ops import targets as targets_lib
+
+
+def of(
+  config: ml_collections.ConfigDict, label_counts: jax.Array | None
+) -> targets_lib.LabelValues | None:
+  """What the loss weighs or shifts labels by, or an update their rates.
+
+  Args:
+    config: A resolved config.
+    label_counts: `[L]` int32, training examples of each label; None if there
+      are no counts, when nothing needs them.
+
+  Returns:
+    `[L]` float32 by name; None if nothing is needed.
+  """
+  tail, data = config.tail, config.data
+  by_example = config.head.by_example
+  if tail.weights == "none" and not tail.adjustment and not by_example:
+    return None
+  assert label_counts is not None  # The config says so.
+  counts = label_counts.astype(jnp.float32)
+  values = {}
+  if by_example:
+    values["rate"] = jnp.maximum(counts, 1) ** -config.optim.wide.count_power
+  if tail.weights == "propensity":
+    values["positive"] = 1 + _odds_of_missing(config, counts)
+  elif tail.weights == "class_balanced":
+    weights = weighted_bce.class_balanced_weights(counts, tail.beta)
+    # 1 for the positive of an example on average.
+    values["positive"] = weights * counts.sum() / (weights * counts).sum()
+  if tail.adjustment:
+    share = (counts + 1) / (counts.sum() + data.num_labels)
+    values["log_prior"] = jnp.log(share)
+  return values
+
+
+def propensity_offset(
+  config: ml_collections.ConfigDict, label_counts: jax.Array
+) -> jax.Array:
+  """`power * log(1 / propensity)` of each label row, `[L]`."""
+  odds = _odds_of_missing(config, label_counts.astype(jnp.float32))
+  return config.predict.propensity_power * jnp.log1p(odds)
+
+
+def _odds_of_missing(
+  config: ml_collections.ConfigDict, counts: jax.Array
+) -> jax.Array:
+  """`1 / propensity - 1` of each label row, `[L]` (Jain et al. 2016)."""
+  data = config.data
+  scale = (jnp.log(data.num_rows) - 1) * (data.propensity_b + 1) ** (
+    data.propensity_a
+  )
+  decay = jnp.exp(-data.propensity_a * jnp.log(counts + data.propensity_b))
+  return scale * decay
