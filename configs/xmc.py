@@ -43,18 +43,11 @@ _SETS: dict[str, dict[str, Any]] = {
     "predict.propensity_power": 1.0,
   },
   # 19,766 labels, nearly one per point: linear.
-  "wordnet_hypernym": {
-    "predict.propensity_power": 0.5,
-  },
+  "wordnet_hypernym": {},
   # 46,405 labels, 11 per point: linear.
-  "citeulike_tags": {
-    "predict.propensity_power": 0.5,
-  },
+  "citeulike_tags": {},
   # 97,275 labels, the median has one point: linear.
-  "acl_authors": {
-    "head.negligible": 0.02,
-    "predict.propensity_power": 0.5,
-  },
+  "acl_authors": {},
   # Made by launch/demo.py: 131,072 labels.
   "demo": {
     "optim.wide.learning_rate": 4.0,

@@ -100,9 +100,9 @@ def test_json_round_trip_and_differences(tmp_path):
   other.train.batch_size = 32
   other.data.dir = "/elsewhere"  # moving the files is not another run
   found = config_lib.differences(loaded, other)
-  assert found == {"train.batch_size": (1024, 32)}
+  assert found == {"train.batch_size": (512, 32)}
   with pytest.raises(
-    config_lib.ConfigError, match="train.batch_size: 1024 there"
+    config_lib.ConfigError, match="train.batch_size: 512 there"
   ):
     config_lib.check_same_run(loaded, other, "WD")
 

@@ -30,7 +30,8 @@ def decode(model: Tree) -> Tree:
 
   Returns:
     `encoder` and `head`, float32. What is stored so is not copied, so its
-    memory is that of the model.
+    memory is that of the model. Whole numbers, which say where weights belong,
+    stay as they are.
   """
   return {name: _decoded(model[name]) for name in ("encoder", "head")}
 
@@ -38,7 +39,8 @@ def decode(model: Tree) -> Tree:
 def _decoded(params: Any) -> Any:
   """Values of a tree of parameters; stored rows may be at any depth."""
   if not isinstance(params, dict):
-    return params.astype(jnp.float32)
+    is_value = jnp.issubdtype(params.dtype, jnp.floating)
+    return params.astype(jnp.float32) if is_value else params
   params = dict(params)
   if "rows" not in params:
     return {name: _decoded(part) for name, part in params.items()}
@@ -95,14 +97,19 @@ def blend(mean: Tree, values: Tree, count: jax.typing.ArrayLike) -> Tree:
   """The mean of one more tree of values.
 
   Args:
-    mean: Of the first `count - 1` trees, float32.
-    values: The next one, float32; its memory is used again.
+    mean: Of the first `count - 1` trees, as of `decode`.
+    values: The next one, with the same whole numbers; its memory is used again.
     count: Number of trees n; `m_n = m_{n-1} + (v_n - m_{n-1}) / n`.
 
   Returns:
     The new mean.
   """
-  return jax.tree.map(lambda m, v: m + (v - m) / count, mean, values)
+
+  def add(m: jax.Array, v: jax.Array) -> jax.Array:
+    is_value = jnp.issubdtype(m.dtype, jnp.floating)
+    return m + (v - m) / count if is_value else m
+
+  return jax.tree.map(add, mean, values)
 
 
 def continued(saved: Any, fresh: Any) -> Any:

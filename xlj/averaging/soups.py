@@ -37,6 +37,7 @@ from xlj.data import store
 from xlj.evaluation import evaluate
 from xlj.evaluation import evaluator
 from xlj.heads import head as head_lib
+from xlj.heads.dense import rows as rows_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.runs import directory as run_directory
@@ -55,6 +56,8 @@ _MAY_DIFFER = (
   "encoder.shift",
   "encoder.flip",
 )
+# Where the linear weights of a checkpoint belong.
+_PAIRS = tuple(f"head/{name}" for name in rows_lib.PAIRS[:2])
 
 
 class Candidate(NamedTuple):
@@ -158,7 +161,7 @@ def _check_config(
 
 
 def _check_arrays(candidates: Sequence[Candidate]) -> None:
-  """Refuses arrays of other shapes or types, and other orders of labels."""
+  """Refuses other shapes or types, orders of labels, and pairs."""
   first, *others = [
     steps.read_meta(c.directory, c.step)["arrays"]["model"] for c in candidates
   ]
@@ -177,6 +180,12 @@ def _check_arrays(candidates: Sequence[Candidate]) -> None:
         raise errors.CheckpointError(
           f"{where}: array {name} differs; label ids are the order of the label"
           " rows, and averages of different labels mean nothing"
+        )
+      if name in _PAIRS and arrays[name] != first[name]:
+        raise errors.CheckpointError(
+          f"{where}: array {name} differs; linear weights are those of pairs of"
+          " a feature and a label that meet in the training rows, and these"
+          " runs have others"
         )
 
 

@@ -46,6 +46,7 @@ _FREE = (
   "checkpoint.dir",
   "train.skip_nonfinite",
   "data.verify",
+  "data.effective_features",  # what is made of it is compared
 )
 
 
@@ -172,7 +173,8 @@ def resolve(
   _decide(config, facts)
   check(config)  # before the data are read
   _fill(config, data.measured(config, facts, measure))
-  _fill(config, encoders.measured(config))
+  for part in (encoders, heads, optim):
+    _fill(config, part.measured(config))
   check(config)
   return config
 

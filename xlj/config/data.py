@@ -37,12 +37,16 @@ class Measured:
     l2: Whether it scales each row to length 1.
     feature_norm: Root of the mean squared norm of weighted rows.
     features_per_row: Mean number of non-zero features of a row.
+    effective_features: How many features of the same value would have the
+      spread that a row has: the geometric mean over rows of
+      `(sum x^2)^2 / sum x^4`.
   """
 
   weighting: str
   l2: bool
   feature_norm: float
   features_per_row: float
+  effective_features: float
 
 
 Measure = Callable[[ml_collections.ConfigDict], Measured]
@@ -65,7 +69,7 @@ def fields() -> options.Fields:
     "data.generator.noise": 1.0,
     "data.generator.skew": 0.0,  # of the digits; 0 for uniform
     "data.generator.seed": 0,
-    "data.validation": 0.05,  # share of the training rows held out
+    "data.validation": auto(float),  # share of the training rows held out
     # Of sparse features: "none", "log", "tfidf" or "log_tfidf"
     "data.weighting": auto(str),
     "data.l2": auto(bool),  # scale each row of features to length 1
@@ -85,6 +89,8 @@ def fields() -> options.Fields:
     "data.fingerprint": auto(str),
     "data.feature_norm": auto(float),  # root of the mean squared row norm
     "data.features_per_row": auto(float),
+    # As many of one value would spread as the features of a row do
+    "data.effective_features": auto(float),
     "data.single_label": auto(bool),  # whether no row has more than one label
   }
 
@@ -102,8 +108,13 @@ def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
   """Values for fields that are left open, before features are measured."""
-  plain = config.family == "network" and facts.kind == "binary"
-  return {"data.weighting": "none"} if plain else {}
+  # Of many labels most have few examples, and none to spare; linear models need
+  # no rows to choose the best step by.
+  held_out = 0.0 if config.family == "linear" else 0.05
+  found: options.Fields = {"data.validation": held_out}
+  if config.family == "network" and facts.kind == "binary":
+    found["data.weighting"] = "none"
+  return found
 
 
 def measured(
@@ -113,7 +124,8 @@ def measured(
 ) -> options.Fields:
   """Values for the rest of them, from the features if they can be read."""
   if measure is None:  # Features of length 1, as they are.
-    found = Measured("none", False, 1.0, facts.features_per_row)
+    per_row = facts.features_per_row
+    found = Measured("none", False, 1.0, per_row, max(per_row, 1.0))
   else:
     found = measure(config)
   return {f"data.{k}": value for k, value in vars(found).items()}

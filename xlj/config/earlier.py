@@ -32,6 +32,7 @@ def renamed(saved: dict[str, Any], version: int) -> dict[str, Any]:
   values = dict(saved)
   # Of linear weights; runs that have those are not read.
   values.pop("head.wide_labels", None)
+  values["optim.decay_to"] = 0.0
   if version > 1:
     return values
   if "head.beam" in values:

@@ -23,10 +23,11 @@ def fields() -> options.Fields:
   found: options.Fields = {
     "optim.warmup": auto(float),  # share of the steps
     "optim.decay": auto(str),  # one of DECAYS
-    # SGD on the features seen; a rate for the sum over the batch
+    "optim.decay_to": auto(float),  # share of the peak that it ends at
+    # SGD of linear weights; a rate for the sum over the batch
     "optim.wide.learning_rate": auto(float),
     # With head.by_example the rates of a label are those times
-    # count**-count_power, of its training examples
+    # max(count, 2)**-count_power, of its training examples
     "optim.wide.count_power": auto(float),
   }
   for part in _PARTS:
@@ -44,22 +45,41 @@ def fields() -> options.Fields:
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
-  """Values for fields that are left open."""
+  """Values for fields that are left open, before features are measured."""
   name, encoder, head, warmup, decay = {
     "network": ("adam", 5e-3, 5e-3, 0.05, "cosine"),
-    "linear": ("sgd", 0.0, 0.2, 0.0, "linear"),
+    "linear": ("sgd", 0.0, 0.0, 0.0, "linear"),
     "embedding": ("adam", 2e-3, 2e-3, 0.05, "cosine"),
     "image": ("adam", 3e-3, 1e-2, 0.05, "cosine"),
   }[config.family]
-  return {
+  found: options.Fields = {
     "optim.warmup": warmup,
     "optim.decay": decay,
+    "optim.decay_to": 0.2 if config.head.by_example else 0.0,
     "optim.encoder.name": name,
     "optim.encoder.learning_rate": encoder,
     "optim.head.name": name,
-    "optim.head.learning_rate": head,
-    "optim.wide.learning_rate": 7.0,
-    "optim.wide.count_power": 0.3,
+    "optim.wide.count_power": 0.25,
+  }
+  if not config.head.by_example:
+    found |= {
+      "optim.head.learning_rate": head,
+      "optim.wide.learning_rate": 8.0 if facts.labels_per_row < 5 else 4.0,
+    }
+  return found
+
+
+def measured(config: ml_collections.ConfigDict) -> options.Fields:
+  """Values for the rest of them, when features have been measured.
+
+  Of steps by example. The more features carry a row, the less of them do two
+  rows share, and the further a step may go.
+  """
+  data = config.data
+  rate = min(max(4.4 * data.effective_features**0.3, 5.0), 14.0)
+  return {
+    "optim.wide.learning_rate": rate / data.feature_norm**2,
+    "optim.head.learning_rate": 0.03 * rate,
   }
 
 
@@ -70,6 +90,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     ConfigError: Naming the field.
   """
   checks.rates(config, "optim.warmup")
+  checks.at_least(config, 0, "optim.decay_to")
 
 
 def schedule_of(
@@ -81,6 +102,7 @@ def schedule_of(
     config.train.num_steps,
     warmup=config.optim.warmup,
     decay=config.optim.decay,
+    decay_to=config.optim.decay_to or 0.0,
   )
 
 
@@ -92,15 +114,21 @@ def transformation(
 
 
 def make_schedule(
-  peak: float, num_steps: int, *, warmup: float, decay: str
+  peak: float,
+  num_steps: int,
+  *,
+  warmup: float,
+  decay: str,
+  decay_to: float = 0.0,
 ) -> Schedule:
-  """Linear warm-up from 0 to `peak`, then a decay to 0 at `num_steps`.
+  """Linear warm-up from 0 to `peak`, then a decay until `num_steps`.
 
   Args:
     peak: Largest learning rate.
     num_steps: Length of the run.
     warmup: Share of the run spent warming up, in [0, 1).
     decay: One of `DECAYS`.
+    decay_to: Share of the peak that it ends at.
 
   Returns:
     Function from step to learning rate.
@@ -114,7 +142,7 @@ def make_schedule(
     raise ValueError(
       f"optim.decay is {decay!r}; use one of {', '.join(map(repr, DECAYS))}"
     )
-  after = DECAYS[decay](peak, rest)
+  after = DECAYS[decay](peak, rest, decay_to)
   if not warmup_steps:
     return after
   ramp = optax.linear_schedule(0.0, peak, warmup_steps)
@@ -197,10 +225,12 @@ def _of_rows(a: jax.Array) -> jax.Array:
   return a.mean(tuple(range(1, a.ndim)))
 
 
-DECAYS: dict[str, Callable[[float, int], Schedule]] = {
+DECAYS: dict[str, Callable[[float, int, float], Schedule]] = {
   "cosine": optax.cosine_decay_schedule,
-  "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
-  "constant": lambda peak, _: optax.constant_schedule(peak),
+  "linear": lambda peak, steps, to: optax.linear_schedule(
+    peak, to * peak, steps
+  ),
+  "constant": lambda peak, *_: optax.constant_schedule(peak),
 }
 # How each scales a gradient, made of a section of `optim`, and the fields of
 # the section that it reads.
@@ -222,7 +252,7 @@ CHOICES = {
   "optim.decay": tuple(DECAYS),
   **{f"optim.{part}.name": tuple(OPTIMIZERS) for part in _PARTS},
 }
-SWITCHES = tuple(
+_OF_OPTIMIZERS = tuple(
   options.by_name(
     f"optim.{part}.name",
     {
@@ -231,4 +261,8 @@ SWITCHES = tuple(
     },
   )
   for part in _PARTS
+)
+SWITCHES = (
+  options.unless("optim.decay", "constant", "optim.decay_to"),
+  *_OF_OPTIMIZERS,
 )

@@ -51,12 +51,13 @@ def rules(
 ) -> options.Fields:
   """Values for fields that are left open."""
   rows = facts.num_rows
+  by_example = bool(config.head.by_example)
   batch_size, epochs = {
     "network": (
       _power_of_two(rows / 50, 64, 1024),
       min(20.0, max(3.0, 20.0 * (25_000 / rows) ** 0.5)),
     ),
-    "linear": (1024, 2.0),
+    "linear": (_power_of_two(rows / 20, 64, 4096) if by_example else 64, 2.0),
     "embedding": (512, 4.0),
     "image": (128, 30.0),
   }[config.family]
@@ -67,7 +68,9 @@ def rules(
     wanted = epochs if train.epochs is None else train.epochs
     steps = round(wanted * data_config.train_rows(config) / max(batch, 1))
     steps = max(1, steps)
-  # Linear weights are large: saving them often would cost more than training.
+  # Steps by example do rare labels justice.
+  power = 0.0 if by_example or config.family == "image" else 0.5
+  # Saving linear weights often would take longer than training them.
   every = max(1, -(-steps // (2 if config.family == "linear" else 5)))
   return {
     "train.batch_size": batch_size,
@@ -75,7 +78,7 @@ def rules(
     "train.num_steps": steps,
     "eval.every": every,
     "checkpoint.every": every,
-    "predict.propensity_power": 0.0 if config.family == "image" else 0.5,
+    "predict.propensity_power": power,
   }
 
 

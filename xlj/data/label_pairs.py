@@ -29,13 +29,16 @@ class Limits:
   """Which pairs are kept.
 
   Attributes:
-    evidence: Least evidence.
+    evidence: Least evidence, where all pairs would be too much work.
+    work: How often pairs may be visited in a pass over the rows before that is
+      so: the sum over the features of each row of how many pairs they have.
     per_feature: At most so many pairs of a feature, those with most evidence;
       0 for any number.
     per_label: At most so many pairs of a label, likewise.
   """
 
   evidence: float = 0.0
+  work: int = 0
   per_feature: int = 0
   per_label: int = 0
 
@@ -95,6 +98,7 @@ def find(
   """
   num_blocks, rows_per_block = shape
   num_rows = num_blocks * rows_per_block
+  frequency = np.zeros(features.num_columns, np.int64)
 
   def summed(parts: list[np.ndarray]) -> _Matrix:
     """The evidence `[F, B * R]` of parts, each added up a few times alone."""
@@ -102,13 +106,14 @@ def find(
       half = 1 << (len(parts) - 1).bit_length() - 1
       return summed(parts[:half]) + summed(parts[half:])
     x = weighting(features.take(parts[0])).to_scipy()
+    frequency[:] += np.bincount(x.indices, minlength=len(frequency))
     x.data **= 2
     y = _by_row(labels.take(parts[0]), row_of_label, num_rows)
     return x.T.tocsr() @ y
 
   sums = summed(_parts(features, labels, rows))
   sums.sort_indices()
-  starts, columns, _ = by_block(_limited(sums, limits), shape)
+  starts, columns, _ = by_block(_limited(sums, frequency, limits), shape)
   return Pairs(starts, columns, sums.nnz)
 
 
@@ -135,10 +140,19 @@ def _by_row(
   )
 
 
-def _limited(sums: _Matrix, limits: Limits) -> _Matrix:
-  """The pairs that are kept."""
-  keep = sums.data >= limits.evidence
-  feature = np.repeat(np.arange(sums.shape[0]), np.diff(sums.indptr))
+def _limited(sums: _Matrix, frequency: np.ndarray, limits: Limits) -> _Matrix:
+  """The pairs that are kept.
+
+  Args:
+    sums: The evidence `[F, B * R]`.
+    frequency: How many rows have each feature, `[F]`.
+    limits: Which.
+  """
+  sizes = np.diff(sums.indptr)
+  keep = np.ones(sums.nnz, bool)
+  if np.dot(sizes.astype(float), frequency) > limits.work:
+    keep = sums.data >= limits.evidence
+  feature = np.repeat(np.arange(sums.shape[0]), sizes)
   for most, owner in (
     (limits.per_feature, feature),
     (limits.per_label, sums.indices),

@@ -79,6 +79,7 @@ def plan(
   max_labels: int = 0,
   feature_sizes: Sequence[int] = (),
   label_sizes: Sequence[int] = (),
+  apart: float = 1.0,
 ) -> Widths:
   """Chooses the widths for batches of a split, and logs what caps cut.
 
@@ -96,6 +97,9 @@ def plan(
       keeps those with the smallest ids.
     feature_sizes: replaces the widths chosen here.
     label_sizes: replaces the widths chosen here.
+    apart: the smaller width is left out unless the longest row is more than so
+      many times as long: a step that costs what the rows have, and not what
+      they are padded to, is not worth two compiled programs.
 
   Returns:
     The widths. A batch longer than all of them gets a width of its own.
@@ -115,6 +119,7 @@ def plan(
   def axis(matrix, cap: int, sizes: Sequence[int], multiple: int) -> Axis:
     if not sizes and isinstance(matrix, csr_lib.Csr):
       sizes = _sizes(_length_counts(matrix, rows), batch_size, cap, multiple)
+      sizes = [s for s in sizes if s == sizes[-1] or s * apart < sizes[-1]]
     return Axis(tuple(sorted(sizes)), cap, multiple)
 
   return Widths(

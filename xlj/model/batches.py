@@ -58,6 +58,7 @@ def for_training(
     rows=rows,
     max_features=config.data.max_features,
     max_labels=config.data.max_labels,
+    apart=4.0 if config.head.by_example else 1.0,
   )
   return pipeline.train_batches(
     split,

@@ -32,7 +32,7 @@ def of(
   counts = label_counts.astype(jnp.float32)
   values = {}
   if by_example:
-    values["rate"] = jnp.maximum(counts, 1) ** -config.optim.wide.count_power
+    values["rate"] = jnp.maximum(counts, 2) ** -config.optim.wide.count_power
   if tail.weights == "propensity":
     values["positive"] = 1 + _odds_of_missing(config, counts)
   elif tail.weights == "class_balanced":

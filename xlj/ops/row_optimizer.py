@@ -101,7 +101,8 @@ class RowOptimizer:
       raise ValueError(
         f"correction is {self.correction!r}, but float32 rows are not rounded"
       )
-    refuse_global_view(self.tx)
+    if self.plain is None:  # Plain SGD treats rows apart.
+      refuse_global_view(self.tx)
 
   @property
   def format(self) -> row_format.RowFormat:

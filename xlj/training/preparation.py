@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 import ml_collections
@@ -90,8 +91,9 @@ def prepare(
     weighting = weighting_lib.fit(
       config.data.weighting or "auto", stats, l2=config.data.l2, smooth=True
     )
-    norm, per_row = _size(split, weighting)
-    return config_lib.Measured(weighting.kind, weighting.l2, norm, per_row)
+    return config_lib.Measured(
+      weighting.kind, weighting.l2, *_size(split, weighting)
+    )
 
   config = config_lib.resolve(config, about, measure, _begun(workdir))
   assert stats is not None
@@ -146,6 +148,7 @@ def find_pairs(
     weighting=data.weighting,
     limits=label_pairs.Limits(
       head.wide_evidence * config.data.feature_norm**2,
+      head.wide_work,
       head.wide_per_feature,
       head.wide_per_label,
     ),
@@ -216,21 +219,24 @@ def _statistics(
 
 def _size(
   split: store.Split, weighting: weighting_lib.Weighting
-) -> tuple[float, float]:
-  """Root mean squared norm, and mean number of features, of weighted rows."""
+) -> tuple[float, float, float]:
+  """What `Measured` says of the size of weighted rows, from some of them."""
   features, count = split.features, _SAMPLE_ROWS
   if not isinstance(features, csr_lib.Csr):
     count = min(count, max(1, _SAMPLE_ENTRIES // split.num_features))
   rows = np.unique(np.linspace(0, split.num_rows - 1, count).astype(np.int64))
   if isinstance(features, csr_lib.Csr):
-    sample = weighting(features.take(rows))
-    norms = statistics.row_norms(sample)
-    per_row = sample.nnz / sample.num_rows
+    sample: Any = weighting(features.take(rows)).to_scipy()
+    per_row = sample.nnz / len(rows)
   else:
-    block = np.asarray(features[rows])
-    norms = np.linalg.norm(block, axis=1)
-    per_row = float(np.count_nonzero(block) / len(block))
-  return float(np.sqrt(np.mean(np.square(norms)))) or 1.0, per_row
+    sample = np.asarray(features[rows])
+    per_row = float(np.count_nonzero(sample) / len(rows))
+  squares = sample**2
+  second, fourth = squares.sum(1), (squares**2).sum(1)  # by row
+  some = fourth > 0
+  spread = np.log(second[some] ** 2 / fourth[some])
+  norm = float(np.sqrt(second.mean())) or 1.0
+  return norm, per_row, float(np.exp(spread.mean())) if some.any() else 1.0
 
 
 def facts(split: store.Split) -> config_lib.DataFacts:

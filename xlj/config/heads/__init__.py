@@ -84,6 +84,9 @@ def rules(
   }
 
 
+measured = dense.measured
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses values that cannot be used.
 

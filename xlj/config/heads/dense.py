@@ -41,6 +41,7 @@ STORED = (
 BIAS = ("head.prior_bias", "head.bias")
 _WIDE = (
   "head.wide_pairs",
+  "head.wide_work",
   "head.wide_evidence",
   "head.wide_per_feature",
   "head.wide_per_label",
@@ -62,16 +63,20 @@ def fields() -> options.Fields:
     # Linear weights are those of pairs of a feature and a label that meet:
     # how many of a block of labels, of the block with most; found in the data
     "head.wide_pairs": auto(int),
-    # Least sum of the feature's squared values over the label's rows, where the
-    # mean row has length 1
-    "head.wide_evidence": 0.0,
+    # How many are visited in a pass up to which all of them are kept
+    "head.wide_work": 20_000_000_000,
+    # Beyond, those with at least such a sum of the feature's squared values
+    # over the label's rows, where the mean row has length 1
+    "head.wide_evidence": auto(float),
     "head.wide_per_feature": 0,  # at most, those with most evidence; 0 for all
     "head.wide_per_label": 0,  # likewise
     # A step of linear weights by each example, in place of one by the batch
     "head.by_example": auto(bool),
     # Probability up to which it leaves a label alone that an example lacks
     "head.negligible": auto(float),
-    "head.blocks": 64,  # of label rows; a multiple of the number of devices
+    # Of label rows; a multiple of the number of devices. Threads of a CPU share
+    # those of steps by example
+    "head.blocks": auto(int),
     "head.dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
     "head.rounding": "stochastic",  # of narrow rows, or "nearest"
     # Of their rounding: "kahan" keeps what it took off, "master" keeps float32
@@ -113,7 +118,13 @@ def rules(
     "head.prior_bias": prior_bias,
     "head.bias": bias,
     "head.wide_pairs": 0,
+    "head.blocks": 64,
   }
+
+
+def measured(config: ml_collections.ConfigDict) -> options.Fields:
+  """Values for the rest of them, when features have been measured."""
+  return {"head.wide_evidence": 0.07 / config.data.effective_features}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -131,6 +142,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     "head.kahan_labels",
     "head.skip_below",
     "head.wide_pairs",
+    "head.wide_work",
     "head.wide_evidence",
     "head.wide_per_feature",
     "head.wide_per_label",
@@ -233,45 +245,53 @@ def _row_optimizer(
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
-  linear = not config.encoder.dim and config.head.use_bias is not False
-  by_example = linear and _has_plain_bce(config)
+  by_example = not _not_alone(config)
   return {
     "head.order": "frequency",
     "head.by_example": by_example,
-    # Four times where labels start, with a bias of -6.
-    "head.negligible": 0.01,
+    # An example takes a while for every block, however few its pairs.
+    "head.blocks": 16 if by_example else 64,
+    # Eight times where labels start, with a bias of -6.
+    "head.negligible": 0.02,
     "head.prototype_labels": max(1, facts.num_labels // 10),
   }
 
 
-def _has_plain_bce(config: ml_collections.ConfigDict) -> bool:
-  """Whether labels learn from an example without looking at others."""
-  return (
-    config.head.loss in (None, "bce")
-    and config.missing.method == "an"
-    and config.noisy.method == "none"
-    and config.tail.weights == "none"
-    and not config.tail.adjustment
-  )
+# What a step by example goes with: labels learn from an example without looking
+# at others. None is decided later, in its favour.
+_ALONE: dict[str, tuple[Any, ...]] = {
+  "head.wide": (True, None),
+  "encoder.dim": (0,),
+  "head.use_bias": (True, None),
+  "head.loss": ("bce", None),
+  "missing.method": ("an",),
+  "noisy.method": ("none",),
+  "tail.weights": ("none",),
+  "tail.adjustment": (0.0,),
+}
+
+
+def _not_alone(config: ml_collections.ConfigDict) -> list[str]:
+  """The fields that steps by example do not go with."""
+  found = [
+    name
+    for name, values in _ALONE.items()
+    if checks.value_of(config, name) not in values
+  ]
+  # Rates go by the counts of labels.
+  return [*found, *(["head.order"] if config.head.order == "none" else [])]
 
 
 def _check_by_example(config: ml_collections.ConfigDict) -> None:
   """Refuses what does not go with a step by each example."""
-  head = config.head
-  if not head.by_example:
+  if not config.head.by_example:
     return
-  for name, fits in (
-    ("head.wide", head.wide),
-    ("encoder.dim", not config.encoder.dim),
-    ("head.use_bias", head.use_bias),
-    ("head.loss", _has_plain_bce(config)),
-  ):
-    if not fits:
-      raise checks.ConfigError(
-        f"head.by_example goes with linear weights (head.wide) and biases"
-        f" alone, the loss 'bce' and no remedy, and not with {name}"
-        f" {checks.value_of(config, name)!r}; set head.by_example=False"
-      )
+  for name in _not_alone(config):
+    raise checks.ConfigError(
+      "head.by_example needs linear weights (head.wide) and biases alone, counts"
+      " of labels, the loss 'bce' and no remedy, and does not go with"
+      f" {name} {checks.value_of(config, name)!r}; set head.by_example=False"
+    )
   checks.rates(config, "head.negligible")
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 _SCAN = 64  # labels whose logits are compared at a time
+_MANY = 2  # times as many label rows as pairs: the pairs are looked at again
 # Pairs of a feature that are passed in the time it takes to find one of them.
-_SEARCH = 16
+_SEARCH = 40
 
 
 @_compiled
@@ -57,46 +58,68 @@ def step_by_example(
   """Updates weights and bias `[R]` of one block; returns the loss."""
   num_rows = len(bias)
   rate, bias_rate, threshold = rates
-  z, grad = np.empty_like(bias), np.zeros_like(bias)
+  z, grad = bias.copy(), np.zeros_like(bias)
   visited = np.empty(num_rows, np.int64)
+  scores = np.empty_like(bias)
+  high = np.any(bias > threshold)
   loss = 0.0
   for n in range(len(ids)):
     example_weight = example_weights[n]
     if example_weight <= 0:
       continue
-    z[:] = bias
-    _add_products(starts, columns, weights, ids[n], values[n], lengths[n], z)
+    # `z` is the bias here.
+    few = num_rows // _MANY if not high else 0
+    num_pairs = _add_products(
+      starts, columns, weights, ids[n], values[n], lengths[n], z
+    )
     count = 0
     for t in range(positives.shape[1]):
       row = positives[n, t] - first_row
       if 0 <= row < num_rows and grad[row] == 0:
         grad[row] = -1
-        if not z[row] > threshold:
-          visited[count] = row
-          count += 1
-    for start in range(0, num_rows, _SCAN):
-      stop = min(start + _SCAN, num_rows)
-      found = False
-      for row in range(start, stop):
-        found |= z[row] > threshold
-      if found:
-        for row in range(start, stop):
+        visited[count] = row
+        scores[row] = z[row]
+        z[row] = bias[row]
+        count += 1
+    if num_pairs < few:
+      # No others can be above the threshold than those of pairs.
+      for k in range(lengths[n]):
+        column = columns[starts[ids[n, k]] : starts[ids[n, k] + 1]]
+        for i in range(len(column)):
+          row = column[i]
           if z[row] > threshold:
             visited[count] = row
+            scores[row] = z[row]
             count += 1
+          z[row] = bias[row]
+    else:
+      for start in range(0, num_rows, _SCAN):
+        stop = min(start + _SCAN, num_rows)
+        found = False
+        for row in range(start, stop):
+          found |= z[row] > threshold
+        if found:
+          for row in range(start, stop):
+            if z[row] > threshold and grad[row] == 0:
+              visited[count] = row
+              scores[row] = z[row]
+              count += 1
+      z[:] = bias
     if count == 0:
       continue
     rows = visited[:count]
     rows.sort()
     for row in rows:
-      target = -grad[row]
-      small = np.exp(-abs(z[row]))
-      p = 1 / (1 + small) if z[row] >= 0 else small / (1 + small)
+      target, score = -grad[row], scores[row]
+      small = np.exp(-abs(score))
+      p = 1 / (1 + small) if score >= 0 else small / (1 + small)
       loss += example_weight * (
-        max(z[row], 0) + np.log1p(small) - target * z[row]
+        max(score, 0) + np.log1p(small) - target * score
       )
       grad[row] = (p - target) * example_weight * row_rates[row]
       bias[row] -= bias_rate * grad[row]
+      z[row] = bias[row]
+      high |= bias[row] > threshold
     for k in range(lengths[n]):
       first, last = starts[ids[n, k]], starts[ids[n, k] + 1]
       x = -rate * values[n, k]
@@ -120,12 +143,15 @@ def step_by_example(
 
 @_compiled
 def _add_products(starts, columns, weights, ids, values, length, z):
-  """Adds the weights of an example's pairs to the logits `z [R]`."""
+  """Adds the weights of an example's pairs to `z [R]`; returns their number."""
+  count = 0
   for k in range(length):
     first, last = starts[ids[k]], starts[ids[k] + 1]
     column, weight, x = columns[first:last], weights[first:last], values[k]
     for i in range(last - first):
       z[column[i]] += x * weight[i]
+    count += last - first
+  return count
 
 
 @_compiled
