@@ -288,8 +288,8 @@ def _check_by_example(config: ml_collections.ConfigDict) -> None:
     return
   for name in _not_alone(config):
     raise checks.ConfigError(
-      "head.by_example needs linear weights (head.wide) and biases alone, counts"
-      " of labels, the loss 'bce' and no remedy, and does not go with"
+      "head.by_example needs linear weights (head.wide) and biases alone,"
+      " counts of labels, the loss 'bce' and no remedy, and does not go with"
       f" {name} {checks.value_of(config, name)!r}; set head.by_example=False"
     )
   checks.rates(config, "head.negligible")
