@@ -9,7 +9,7 @@ One system after the other trains in a process of its own, and predicts the five
 best labels of the test rows in another. xlj does what the config says; the
 peers have their defaults, all threads, and features weighted as in xlj with
 rows of norm 1. Each peer is installed into an environment of its own the first
-time.
+time; what xlj compiles once after an install is compiled before, too.
 
 Prints a table, and writes the origin of the figures and a row for each system:
 

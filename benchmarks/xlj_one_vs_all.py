@@ -11,6 +11,7 @@ from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import store
 from xlj.inference import predictor
+from xlj.ops.pairs import host_loops
 from xlj.runs import directory
 from xlj.training import train
 
@@ -21,9 +22,20 @@ class Xlj:
   version = xlj.__version__
 
   def __init__(self, data: pathlib.Path, output: pathlib.Path):
-    """Reads the config."""
+    """Reads the config, and loads the compiled loops.
+
+    They are compiled once after an install, as those of the peers are when
+    they are installed.
+    """
     self._config = config_lib.load(data / config_lib.FILE)
     self._workdir = output / "run"
+    of_pairs = np.zeros(2, np.int32), np.zeros(1, np.uint16), _zeros(1)
+    features = np.zeros((1, 1), np.int32), _zeros(1, 1), np.ones(1, np.int32)
+    host_loops.logits(*of_pairs, *features, _zeros(2, 2, 1)[:, 0])
+    host_loops.step_by_example(
+      *(*of_pairs, _zeros(1), _zeros(1), *features),
+      *(np.zeros((1, 1), np.int32), 0, _zeros(1), _zeros(3)),
+    )
 
   def read(self, split: str) -> store.Split:
     """A split, whose text has been parsed."""
@@ -59,6 +71,10 @@ class Xlj:
   def ids(self, predicted: np.ndarray) -> np.ndarray:
     """The same."""
     return predicted
+
+
+def _zeros(*shape: int) -> np.ndarray:
+  return np.zeros(shape, np.float32)
 
 
 if __name__ == "__main__":

@@ -245,7 +245,9 @@ def _row_optimizer(
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
-  by_example = not _not_alone(config)
+  by_example = config.head.by_example
+  if by_example is None:
+    by_example = not _not_alone(config)
   return {
     "head.order": "frequency",
     "head.by_example": by_example,

@@ -12,7 +12,7 @@ import numpy as np
 
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 _SCAN = 64  # labels whose logits are compared at a time
-_MANY = 2  # times as many label rows as pairs: the pairs are looked at again
+_LOOK = 2  # rows that are compared in the time it takes to look at a pair again
 # Pairs of a feature that are passed in the time it takes to find one of them.
 _SEARCH = 40
 
@@ -61,14 +61,13 @@ def step_by_example(
   z, grad = bias.copy(), np.zeros_like(bias)
   visited = np.empty(num_rows, np.int64)
   scores = np.empty_like(bias)
-  high = np.any(bias > threshold)
+  is_high = np.any(bias > threshold)  # of a label alone
   loss = 0.0
   for n in range(len(ids)):
     example_weight = example_weights[n]
     if example_weight <= 0:
       continue
     # `z` is the bias here.
-    few = num_rows // _MANY if not high else 0
     num_pairs = _add_products(
       starts, columns, weights, ids[n], values[n], lengths[n], z
     )
@@ -81,8 +80,8 @@ def step_by_example(
         scores[row] = z[row]
         z[row] = bias[row]
         count += 1
-    if num_pairs < few:
-      # No others can be above the threshold than those of pairs.
+    if num_pairs * _LOOK < num_rows and not is_high:
+      # No others are above the threshold than those of pairs.
       for k in range(lengths[n]):
         column = columns[starts[ids[n, k]] : starts[ids[n, k] + 1]]
         for i in range(len(column)):
@@ -104,7 +103,7 @@ def step_by_example(
               visited[count] = row
               scores[row] = z[row]
               count += 1
-      z[:] = bias
+        z[start:stop] = bias[start:stop]
     if count == 0:
       continue
     rows = visited[:count]
@@ -119,7 +118,7 @@ def step_by_example(
       grad[row] = (p - target) * example_weight * row_rates[row]
       bias[row] -= bias_rate * grad[row]
       z[row] = bias[row]
-      high |= bias[row] > threshold
+      is_high |= bias[row] > threshold
     for k in range(lengths[n]):
       first, last = starts[ids[n, k]], starts[ids[n, k] + 1]
       x = -rate * values[n, k]
