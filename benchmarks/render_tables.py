@@ -13,7 +13,9 @@ A file `benchmarks/results/NAME.json` holds a table and its origin:
            {"show": ..., "values": [...]}, which shows them in its own way
 
 and is written between `<!-- table: NAME -->` and `<!-- end -->`; the name
-`origins` stands for a table of all origins. No figure is typed into a page.
+`origins` stands for a table of all origins, and `one_vs_all` for one of all
+files `one_vs_all_SET.json`, which are as `one_vs_all.py --json` writes them. No
+figure is typed into a page.
 """
 
 from __future__ import annotations
@@ -29,9 +31,28 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 ORIGINS = "origins"
+ONE_VS_ALL = "one_vs_all"
 _TABLE = re.compile(
   r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)",
   re.DOTALL,
+)
+_SYSTEMS = {
+  "xlj": "xlj",
+  "pecos": "PECOS XR-Linear",
+  "napkinxc": "napkinXC PLT",
+}
+_OF_SYSTEMS = (
+  ("set", None),
+  ("system", None),
+  ("P@1 / P@3 / P@5", "{:.1f} / {:.1f} / {:.1f}"),
+  ("PSP@1 / 3 / 5", "{:.1f} / {:.1f} / {:.1f}"),
+  ("training", "{:,.1f} s"),
+  ("xlj takes", "{:.2f} times that"),
+  ("other work", "{:.1f} cores"),
+  ("peak memory", "{:.2f} GB"),
+  ("model", "{:,.1f} MB"),
+  ("a row, of all at once", "{:.3f} ms"),
+  ("a row alone", "{:.2f} ms"),
 )
 
 
@@ -71,20 +92,60 @@ def table(name: str) -> str:
   """A table in Markdown."""
   if name == ORIGINS:
     return _origins()
-  kept = load(name)
-  headings, shows = zip(*kept["columns"])
+  if name == ONE_VS_ALL:
+    files = sorted(RESULTS.glob(f"{ONE_VS_ALL}_*.json"))
+    rows = [row for path in files for row in load(path.stem)["rows"]]
+    columns: Any = _OF_SYSTEMS
+  else:
+    kept = load(name)
+    columns, rows = kept["columns"], kept["rows"]
+  headings, shows = zip(*columns)
   return _markdown(
     headings,
     [
       [_shown(cell, show) for cell, show in zip(row["cells"], shows)]
-      for row in kept["rows"]
+      for row in rows
     ],
   )
 
 
+def table_of(name: str) -> str:
+  """The table that shows `benchmarks/results/NAME.json`."""
+  return ONE_VS_ALL if name.startswith(f"{ONE_VS_ALL}_") else name
+
+
 def load(name: str) -> dict[str, Any]:
-  """What `benchmarks/results/NAME.json` holds."""
-  return json.loads((RESULTS / f"{name}.json").read_text())
+  """What `benchmarks/results/NAME.json` holds, with columns and rows."""
+  kept = json.loads((RESULTS / f"{name}.json").read_text())
+  if table_of(name) == name:
+    return kept
+  first, *others = [{"cells": _of_system(row)} for row in kept["rows"]]
+  first["cells"][0] = kept["set"]
+  return kept | {"columns": _OF_SYSTEMS, "rows": [first, *others]}
+
+
+def _of_system(row: dict[str, Any]) -> list[Any]:
+  """The cells of what `one_vs_all.py` found of a system."""
+  name = _SYSTEMS[row["system"]]
+  if "failed" in row:
+    missing = [None] * (len(_OF_SYSTEMS) - 3)
+    return [None, name, f"failed: {row['failed']}", *missing]
+
+  def scaled(name: str, unit: float) -> float | None:
+    return None if row[name] is None else row[name] / unit
+
+  return [
+    None,
+    f"{name} {row['version']}",
+    *([row[f"{kind}@{k}"] for k in (1, 3, 5)] for kind in ("P", "PSP")),
+    row["train_s"],
+    row["xlj_takes"],
+    row["others"],
+    scaled("peak_bytes", 1e9),
+    scaled("model_bytes", 1e6),
+    row["batch_ms"],
+    row["row_p50_ms"],
+  ]
 
 
 def _shown(cell: Any, show: str | None) -> str:
@@ -101,7 +162,7 @@ def _origins() -> str:
   rows = []
   for path in sorted(RESULTS.glob("*.json")):
     origin = load(path.stem)["origin"]
-    page = where[path.stem].relative_to(ROOT)
+    page = where[table_of(path.stem)].relative_to(ROOT)
     link = f"../{page}" if page.parent == pathlib.Path() else page.name
     rows.append(
       [

@@ -1,5 +1,6 @@
 """The figures of README.md and docs/ are those that are kept."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def test_a_table_has_an_origin_and_a_page(name):
   assert list(kept["origin"]) == ORIGIN
   widths = {len(row["cells"]) for row in kept["rows"]}
   assert widths == {len(kept["columns"])}
-  shown = [render_tables.names(ROOT / page).count(name) for page in PAGES]
+  table = render_tables.table_of(name)
+  shown = [render_tables.names(ROOT / page).count(table) for page in PAGES]
   assert sum(shown) == 1
 
 
@@ -35,3 +37,41 @@ def test_a_typed_figure_is_seen(tmp_path):
   page.write_text(whole.replace("72.53", "73.53"))
   assert page.read_text() != whole
   assert render_tables.render(page) == whole
+
+
+def test_files_of_one_vs_all_are_one_table(tmp_path, monkeypatch):
+  peer = {
+    "system": "pecos",
+    "version": "1.2",
+    "train_s": 40.0,
+    "others": None,
+    "peak_bytes": None,
+    "xlj_takes": 0.25,
+    "model_bytes": 3_000_000,
+    "batch_ms": 0.5,
+    "row_p50_ms": 0.75,
+  }
+  peer |= {"P@1": 1.0, "P@3": 2.0, "P@5": 3.0}
+  peer |= {"PSP@1": 4.0, "PSP@3": 5.0, "PSP@5": 6.0}
+  ours = peer | {"system": "xlj", "version": "0.1", "train_s": 10.0}
+  ours |= {"others": 0.3, "peak_bytes": 1_500_000_000, "xlj_takes": 1.0}
+  failed = {"system": "napkinxc", "failed": "no memory", "xlj_takes": None}
+  origin = dict.fromkeys(ORIGIN, "")
+  for name, rows in ("one", [ours, peer]), ("two", [failed]):
+    record = {"origin": origin, "set": name, "rows": rows}
+    (tmp_path / f"one_vs_all_{name}.json").write_text(json.dumps(record))
+  monkeypatch.setattr(render_tables, "RESULTS", tmp_path)
+  heading, _, *rows = render_tables.table("one_vs_all").splitlines()
+  scores = "1.0 / 2.0 / 3.0 | 4.0 / 5.0 / 6.0"
+  assert rows == [
+    f"| one | xlj 0.1 | {scores} | 10.0 s | 1.00 times that | 0.3 cores |"
+    " 1.50 GB | 3.0 MB | 0.500 ms | 0.75 ms |",
+    f"| | PECOS XR-Linear 1.2 | {scores} | 40.0 s | 0.25 times that | | |"
+    " 3.0 MB | 0.500 ms | 0.75 ms |",
+    "| two | napkinXC PLT | failed: no memory" + " |" * 9,
+  ]
+  assert all(row.count("|") == heading.count("|") for row in rows)
+  origins = render_tables.table("origins").splitlines()[2:]
+  assert [row.split(" | ")[0] for row in origins] == [
+    f"| [one_vs_all_{name}](results.md)" for name in ("one", "two")
+  ]
