@@ -50,6 +50,7 @@ _SETS: dict[str, dict[str, Any]] = {
   "acl_authors": {},
   # Made by launch/demo.py: 131,072 labels.
   "demo": {
+    "data.validation": 0.05,
     "optim.wide.learning_rate": 4.0,
     "train.epochs": 1.0,
   },
