@@ -110,8 +110,10 @@ def rules(
   """Values for fields that are left open, before features are measured."""
   # Of many labels most have few examples, and none to spare; linear models need
   # no rows to choose the best step by.
-  held_out = 0.0 if config.family == "linear" else 0.05
-  found: options.Fields = {"data.validation": held_out}
+  linear = config.family == "linear"
+  found: options.Fields = {"data.validation": 0.0 if linear else 0.05}
+  if linear:  # A step by a row of many times the mean norm would overshoot.
+    found["data.l2"] = True
   if config.family == "network" and facts.kind == "binary":
     found["data.weighting"] = "none"
   return found
