@@ -53,7 +53,9 @@ def put(mesh, array, spec):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", meshes.SHAPES)
-def test_it_is_the_same_on_every_mesh(shape, dtype, monkeypatch):
+@pytest.mark.parametrize("few", [0, 10_000])
+def test_it_is_the_same_on_every_mesh(shape, dtype, few, monkeypatch):
+  monkeypatch.setattr(checksum, "_FEW_ELEMENTS", few)
   monkeypatch.setattr(checksum, "_CHUNK_ELEMENTS", 12)  # many, with an overlap
   checksum._program.cache_clear()
   cases = {
