@@ -109,7 +109,7 @@ def test_logits(path, shape, dtype):
   found = split(
     *(PATHS[path][0], shape, pairs, features),
     specs=(P(),),
-    out_specs=sharding.LABELS_LAST,
+    out_specs=P(None, sharding.AXES),
   )
   np.testing.assert_allclose(found, x @ dense, rtol=1e-5, atol=1e-6)
 
@@ -122,7 +122,7 @@ def test_add_outer(path, shape):
   found = split(
     *(PATHS[path][1], shape, pairs, features),
     *(jnp.asarray(grad, jnp.float32), jnp.float32(-0.3)),
-    specs=(P(), sharding.LABELS_LAST, P()),
+    specs=(P(), P(None, sharding.AXES), P()),
     out_specs=sharding.LABELS,
   )
   expected = dense - np.where(exists, 0.3 * x.T @ grad, 0)
