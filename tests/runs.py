@@ -39,6 +39,14 @@ FACTS = config_lib.DataFacts(
   fingerprint="x",
 )
 
+# Of `make_config`, for linear weights and biases alone.
+LINEAR = {
+  "family": "linear",
+  "encoder__dim": 0,
+  "encoder__embedding_dropout": None,
+  "head__loss": "bce",
+}
+
 
 def make_data(directory):
   """Writes a small data set; returns its directory."""

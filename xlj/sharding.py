@@ -19,7 +19,6 @@ AXES = ("data", "label")
 REPLICATED = P()
 BATCH = P(AXES)  # leading axis: examples
 LABELS = P(AXES)  # leading axis: label rows
-LABELS_LAST = P(None, AXES)  # feature-major weights `[F, L]`
 
 
 def axes() -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from xlj.checkpoint import steps
 from xlj.config import splits
 from xlj.data import pipeline
 from xlj.heads.dense import block_sample
+from xlj.heads.dense import rows as rows_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.ops import row_format
@@ -76,6 +77,26 @@ def test_the_mean_of_stored_rows_is_that_of_their_values(dtype):
     wanted_types = {name: like[name] for name in found}
     same = jax.tree.map(lambda a, b: a.dtype == b.dtype, found, wanted_types)
   assert all(jax.tree.leaves(same))
+
+
+def test_whole_numbers_are_those_of_the_first():
+  def tree(value):
+    head = {
+      # float32 has no such numbers.
+      "wide_starts": np.array([[0, 2**24 + 1, 2**31 - 1]], np.int32),
+      "wide_columns": np.array([[5, 2**16 - 1]], np.uint16),
+      "wide": np.full((1, 2), value, np.float32),
+    }
+    return jax.tree.map(jnp.asarray, {"encoder": {}, "head": head})
+
+  like, mean = tree(0), average.decode(tree(1))
+  for n, value in ((2, 2), (3, 6)):
+    mean = average.blend(mean, average.decode(tree(value)), n)
+  found = average.encode(mean, like)
+  jax.tree.map(np.testing.assert_array_equal, found, tree(3))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), found, like
+  )
 
 
 def test_an_optimizer_goes_on_with_what_belongs_to_the_new_rows():
@@ -185,6 +206,40 @@ def test_the_last_ones_of_a_run_make_a_run(trained, data_dir, tmp_path):
   assert (tmp_path / "out" / "report.html").exists()
   # Without a number, all of them.
   assert [c.step for c in soups.find([trained])] == [20, 15, 10, 5]
+
+
+def with_other_pairs(model):
+  """As if others had met."""
+  columns = model["head"]["wide_columns"]
+  head = model["head"] | {"wide_columns": columns[:, ::-1]}
+  return model | {"head": head}
+
+
+@pytest.mark.slow
+def test_linear_runs_of_the_same_pairs_make_a_run(data_dir, tmp_path):
+  paths = [tmp_path / "0", tmp_path / "1"]
+  for i, path in enumerate(paths):
+    config = make_config(
+      data_dir, **runs.LINEAR | {"head__wide": True, "train__shuffle": i}
+    )
+    for part in (config.optim.encoder, config.optim.head):
+      part.learning_rate = None
+    train.train(config, path)
+  soups.make_soup(paths, tmp_path / "out")
+  found = predictor.load(tmp_path / "out").state
+  first, second = (read(path, 20) for path in paths)
+  assert np.abs(first["head"]["wide"] - second["head"]["wide"]).max() > 0.1
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    found,
+    mean_of([first, second]),
+  )
+  for name in rows_lib.PAIRS[:2]:
+    assert found["head"][name].dtype == first["head"][name].dtype
+    np.testing.assert_array_equal(found["head"][name], first["head"][name])
+  other = variant(paths[1], tmp_path / "other", 5, with_other_pairs)
+  with pytest.raises(errors.CheckpointError, match="head/wide_columns differs"):
+    soups.make_soup([paths[0], other], tmp_path / "never")
 
 
 def precision(workdir, model):

@@ -8,7 +8,7 @@ from xlj import sharding
 
 MODEL_SPECS = {
   "rows": sharding.LABELS,
-  "wide": sharding.LABELS_LAST,
+  "wide": sharding.P(None, sharding.AXES),
   "table": sharding.REPLICATED,
 }
 TRAINING_SPECS = {"mu": sharding.LABELS, "count": sharding.REPLICATED}

@@ -49,7 +49,7 @@ def test_many_small_pieces_make_the_same_arrays(
     "rows": rng.normal(size=(64, 7)).astype(np.float32),
     "wide": rng.integers(0, 255, (9, 32)).astype(np.uint8),
   }
-  specs = {"rows": sharding.LABELS, "wide": sharding.LABELS_LAST}
+  specs = {"rows": sharding.LABELS, "wide": sharding.P(None, sharding.AXES)}
   monkeypatch.setattr(stream, "PIECE_BYTES", 64)
   with checkpointer.Checkpointer(tmp_path) as keeper:
     with meshes.mesh(saved_on) as mesh:

@@ -45,6 +45,10 @@ METHODS = {
   "propensity": {"tail__weights": "propensity", "head__loss": "bce"},
   "class_balanced": {"tail__weights": "class_balanced", "head__loss": "bce"},
   "adjustment": {"tail__adjustment": 1.0},
+  # Linear weights take a step by the batch then.
+  "linear wan": runs.LINEAR | {"missing__method": "wan"},
+  "linear ll_r": runs.LINEAR | {"missing__method": "ll_r"},
+  "linear propensity": runs.LINEAR | {"tail__weights": "propensity"},
 }
 
 
@@ -172,7 +176,20 @@ def test_suspects_are_mostly_examples_with_wrong_labels(
   assert (believed == truth[rows]).mean() > 0.8
 
 
+BY_EXAMPLE = runs.LINEAR | {"head__by_example": True}
 REFUSALS = {
+  "missing, by example": (
+    BY_EXAMPLE | {"missing__method": "ll_r"},
+    "head.by_example .* missing.method 'll_r'; set head.by_example=False",
+  ),
+  "weights, by example": (
+    BY_EXAMPLE | {"tail__weights": "propensity"},
+    "head.by_example .* tail.weights 'propensity'; set",
+  ),
+  "loss, by example": (
+    BY_EXAMPLE | {"head__loss": "squared_hinge"},
+    "head.by_example .* head.loss 'squared_hinge'; set",
+  ),
   "not bce": ({"missing__method": "ll_r"}, "set head.loss=bce"),
   "not softmax": (
     {"noisy__method": "elr", "head__loss": "bce"},

@@ -90,6 +90,19 @@ def test_keeps_the_pairs_with_most_evidence(side):
     assert {p for p in found if p[side] == owner} == set(best)
 
 
+def test_all_are_kept_as_long_as_a_pass_visits_few():
+  features, labels, x, y = problem()
+  rows = np.arange(ROWS)
+  expected = evidence(x, y, rows)
+  own = collections.Counter(f for f, _ in expected)
+  work = sum(own[f] for i in rows for f in np.flatnonzero(x[i]).tolist())
+  assert listed(find(features, labels, rows, evidence=1.5, work=work)) == set(
+    expected
+  )
+  fewer = listed(find(features, labels, rows, evidence=1.5, work=work - 1))
+  assert fewer == {p for p, e in expected.items() if e >= 1.5} < set(expected)
+
+
 def test_no_rows_have_no_pairs():
   features, labels, _, _ = problem()
   found = find(features, labels, np.arange(0))

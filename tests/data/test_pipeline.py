@@ -279,6 +279,16 @@ def test_widths_hold_the_promised_share_of_batches():
   ]
   assert np.mean(np.array(longest) <= small) >= 0.88
   assert small < large and large >= np.diff(features.indptr).max()
+  # Not where the longest is hardly longer.
+  for apart, sizes in (
+    (large / small - 0.01, (small, large)),
+    (large / small, (large,)),
+    (4.0, (large,)),
+  ):
+    widths = padding.plan(split, batch_size=64, apart=apart)
+    assert widths.features.sizes == sizes
+  given = padding.plan(split, batch_size=64, feature_sizes=(30, 32), apart=4.0)
+  assert given.features.sizes == (30, 32)
 
 
 @pytest.mark.parametrize("name", ["max_features", "max_labels"])

@@ -15,6 +15,10 @@ ARGUMENTS = (
   "--config.checkpoint.every=10",
   "--config.train.num_steps=30",
 )
+LINEAR = ("--config.family=linear", "--config.encoder.dim=0")
+families = pytest.mark.parametrize(
+  "alone, more", [((), ()), (LINEAR, LINEAR)], indirect=["alone"]
+)
 
 
 def arguments(data_dir, workdir, *more):
@@ -22,11 +26,12 @@ def arguments(data_dir, workdir, *more):
 
 
 @pytest.fixture(scope="module")
-def alone(data_dir, tmp_path_factory):
-  """A complete run of one process."""
+def alone(request, data_dir, tmp_path_factory):
+  """A complete run of one process, with more arguments if they are given."""
   workdir = tmp_path_factory.mktemp("alone") / "run"
+  more = getattr(request, "param", ())
   status, _, err = runs.finish(
-    runs.launch("train", *arguments(data_dir, workdir), devices=2)
+    runs.launch("train", *arguments(data_dir, workdir, *more), devices=2)
   )
   assert status == 0, err
   return workdir
@@ -37,10 +42,13 @@ def series(workdir, kind, name):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(data_dir, alone, tmp_path):
+@families
+def test_two_processes_train_as_one_does(data_dir, alone, more, tmp_path):
   workdir = tmp_path / "run"
   processes.succeed(
-    processes.launch("train", 2, *arguments(data_dir, workdir), devices=2)
+    processes.launch(
+      "train", 2, *arguments(data_dir, workdir, *more), devices=2
+    )
   )
   check_same_run(workdir, alone)
   assert (workdir / "report.html").stat().st_size > 0
@@ -101,12 +109,13 @@ def test_two_processes_evaluate_and_predict_as_one_does(
 
 
 @pytest.mark.slow
+@families
 def test_told_to_stop_all_save_and_one_process_goes_on(
-  data_dir, alone, tmp_path
+  data_dir, alone, more, tmp_path
 ):
   """SIGTERM comes to one of two; the run is continued by one process."""
   workdir = tmp_path / "run"
-  job = processes.launch("train", 2, *arguments(data_dir, workdir))
+  job = processes.launch("train", 2, *arguments(data_dir, workdir, *more))
   test_launch.wait_for_step(workdir, 4, job[0])
   job[1].send_signal(signal.SIGTERM)
   statuses, _, errors = processes.finish(job)
@@ -114,7 +123,7 @@ def test_told_to_stop_all_save_and_one_process_goes_on(
   done = len(series(workdir, "train", "loss"))
   assert 4 <= done < 30
   status, _, err = runs.finish(
-    runs.launch("train", *arguments(data_dir, workdir), devices=8)
+    runs.launch("train", *arguments(data_dir, workdir, *more), devices=8)
   )
   assert status == 0, err
   assert f"Continuing from the checkpoint of step {done}" in err

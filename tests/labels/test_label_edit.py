@@ -33,7 +33,10 @@ def test_rows_move_as_in_numpy(shape, after):
   wanted[targets[known]] = values[sources[known]]
   layout = layout_lib.Layout(after, 8)
   with meshes.mesh(shape) as mesh:
-    for axis, spec in ((0, sharding.LABELS), (1, sharding.LABELS_LAST)):
+    for axis, spec in (
+      (0, sharding.LABELS),
+      (1, sharding.P(None, sharding.AXES)),
+    ):
       a = np.moveaxis(by_row(values, before, 0), 0, axis)
       a = jax.device_put(a, jax.NamedSharding(mesh, spec))
       found = label_edit.moved(

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests import runs
 from xlj import config as config_lib
+from xlj.data import csr as csr_lib
+from xlj.data import store
+from xlj.data import weighting
 from xlj.training import preparation
 
 
@@ -52,3 +56,31 @@ def test_what_was_measured_is_in_the_config(data_dir):
   assert config.data.l2 == data.weighting.l2
   scale = config.data.features_per_row**0.5 / config.data.feature_norm
   assert config.encoder.input_scale == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_how_many_features_carry_a_row(dense):
+  rng = np.random.default_rng(0)
+  x = rng.gamma(1, size=(50, 20)) * (rng.random((50, 20)) < 0.3)
+  x[3] = 0  # counts for nothing
+  x[4] = np.eye(20)[7] * 3  # one feature
+  x = x.astype(np.float32)
+  columns = [np.flatnonzero(row) for row in x]
+  sparse = csr_lib.Csr.from_rows(columns, 20, [row[row != 0] for row in x])
+  split = store.Split(
+    features=x if dense else sparse,
+    labels=sparse,
+    filter=None,
+    name="",
+    fingerprint="",
+  )
+  norm, per_row, effective = preparation._size(
+    split, weighting.Weighting("none", l2=False)
+  )
+  squares = x.astype(np.float64) ** 2
+  some = squares.any(1)
+  carry = squares.sum(1)[some] ** 2 / (squares**2).sum(1)[some]
+  assert effective == pytest.approx(np.prod(carry) ** (1 / 49))
+  assert 1 < effective < per_row
+  assert per_row == pytest.approx((x != 0).sum() / 50)
+  assert norm == pytest.approx(squares.sum(1).mean() ** 0.5)

@@ -19,15 +19,21 @@ from xlj.runs import directory
 from xlj.training import preparation
 from xlj.training import train
 
+ROWS = [{3: 1.0, 17: 2.0}, {5: 1.0}, {60: 3.0, 1: 1.0, 2: 1.0}]
+FAMILIES = {"network": {}, "linear": runs.LINEAR}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def config(request, data_dir):
+  return runs.make_config(
+    data_dir, checkpoint__every=5, **FAMILIES[request.param]
+  )
+
 
 @pytest.fixture(scope="module")
-def config(data_dir):
-  return runs.make_config(data_dir, checkpoint__every=5)
-
-
-@pytest.fixture(scope="module")
-def workdirs(tmp_path_factory):
-  """Those of whole runs, by mesh."""
+def workdirs(config, tmp_path_factory):
+  """Those of whole runs of the config, by mesh."""
+  del config
   return {}, tmp_path_factory.mktemp("whole")
 
 
@@ -58,12 +64,16 @@ def test_losses_are_equal_on_all_meshes(whole):
 @pytest.mark.slow
 def test_a_run_continues_on_another_mesh(config, whole, tmp_path, use_mesh):
   parts, expected = tmp_path / "parts", runs.losses(whole((2, 4)))
+  whole_topk = predictor.load(whole((2, 4)), which="last").topk(ROWS, 5)
   runs.stop_after(steps=12, config=config, workdir=parts)
   use_mesh((8, 1))
   train.train(config, parts)
   np.testing.assert_allclose(runs.losses(parts), expected, rtol=1e-5)
   use_mesh((1, 1))
   train.train(config, parts)  # complete: restores, runs no step, reports
+  restored = predictor.load(parts, which="last").topk(ROWS, 5)
+  for found, wanted in zip(restored, whole_topk, strict=True):
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_an_interrupted_run_repeats_bit_for_bit(config, whole, tmp_path):
@@ -72,6 +82,11 @@ def test_an_interrupted_run_repeats_bit_for_bit(config, whole, tmp_path):
   train.train(config, parts)
   assert runs.losses(parts) == runs.losses(expected)
   assert runs.records(parts, "eval") == runs.records(expected, "eval")
+  states = [
+    directory.load(workdir, which="last", training=True).trees
+    for workdir in (parts, expected)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 def test_the_best_is_saved_though_no_save_is_due(
@@ -197,6 +212,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", ["network"], indirect=True)
 def test_batches_that_are_not_finite_are_skipped_under_a_budget(
   data_dir, whole, tmp_path, poison
 ):

@@ -16,6 +16,7 @@ from xlj import sharding
 from xlj.heads.dense import rows as rows_lib
 from xlj.losses import bce
 from xlj.losses import softmax
+from xlj.losses import squared_hinge
 from xlj.ops import feature_rows
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
@@ -24,6 +25,7 @@ N, D, F, K, P = 16, 12, 40, 5, 3
 NUM_LABELS = 83  # divisible by nothing in sight; padded to 88
 LOSSES = {
   "softmax": (softmax.Softmax(), reference.softmax_loss),
+  "squared_hinge": (squared_hinge.SquaredHinge(), reference.squared_hinge_loss),
   "bce": (bce.BinaryCrossEntropy(), reference.bce_loss),
 }
 PARTS = ["rows", "wide", "both", "cosine"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import cases
 from tests import meshes
 from xlj import sharding
 from xlj.ops import feature_rows
@@ -21,10 +22,10 @@ FEATURES, BLOCKS, ROWS, EXAMPLES, WIDTH = 13, 24, 100, 11, 5
 P = jax.P
 
 
-def problem(seed=0, dtype=np.uint16):
+def problem(seed=0, dtype=np.uint16, density=0.4):
   """Pairs, the dense `[F, B * R]` with their weights, and examples."""
   rng = np.random.default_rng(seed)
-  exists = rng.random((BLOCKS, FEATURES, ROWS)) < 0.4
+  exists = rng.random((BLOCKS, FEATURES, ROWS)) < density
   exists[:, 3] = False  # a feature without pairs
   exists[1] = False  # a block without any
   dense = np.where(exists, rng.standard_normal(exists.shape), 0)
@@ -108,7 +109,7 @@ def test_logits(path, shape, dtype):
   found = split(
     *(PATHS[path][0], shape, pairs, features),
     specs=(P(),),
-    out_specs=sharding.LABELS_LAST,
+    out_specs=P(None, sharding.AXES),
   )
   np.testing.assert_allclose(found, x @ dense, rtol=1e-5, atol=1e-6)
 
@@ -121,7 +122,7 @@ def test_add_outer(path, shape):
   found = split(
     *(PATHS[path][1], shape, pairs, features),
     *(jnp.asarray(grad, jnp.float32), jnp.float32(-0.3)),
-    specs=(P(), sharding.LABELS_LAST, P()),
+    specs=(P(), P(None, sharding.AXES), P()),
     out_specs=sharding.LABELS,
   )
   expected = dense - np.where(exists, 0.3 * x.T @ grad, 0)
@@ -156,20 +157,45 @@ def own_positives(step):
   return run
 
 
-@paths
-@shapes
-@pytest.mark.parametrize("threshold", [-50.0, 0.3, 50.0])
-def test_step_by_example(path, shape, threshold):
-  pairs, dense, exists, features, x = problem()
+# How labels above the threshold are found: density of pairs, greatest bias, and
+# threshold.
+WAYS = {
+  "all": (0.4, 9, -50.0),
+  "positives": (0.4, 9, 50.0),
+  "pairs": (0.04, -1.5, 0.3),
+  "rows": (0.4, -1.5, 0.3),  # an example's pairs are too many
+  "biases": (0.04, 9, 0.3),
+  "rising biases": (0.04, 0.29, 0.3),
+}
+
+
+@pytest.mark.parametrize(
+  "case,shape",
+  cases.covering(
+    [
+      *((way, "host") for way in WAYS),
+      *((way, "segment_sums") for way in ("all", "positives", "rows")),
+    ],
+    [(1, 1), (1, 3), (2, 4)],
+  ),
+)
+def test_step_by_example(case, shape):
+  way, path = case
+  density, top, threshold = WAYS[way]
+  pairs, dense, exists, features, x = problem(density=density)
+  visits = (x != 0) @ exists.reshape(-1, BLOCKS, ROWS).sum(2)
+  assert (visits < ROWS // 2).all() == (density < 0.1)
   rng = np.random.default_rng(2)
   bias = rng.standard_normal(BLOCKS * ROWS).astype(np.float32)
+  bias = np.minimum(bias, top)
   row_rates = rng.uniform(0.5, 2, len(bias)).astype(np.float32)
-  # Some are listed twice, some examples have none.
+  # The best label is one of an example, and twice; some examples have no other.
   positives = rng.integers(-BLOCKS * ROWS, BLOCKS * ROWS, (EXAMPLES, 4)).astype(
     np.int32
   )
-  positives[1, 3] = positives[1, 0]
-  weights = rng.choice([0, 0.5, 1], EXAMPLES).astype(np.float32)
+  positives[::2, 0] = positives[::2, 3] = (x @ dense + bias)[::2].argmax(1)
+  weights = rng.choice([0.5, 1], EXAMPLES).astype(np.float32)
+  weights[[3, 8]] = 0
   rates = label_pairs.Rates(*map(jnp.float32, (0.7, 0.1, threshold)))
   new, new_bias, loss = split(
     *(own_positives(PATHS[path][2]), shape, pairs),

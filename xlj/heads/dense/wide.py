@@ -16,6 +16,7 @@ from xlj.ops import targets as targets_lib
 from xlj.ops.pairs import label_pairs
 
 ArrayLike = jax.typing.ArrayLike
+_NO_LABEL = -1e30  # the bias of padding: no probability
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +87,11 @@ def step_by_example(
   )
   ids, first = rows.of_labels(targets.ids), rows.of_device().first_row()
   positives = jnp.where(ids < 0, -1, ids - first)
+  bias = params["bias"]
+  is_label = rows.layout.is_label(first + jnp.arange(len(bias)))
   pairs = rows_lib.pairs(params)
   weights, bias, losses = label_pairs.step_by_example(
-    *(pairs, params["bias"], row_rates, features),
+    *(pairs, jnp.where(is_label, bias, _NO_LABEL), row_rates, features),
     *(positives, jnp.asarray(targets.weights), rates),
   )
   new = dict(zip(rows_lib.PAIRS, pairs._replace(weights=weights)))
