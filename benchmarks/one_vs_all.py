@@ -67,7 +67,7 @@ KS = (1, 3, 5)
 
 def main() -> None:
   options, config = parse()
-  origin = origin_of(options)
+  origin = origin_of(command(options))
   with tempfile.TemporaryDirectory() as directory:
     data = pathlib.Path(directory)
     try:
@@ -130,7 +130,19 @@ def load_config(
   return values["config"].value
 
 
-def origin_of(options: argparse.Namespace) -> dict[str, Any]:
+def command(options: argparse.Namespace) -> str:
+  """The command that says again what the options say."""
+  overrides = ["--", *options.overrides] if options.overrides else []
+  return " ".join(
+    [
+      "python benchmarks/one_vs_all.py --data_dir=DIR",
+      f"--config={options.config}",
+      *overrides,
+    ]
+  )
+
+
+def origin_of(command: str) -> dict[str, Any]:
   """Where the figures come from, as files of `benchmarks/results` say it."""
   facts = machine.facts()
   commit = subprocess.run(
@@ -139,7 +151,6 @@ def origin_of(options: argparse.Namespace) -> dict[str, Any]:
     capture_output=True,
     text=True,
   ).stdout.strip()
-  overrides = ["--", *options.overrides] if options.overrides else []
   return {
     "machine": facts["cpu"],
     "cores": facts["cores"],
@@ -147,13 +158,7 @@ def origin_of(options: argparse.Namespace) -> dict[str, Any]:
     "date": datetime.date.today().isoformat(),
     "seeds": "one, of the config",
     "load": f"load average {os.getloadavg()[0]:.1f} before",
-    "command": " ".join(
-      [
-        "python benchmarks/one_vs_all.py --data_dir=DIR",
-        f"--config={options.config}",
-        *overrides,
-      ]
-    ),
+    "command": command,
   }
 
 

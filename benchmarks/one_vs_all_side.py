@@ -100,9 +100,9 @@ def serve(make: Callable[[pathlib.Path, pathlib.Path], System]) -> None:
 
 def _train(system: System, output: pathlib.Path) -> dict[str, Any]:
   split = system.read("train")
-  before = _seconds_of_others()
+  before = seconds_of_others()
   seconds = _seconds(lambda: system.train(split))
-  after = _seconds_of_others()
+  after = seconds_of_others()
   return {
     "version": system.version,
     "train_s": seconds,
@@ -136,7 +136,7 @@ def _predict(system: System, output: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def _seconds_of_others() -> float | None:
+def seconds_of_others() -> float | None:
   """Processor seconds, since some time, of all but this process."""
   try:
     line = pathlib.Path("/proc/stat").read_text().splitlines()[0]

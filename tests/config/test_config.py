@@ -38,6 +38,29 @@ def test_resolving_leaves_no_field_open(changes):
   assert not open_fields(config)
 
 
+@pytest.mark.parametrize(
+  "changes, family",
+  [
+    # 1.5e12 products of a feature and a label, but 480 million that meet
+    (
+      {
+        "num_rows": 2_000_000,
+        "num_features": 500_000,
+        "num_labels": 3_000_000,
+        "features_per_row": 60.0,
+        "labels_per_row": 4.0,
+      },
+      "linear",
+    ),
+    ({"num_rows": 2 * 10**9}, "linear"),  # of 15 million that there are
+    ({"num_rows": 10**8, "num_features": 10**6}, "embedding"),
+  ],
+)
+def test_linear_is_for_as_many_pairs_as_fit(changes, family):
+  found = config_lib.resolve(config_lib.base(), facts(**changes))
+  assert found.family == family
+
+
 def test_fields_given_are_kept():
   config = config_lib.base()
   config.train.num_steps = 7

@@ -4,9 +4,11 @@ import collections
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import label_pairs
+from xlj.ops.pairs import label_pairs as ops_label_pairs
 
 ROWS, FEATURES, LABELS, SHAPE = 40, 9, 11, (4, 3)
 LABEL_ROWS = np.array([0, 3, 6, 9, 1, 4, 7, 10, 2, 5, -1])  # the last has none
@@ -63,12 +65,12 @@ def find(features, labels, rows, **limits):
   )
 
 
-@pytest.mark.parametrize("triples", [1, 30, 2**25])
+@pytest.mark.parametrize("entries", [1, 30, 2**22])
 @pytest.mark.parametrize("least", [0, 1.5])
 def test_finds_what_meets_in_the_rows_however_they_are_read(
-  monkeypatch, triples, least
+  monkeypatch, entries, least
 ):
-  monkeypatch.setattr(label_pairs, "_TRIPLES", triples)
+  monkeypatch.setattr(label_pairs, "_ENTRIES", entries)
   features, labels, x, y = problem()
   rows = np.arange(3, ROWS)
   found = find(features, labels, rows, evidence=least)
@@ -107,3 +109,10 @@ def test_no_rows_have_no_pairs():
   features, labels, _, _ = problem()
   found = find(features, labels, np.arange(0))
   assert found.kept == 0 and found.columns.shape == (SHAPE[0], 1)
+
+
+@pytest.mark.parametrize("rows_per_block", [2**16, 2**16 + 1])
+def test_columns_are_as_wide_as_the_head_takes_them(rows_per_block):
+  none = scipy.sparse.csr_array((1, rows_per_block))
+  _, columns, _ = label_pairs.by_block(none, (1, rows_per_block))
+  assert columns.dtype == ops_label_pairs.column_dtype(rows_per_block)

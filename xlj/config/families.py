@@ -17,7 +17,10 @@ rare labels.
 import dataclasses
 
 FAMILIES = ("network", "linear", "embedding", "image")
-WIDE_BYTES = 4 << 30  # what the linear weights may take if not told otherwise
+# Of a feature and a label, that linear weights may be made for unasked: to find
+# a pair takes 10 bytes, its weight 6, and as much again when it is saved, so
+# these are half of what a machine of 24 GiB has.
+MOST_PAIRS = 10**9
 FEW_LABELS = 2048  # up to here a network is the default
 
 
@@ -63,6 +66,10 @@ def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:
     return "image"
   if facts.num_labels <= FEW_LABELS:
     return "network"
-  fits = 4 * facts.num_features * facts.num_labels <= 4 * WIDE_BYTES
-  linear = fits and not facts.dense and head == "dense"
+  # No more than there are can meet, and each where a row has both.
+  pairs = min(
+    facts.num_features * facts.num_labels,
+    facts.num_rows * facts.features_per_row * facts.labels_per_row,
+  )
+  linear = pairs <= MOST_PAIRS and not facts.dense and head == "dense"
   return "linear" if linear else "embedding"

@@ -1,7 +1,7 @@
 """Which pairs of a feature and a label meet in training rows, and how strongly.
 
 The evidence of a pair is the sum of the squared values of its feature over the
-rows with its label. Rows are read once, part by part.
+rows with its label. It is found block by block of labels.
 
 Legend: N rows, F features, L label rows, B blocks, R label rows of a block, P
 pairs of the block with most.
@@ -10,7 +10,10 @@ pairs of the block with most.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent import futures
 import dataclasses
+import itertools
+import os
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,7 @@ import scipy.sparse
 
 from xlj.data import csr as csr_lib
 
-# Triples (row, feature, label) of a part: of about 16 bytes each while they are
-# counted, beside what has been found so far.
-_TRIPLES = 2**25
+_ENTRIES = 2**22  # of the features that are weighted at a time
 _Matrix = Any  # a scipy.sparse.csr_array
 
 
@@ -77,8 +78,8 @@ def find(
 ) -> Pairs:
   """Finds the pairs of a training split.
 
-  Takes about 12 bytes for each pair that meets, twice while parts are put
-  together, and 16 for each of 2^25 triples at a time.
+  Takes 8 bytes for each entry of the features and 10 for each pair that meets,
+  beside some blocks of pairs again.
 
   Args:
     features: `[N, F]`.
@@ -96,40 +97,60 @@ def find(
   Raises:
     ValueError: If a block has 2^31 pairs or more.
   """
-  num_blocks, rows_per_block = shape
-  num_rows = num_blocks * rows_per_block
+  num_blocks, size = shape
+  examples = _examples(labels.take(rows), row_of_label, num_blocks * size)
+  sums, frequency = _evidence(features, rows, weighting, examples, num_blocks)
+  found = sum(part.nnz for part in sums)
+  return Pairs(*_packed(_limited(sums, frequency, limits), size), found)
+
+
+def _evidence(
+  features: csr_lib.Csr,
+  rows: np.ndarray,
+  weighting: Callable[[csr_lib.Csr], csr_lib.Csr],
+  examples: _Matrix,
+  num_blocks: int,
+) -> tuple[list[_Matrix], np.ndarray]:
+  """The evidence `[F, R]` of each block; how many rows have each feature."""
+  squares, frequency = _squares(features, rows, weighting)
+  size = examples.shape[0] // num_blocks
+
+  def block(b: int) -> _Matrix:
+    # The transpose of what is not sorted is.
+    return (examples[b * size : (b + 1) * size] @ squares).T.tocsr()
+
+  with futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    return list(threads.map(block, range(num_blocks))), frequency
+
+
+def _squares(
+  features: csr_lib.Csr,
+  rows: np.ndarray,
+  weighting: Callable[[csr_lib.Csr], csr_lib.Csr],
+) -> tuple[_Matrix, np.ndarray]:
+  """Squared weighted features `[n, F]`, and how many rows have each `[F]`."""
+  indptr = np.zeros(len(rows) + 1, np.int64)
+  np.cumsum(np.diff(features.indptr)[rows], out=indptr[1:])
+  indices = np.empty(indptr[-1], np.int32)
+  squares = np.empty(indptr[-1], np.float32)
   frequency = np.zeros(features.num_columns, np.int64)
-
-  def summed(parts: list[np.ndarray]) -> _Matrix:
-    """The evidence `[F, B * R]` of parts, each added up a few times alone."""
-    if len(parts) > 1:
-      half = 1 << (len(parts) - 1).bit_length() - 1
-      return summed(parts[:half]) + summed(parts[half:])
-    x = weighting(features.take(parts[0])).to_scipy()
-    frequency[:] += np.bincount(x.indices, minlength=len(frequency))
-    x.data **= 2
-    y = _by_row(labels.take(parts[0]), row_of_label, num_rows)
-    return x.T.tocsr() @ y
-
-  sums = summed(_parts(features, labels, rows))
-  sums.sort_indices()
-  starts, columns, _ = by_block(_limited(sums, frequency, limits), shape)
-  return Pairs(starts, columns, sums.nnz)
+  cuts = np.flatnonzero(np.diff(indptr[1:] // _ENTRIES)) + 1
+  first = 0
+  for part in np.split(rows, cuts):
+    x = weighting(features.take(part))
+    assert x.values is not None
+    own = slice(first, first := first + x.nnz)
+    indices[own] = x.indices
+    np.square(x.values, out=squares[own])
+    frequency += np.bincount(x.indices, minlength=len(frequency))
+  shape = len(rows), features.num_columns
+  return scipy.sparse.csr_array((squares, indices, indptr), shape), frequency
 
 
-def _parts(
-  features: csr_lib.Csr, labels: csr_lib.Csr, rows: np.ndarray
-) -> list[np.ndarray]:
-  """Rows in parts of about as many triples; at least one."""
-  triples = np.diff(features.indptr)[rows] * np.diff(labels.indptr)[rows]
-  part = np.cumsum(triples) // _TRIPLES
-  return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
-
-
-def _by_row(
+def _examples(
   labels: csr_lib.Csr, row_of_label: np.ndarray, num_rows: int
 ) -> _Matrix:
-  """Labels `[n, L]` by label row, 1 where there is one."""
+  """The examples of each label row `[L, n]`, 1 where it is theirs."""
   found = row_of_label[labels.indices]
   known = found >= 0
   indptr = np.concatenate([[0], np.cumsum(known)])[labels.indptr]
@@ -137,38 +158,77 @@ def _by_row(
   values = np.ones(len(found), np.float32)
   return scipy.sparse.csr_array(
     (values, found, indptr), (labels.num_rows, num_rows)
-  )
+  ).T.tocsr()
 
 
-def _limited(sums: _Matrix, frequency: np.ndarray, limits: Limits) -> _Matrix:
+def _limited(
+  sums: list[_Matrix], frequency: np.ndarray, limits: Limits
+) -> list[_Matrix]:
   """The pairs that are kept.
 
   Args:
-    sums: The evidence `[F, B * R]`.
+    sums: The evidence `[F, R]` of each block.
     frequency: How many rows have each feature, `[F]`.
     limits: Which.
   """
-  sizes = np.diff(sums.indptr)
-  keep = np.ones(sums.nnz, bool)
-  if np.dot(sizes.astype(float), frequency) > limits.work:
-    keep = sums.data >= limits.evidence
-  feature = np.repeat(np.arange(sums.shape[0]), sizes)
-  for most, owner in (
-    (limits.per_feature, feature),
-    (limits.per_label, sums.indices),
-  ):
-    if most and np.bincount(owner[keep]).max(initial=0) > most:
-      # By owner, those with most evidence first.
-      order = np.flatnonzero(keep)
-      order = order[np.lexsort((-sums.data[order], owner[order]))]
-      sizes = np.bincount(owner[order])
-      rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-      keep[order[rank >= most]] = False
-  counts = np.bincount(feature[keep], minlength=sums.shape[0])
-  indptr = np.concatenate([[0], np.cumsum(counts)])
+  visits = sum(
+    np.dot(np.diff(part.indptr).astype(float), frequency) for part in sums
+  )
+  if visits > limits.work:
+    for b, part in enumerate(sums):  # each in the place of what it is of
+      sums[b] = _where(part, part.data >= limits.evidence)
+  if limits.per_feature:
+    every = scipy.sparse.hstack(sums, format="csr")
+    every = _best(every, _feature(every), limits.per_feature)
+    sizes = np.cumsum([0, *(part.shape[1] for part in sums)])
+    sums = [every[:, i:j] for i, j in itertools.pairwise(sizes)]
+  if limits.per_label:
+    sums = [_best(part, part.indices, limits.per_label) for part in sums]
+  return sums
+
+
+def _best(sums: _Matrix, owner: np.ndarray, most: int) -> _Matrix:
+  """At most so many pairs of each owner, those with most evidence."""
+  order = np.lexsort((-sums.data, owner))
+  sizes = np.bincount(owner)
+  rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+  keep = np.ones(len(order), bool)
+  keep[order[rank >= most]] = False
+  return _where(sums, keep)
+
+
+def _where(sums: _Matrix, keep: np.ndarray) -> _Matrix:
+  """Some of the stored entries of a matrix."""
+  indptr = np.concatenate([[0], np.cumsum(keep)])[sums.indptr]
   return scipy.sparse.csr_array(
     (sums.data[keep], sums.indices[keep], indptr), sums.shape
   )
+
+
+def _feature(sums: _Matrix) -> np.ndarray:
+  """The row of each stored entry."""
+  return np.repeat(np.arange(sums.shape[0]), np.diff(sums.indptr))
+
+
+def _packed(
+  parts: list[_Matrix], rows_per_block: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The stored entries of each block's `[F, R]`: `starts` and `columns`.
+
+  Raises:
+    ValueError: If a block has 2^31 entries or more.
+  """
+  width = max(1, *(part.nnz for part in parts))
+  if width >= 2**31:
+    raise ValueError(
+      f"a block has {width} pairs of a feature and a label, above 2^31; raise"
+      " head.blocks, or keep fewer pairs"
+    )
+  dtype = np.uint16 if rows_per_block <= 2**16 else np.uint32
+  columns = np.zeros((len(parts), width), dtype)
+  for own, part in zip(columns, parts):
+    own[: part.nnz] = part.indices
+  return np.stack([part.indptr.astype(np.int32) for part in parts]), columns
 
 
 def by_block(
@@ -177,7 +237,7 @@ def by_block(
   """The stored entries of a matrix by block, by feature, by label row.
 
   Args:
-    weights: `[F, B * R]` csr_array float32.
+    weights: `[F, B * R]` float32, sparse.
     shape: (B, R).
 
   Returns:
@@ -186,28 +246,13 @@ def by_block(
   Raises:
     ValueError: If a block has 2^31 entries or more.
   """
-  num_blocks, rows_per_block = shape
-  num_features = weights.shape[0]
-  weights.sort_indices()
-  block = (weights.indices // rows_per_block).astype(np.uint16)
-  feature = np.repeat(
-    np.arange(num_features, dtype=np.int32), np.diff(weights.indptr)
-  )
-  sizes = np.bincount(block, minlength=num_blocks)
-  width = max(1, sizes.max(initial=0))
-  if width >= 2**31:
-    raise ValueError(
-      f"a block has {width} pairs of a feature and a label, above 2^31; raise"
-      " head.blocks, or keep fewer pairs"
-    )
-  starts = np.zeros((num_blocks, num_features + 1), np.int32)
-  dtype = np.uint16 if rows_per_block <= 2**16 else np.uint32
-  columns = np.zeros((num_blocks, width), dtype)
-  values = np.zeros((num_blocks, width), np.float32)
-  order = np.argsort(block, kind="stable")  # still by feature and row
-  for b, part in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
-    columns[b, : len(part)] = weights.indices[part] - b * rows_per_block
-    values[b, : len(part)] = weights.data[part]
-    counts = np.bincount(feature[part], minlength=num_features)
-    starts[b, 1:] = np.cumsum(counts)
+  num_blocks, size = shape
+  by_label = weights.tocsc()
+  parts = [
+    by_label[:, b * size : (b + 1) * size].tocsr() for b in range(num_blocks)
+  ]
+  starts, columns = _packed(parts, size)
+  values = np.zeros(columns.shape, np.float32)
+  for own, part in zip(values, parts):
+    own[: part.nnz] = part.data
   return starts, columns, values

@@ -57,12 +57,10 @@ def put(weights: Matrix, layout: layout_lib.Layout) -> dict[str, jax.Array]:
     By the names of `rows_lib.PAIRS`.
   """
   labels = layout.label_of_row(np.arange(layout.num_rows))
-  known = np.flatnonzero(labels < layout.num_labels)
-  weights = weights.tocsc()[:, labels[known]].tocoo()
-  by_row = scipy.sparse.csr_array(
-    (weights.data, (weights.row, known[weights.col])),
-    (weights.shape[0], layout.num_rows),
-  )
+  none = scipy.sparse.csc_array((weights.shape[0], 1), dtype=np.float32)
+  by_row = scipy.sparse.hstack([weights, none], format="csc")[
+    :, np.minimum(labels, layout.num_labels)
+  ]
   shape = layout.blocks, layout.rows_per_block
   arrays = label_pairs.by_block(by_row, shape)
   return {
