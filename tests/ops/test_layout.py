@@ -52,8 +52,8 @@ def test_blocks_share_the_first_labels_evenly(layout, data):
 
 @hypothesis.given(layouts, st.data())
 def test_the_first_labels_lie_first_in_their_block(layout, data):
-  # The wide path of the first labels is laid out by a smaller layout; it must
-  # be the first places of each block.
+  # What is kept of the first labels alone, as by head.kahan_labels, is laid out
+  # by a smaller layout; it must be the first places of each block.
   first = data.draw(st.integers(1, layout.num_labels))
   small = layout_lib.Layout(first, layout.blocks)
   labels = np.arange(first)
