@@ -142,21 +142,20 @@ class _Edit:
     self._sources, self._targets, self._table = sources, targets, table
 
   def _moved(
-    self, a: jax.Array, *, first: str = "", axis: int = 0, fill: int = 0
+    self, a: jax.Array, *, first: str = "", fill: int = 0
   ) -> jax.Array:
     """An array by label row.
 
     Args:
       a: The array.
       first: Whether it may be of the first rows alone: "kahan".
-      axis: That of rows.
       fill: For new labels.
     """
     before, after = (
       _layout(rows, first) for rows in (self._before, self._after)
     )
     return label_edit.moved(
-      a, before, after, self._sources, self._targets, axis=axis, fill=fill
+      a, before, after, self._sources, self._targets, fill=fill
     )
 
   def params(self, params: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -30,19 +30,17 @@ def moved(
   sources: np.ndarray,
   targets: np.ndarray,
   *,
-  axis: int = 0,
   fill: int = 0,
 ) -> jax.Array:
   """An array by label row with some labels moved, for another number of them.
 
   Args:
-    a: `[R, ...]` on the mesh in context, split by rows along `axis`.
+    a: `[R, ...]` on the mesh in context, split by rows.
     before: The layout of its rows.
     after: That of the result, in as many blocks.
     sources: int `[K]`, labels before; -1 for one that there was not.
     targets: int `[K]`, their numbers after; all others keep theirs, or are cut
       off.
-    axis: That of rows.
     fill: For labels that are new, and for padding.
 
   Returns:
@@ -53,22 +51,22 @@ def moved(
   """
   if before.blocks != after.blocks:
     raise ValueError(f"{before.blocks} blocks before, and {after.blocks} after")
-  out = _resized(a, before, after, axis, fill)
+  out = _resized(a, before, after, fill)
   # A label that `a` keeps nothing of is as new.
   known = (sources >= 0) & (sources < before.num_labels)
   wanted = targets < after.num_labels
   rows = np.where(known, before.row_of_label(np.maximum(sources, 0)), -1)
   places = after.row_of_label(targets)
   rows, places = rows[wanted], places[wanted]
-  width = max(1, math.prod(a.shape) // a.shape[axis])
+  width = max(1, math.prod(a.shape[1:]))
   size = max(1, min(len(rows), _PIECE // width))
   for start in range(0, len(rows), size):
     # One shape, whatever their number.
     pad = (0, size - len(rows[start : start + size]))
     piece = np.pad(rows[start : start + size], pad, constant_values=-1)
     place = np.pad(places[start : start + size], pad, constant_values=-1)
-    values = _read(a, jnp.asarray(piece), axis, fill)
-    out = _write(out, jnp.asarray(place), values, axis)
+    values = _read(a, jnp.asarray(piece), fill)
+    out = _write(out, jnp.asarray(place), values)
   return out
 
 
@@ -77,52 +75,41 @@ def written(
   layout: layout_lib.Layout,
   labels: np.ndarray,
   values: np.ndarray | jax.Array,
-  *,
-  axis: int = 0,
 ) -> jax.Array:
   """An array by label row with other values of some labels.
 
   Args:
-    a: `[R, ...]` on the mesh in context, split by rows along `axis`; its memory
-      is used again.
+    a: `[R, ...]` on the mesh in context, split by rows; its memory is used
+      again.
     layout: The layout of its rows.
     labels: int `[K]`.
-    values: `[K, ...]`, rows first.
-    axis: That of rows.
+    values: `[K, ...]`.
 
   Returns:
     `[R, ...]`.
   """
   rows = jnp.asarray(layout.row_of_label(labels))
-  return _write(a, rows, jnp.asarray(values, a.dtype), axis)
+  return _write(a, rows, jnp.asarray(values, a.dtype))
 
 
 def read(
-  a: jax.Array,
-  layout: layout_lib.Layout,
-  labels: np.ndarray,
-  *,
-  axis: int = 0,
+  a: jax.Array, layout: layout_lib.Layout, labels: np.ndarray
 ) -> jax.Array:
   """The rows `[K, ...]` of some labels `[K]`, on all devices."""
-  return _read(a, jnp.asarray(layout.row_of_label(labels)), axis, 0)
+  return _read(a, jnp.asarray(layout.row_of_label(labels)), 0)
 
 
-def _over(local, axis, others, result):
+def _over(local, others, out):
   """A function of this device's rows and of what all devices have."""
-  spec = jax.P(*[None] * axis, sharding.AXES)
-  out = spec if result else sharding.REPLICATED
-  return jax.shard_map(
-    local, in_specs=(spec, *[sharding.REPLICATED] * others), out_specs=out
-  )
+  specs = sharding.LABELS, *[sharding.REPLICATED] * others
+  return jax.shard_map(local, in_specs=specs, out_specs=out)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _resized(a, before, after, axis, fill):
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _resized(a, before, after, fill):
   """Blocks cut off or filled up; padding is filled."""
 
   def local(a):
-    a = jnp.moveaxis(a, axis, 0)
     blocks = a.reshape(-1, before.rows_per_block, *a.shape[1:])
     more = after.rows_per_block - before.rows_per_block
     blocks = blocks[:, : after.rows_per_block]
@@ -134,37 +121,34 @@ def _resized(a, before, after, axis, fill):
     # What was padding has no value, and what is padding now is to have none.
     least = min(before.num_labels, after.num_labels)
     real = (after.label_of_row(rows) < least).reshape(-1, *[1] * (a.ndim - 1))
-    a = jnp.where(real, a, jnp.asarray(fill, a.dtype))
-    return jnp.moveaxis(a, 0, axis)
+    return jnp.where(real, a, jnp.asarray(fill, a.dtype))
 
-  return _over(local, axis, 0, True)(a)
+  return _over(local, 0, sharding.LABELS)(a)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _read(a, rows, axis, fill):
+@functools.partial(jax.jit, static_argnums=2)
+def _read(a, rows, fill):
   """Rows `[K, ...]` on all devices; -1 is one that there is not."""
 
   def local(a, rows):
-    a = jnp.moveaxis(a, axis, 0)
     index = sharding.own_index(rows, a.shape[0])
     own = a.at[index].get(mode="fill", fill_value=0)
     found = lax.psum(own, sharding.AXES)
     missing = (rows < 0).reshape(-1, *[1] * (a.ndim - 1))
     return jnp.where(missing, jnp.asarray(fill, a.dtype), found)
 
-  return _over(local, axis, 1, False)(a, rows)
+  return _over(local, 1, sharding.REPLICATED)(a, rows)
 
 
-@functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-def _write(a, rows, values, axis):
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(a, rows, values):
   """Rows replaced; -1 is none."""
 
   def local(a, rows, values):
-    a = jnp.moveaxis(a, axis, 0)
-    a = a.at[sharding.own_index(rows, a.shape[0])].set(values, mode="drop")
-    return jnp.moveaxis(a, 0, axis)
+    index = sharding.own_index(rows, a.shape[0])
+    return a.at[index].set(values, mode="drop")
 
-  return _over(local, axis, 2, True)(a, rows, values)
+  return _over(local, 2, sharding.LABELS)(a, rows, values)
 
 
 def swaps(
