@@ -11,6 +11,7 @@ from xlj.config import families
 from xlj.config import options
 from xlj.data import weighting
 
+_MANY_ROWS = 20_000  # from which some of a network's are held out
 # Not of dense features.
 _OF_SPARSE = ("data.weighting", "data.l2", "data.max_features")
 _OF_GENERATED = (
@@ -109,8 +110,10 @@ def rules(
 ) -> options.Fields:
   """Values for fields that are left open, before features are measured."""
   # Of many labels most have few examples, and none to spare; linear models need
-  # no rows to choose the best step by.
-  held_out = 0.0 if config.family == "linear" else 0.05
+  # no rows to choose the best step by. Nor do networks whose rate falls to 0,
+  # and a twentieth of few rows would not tell steps apart.
+  few = config.family == "network" and facts.num_rows < _MANY_ROWS
+  held_out = 0.0 if config.family == "linear" or few else 0.05
   found: options.Fields = {"data.validation": held_out}
   if config.family == "network" and facts.kind == "binary":
     found["data.weighting"] = "none"
