@@ -158,6 +158,54 @@ def test_every_set_of_configs_xmc_resolves():
     module.get_config("objective=x")
 
 
+# What is known of bibtex and of delicious, but for the files' hash.
+BIBTEX = facts(
+  num_rows=4_880,
+  num_features=1_836,
+  num_labels=159,
+  labels_per_row=2.4,
+  features_per_row=68.5,
+  kind="binary",
+)
+DELICIOUS = facts(
+  num_rows=12_920,
+  num_features=500,
+  num_labels=983,
+  labels_per_row=19.0,
+  features_per_row=18.5,
+  kind="binary",
+)
+
+
+@pytest.mark.parametrize(
+  "name, about", [("bibtex", BIBTEX), ("delicious", DELICIOUS)]
+)
+def test_networks_need_no_set(name, about):
+  module = runs.config_file("xmc")
+  default, named = (
+    config_lib.resolve(module.get_config(arg), about) for arg in ("", name)
+  )
+  assert default.family == "network"
+  assert not config_lib.differences(default, named)
+
+
+@pytest.mark.parametrize(
+  "about, rate, power", [(BIBTEX, 1e-3, 1.0), (DELICIOUS, 5e-3, 0.5)]
+)
+def test_networks_go_by_the_labels_of_a_row(about, rate, power):
+  config = config_lib.resolve(config_lib.base(), about)
+  assert config.optim.encoder.learning_rate == 5e-3
+  assert config.optim.head.learning_rate == rate
+  assert config.predict.propensity_power == power
+
+
+@pytest.mark.parametrize("num_rows, share", [(19_999, 0.0), (20_000, 0.05)])
+def test_networks_hold_out_rows_where_there_are_many(num_rows, share):
+  about = dataclasses.replace(BIBTEX, num_rows=num_rows)
+  config = config_lib.resolve(config_lib.base(), about)
+  assert config.data.validation == share
+
+
 def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
   config = config_lib.base()
   config.head.loss = "bce"

@@ -11,6 +11,7 @@ from xlj.config import families
 from xlj.config import options
 from xlj.data import weighting
 
+_MANY_ROWS = 20_000  # from which some of a network's are held out
 # Not of dense features.
 _OF_SPARSE = ("data.weighting", "data.l2", "data.max_features")
 _OF_GENERATED = (
@@ -109,9 +110,11 @@ def rules(
 ) -> options.Fields:
   """Values for fields that are left open, before features are measured."""
   # Of many labels most have few examples, and none to spare; linear models need
-  # no rows to choose the best step by.
+  # no rows to choose the best step by. Nor do networks whose rate falls to 0,
+  # and a twentieth of few rows would not tell steps apart.
   linear = config.family == "linear"
-  found: options.Fields = {"data.validation": 0.0 if linear else 0.05}
+  few = config.family == "network" and facts.num_rows < _MANY_ROWS
+  found: options.Fields = {"data.validation": 0.0 if linear or few else 0.05}
   if linear:  # A step by a row of many times the mean norm would overshoot.
     found["data.l2"] = True
   if config.family == "network" and facts.kind == "binary":

@@ -1,15 +1,15 @@
 """Families of models, whose rules fill what a config leaves open.
 
 "network" is for few labels: one wide hidden layer with strong dropout.
-"linear" is for many: weights from features to labels, few passes at a high
-rate; most labels are rare then, and networks overfit them. "embedding" is for
-so many labels, or features, that linear weights do not fit, and for dense
+"linear" is for many: weights of the features and labels that meet, few passes
+at a high rate; most labels are rare then, and networks overfit them.
+"embedding" is for so many pairs that linear weights do not fit, and for dense
 features with many labels: unit embeddings against unit label rows that start at
 centroids. "image" is for encoders of images, and brings nothing but what the
 encoder does.
 
 What each says of a field stands with the field. The figures are those that
-validation splits preferred on several data sets. All families but the last add
+validation splits preferred on several data sets. Networks and embeddings add
 the log of the inverse propensity to the logits when they predict, which serves
 rare labels.
 """

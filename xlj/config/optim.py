@@ -46,8 +46,10 @@ def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
   """Values for fields that are left open, before features are measured."""
+  # Of few labels a row most have few examples, and rows learn those by heart.
+  few = facts.labels_per_row < 5
   name, encoder, head, warmup, decay = {
-    "network": ("adam", 5e-3, 5e-3, 0.05, "cosine"),
+    "network": ("adam", 5e-3, 1e-3 if few else 5e-3, 0.05, "cosine"),
     "linear": ("sgd", 0.0, 0.0, 0.0, "linear"),
     "embedding": ("adam", 2e-3, 2e-3, 0.05, "cosine"),
     "image": ("adam", 3e-3, 1e-2, 0.05, "cosine"),
@@ -64,7 +66,7 @@ def rules(
   if not config.head.by_example:
     found |= {
       "optim.head.learning_rate": head,
-      "optim.wide.learning_rate": 8.0 if facts.labels_per_row < 5 else 4.0,
+      "optim.wide.learning_rate": 8.0 if few else 4.0,
     }
   return found
 

@@ -68,8 +68,11 @@ def rules(
     wanted = epochs if train.epochs is None else train.epochs
     steps = round(wanted * data_config.train_rows(config) / max(batch, 1))
     steps = max(1, steps)
-  # Steps by example do rare labels justice.
-  power = 0.0 if by_example or config.family == "image" else 0.5
+  power = 0.5
+  if by_example or config.family == "image":
+    power = 0.0  # Steps by example do rare labels justice.
+  elif config.family == "network" and facts.labels_per_row < 5:
+    power = 1.0
   # Saving linear weights often would take longer than training them.
   every = max(1, -(-steps // (2 if config.family == "linear" else 5)))
   return {
