@@ -58,6 +58,7 @@ def make_config(data_dir, **overrides):
   """A config that trains in seconds; overrides are dotted names with __."""
   config = config_lib.base()
   config.data.dir = str(data_dir)
+  config.data.validation = 0.05
   config.family = "network"
   config.encoder.dim = 16
   config.encoder.embedding_dropout = 0.3
