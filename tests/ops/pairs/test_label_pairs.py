@@ -21,10 +21,10 @@ FEATURES, BLOCKS, ROWS, EXAMPLES, WIDTH = 13, 24, 100, 11, 5
 P = jax.P
 
 
-def problem(seed=0, dtype=np.uint16):
+def problem(seed=0, dtype=np.uint16, share=0.4):
   """Pairs, the dense `[F, B * R]` with their weights, and examples."""
   rng = np.random.default_rng(seed)
-  exists = rng.random((BLOCKS, FEATURES, ROWS)) < 0.4
+  exists = rng.random((BLOCKS, FEATURES, ROWS)) < share
   exists[:, 3] = False  # a feature without pairs
   exists[1] = False  # a block without any
   dense = np.where(exists, rng.standard_normal(exists.shape), 0)
@@ -158,9 +158,13 @@ def own_positives(step):
 
 @paths
 @shapes
-@pytest.mark.parametrize("threshold", [-50.0, 0.3, 50.0])
-def test_step_by_example(path, shape, threshold):
-  pairs, dense, exists, features, x = problem()
+@pytest.mark.parametrize(
+  "threshold, share",
+  # The last but one has few pairs, and some biases above the threshold.
+  [(-50.0, 0.4), (0.3, 0.4), (1.5, 0.1), (50.0, 0.4)],
+)
+def test_step_by_example(path, shape, threshold, share):
+  pairs, dense, exists, features, x = problem(share=share)
   rng = np.random.default_rng(2)
   bias = rng.standard_normal(BLOCKS * ROWS).astype(np.float32)
   row_rates = rng.uniform(0.5, 2, len(bias)).astype(np.float32)

@@ -7,7 +7,11 @@ many there are.
 Legend: see `xlj.ops.pairs.label_pairs`.
 """
 
+from llvmlite import ir
 import numba
+from numba.core import cgutils
+from numba.core import types
+from numba.extending import intrinsic
 import numpy as np
 
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -15,6 +19,43 @@ _SCAN = 64  # labels whose logits are compared at a time
 _MANY = 2  # times as many label rows as pairs: the pairs are looked at again
 # Pairs of a feature that are passed in the time it takes to find one of them.
 _SEARCH = 40
+_LINE = 64  # bytes that a CPU fetches at a time
+_AHEAD = 256  # pairs of a feature to fetch; CPUs see further ones coming
+
+
+@intrinsic
+def _fetch(typing, array, index):
+  """Has the CPU fetch an element of an array into its cache; waits not."""
+
+  def generate(context, builder, signature, args):
+    pointer = context.make_array(signature.args[0])(
+      context, builder, args[0]
+    ).data
+    place = builder.bitcast(
+      builder.gep(pointer, [args[1]]), ir.IntType(8).as_pointer()
+    )
+    number = ir.IntType(32)
+    function = cgutils.get_or_insert_function(
+      builder.module,
+      ir.FunctionType(ir.VoidType(), [place.type, number, number, number]),
+      "llvm.prefetch.p0i8",
+    )
+    # To read, not too near, and no code.
+    builder.call(function, [place, number(0), number(2), number(1)])
+    return context.get_dummy_value()
+
+  return types.void(array, index), generate
+
+
+@_compiled
+def _fetch_pairs(starts, columns, weights, ids, length):
+  """Has the CPU fetch an example's pairs, which are all over the memory."""
+  for k in range(length):
+    first, last = np.intp(starts[ids[k]]), np.intp(starts[ids[k] + 1])
+    for i in range(first, min(last, first + _AHEAD), _LINE // 4):
+      _fetch(weights, i)  # pyrefly: ignore[missing-argument]
+    for i in range(first, min(last, first + _AHEAD), _LINE // 2):
+      _fetch(columns, i)  # pyrefly: ignore[missing-argument]
 
 
 @_compiled
@@ -61,14 +102,23 @@ def step_by_example(
   z, grad = bias.copy(), np.zeros_like(bias)
   visited = np.empty(num_rows, np.int64)
   scores = np.empty_like(bias)
-  high = np.any(bias > threshold)
+  # Rows whose bias alone is above the threshold, or has been in this call.
+  high = np.empty(num_rows, np.int64)
+  num_high = 0
+  base = bias.copy()  # what `z` starts with, but for them
+  for row in range(num_rows):
+    if bias[row] > threshold:
+      high[num_high] = row
+      base[row] = -np.inf
+      num_high += 1
   loss = 0.0
   for n in range(len(ids)):
     example_weight = example_weights[n]
     if example_weight <= 0:
       continue
+    if n + 1 < len(ids):
+      _fetch_pairs(starts, columns, weights, ids[n + 1], lengths[n + 1])
     # `z` is the bias here.
-    few = num_rows // _MANY if not high else 0
     num_pairs = _add_products(
       starts, columns, weights, ids[n], values[n], lengths[n], z
     )
@@ -79,10 +129,17 @@ def step_by_example(
         grad[row] = -1
         visited[count] = row
         scores[row] = z[row]
-        z[row] = bias[row]
+        z[row] = base[row]
         count += 1
-    if num_pairs < few:
-      # No others can be above the threshold than those of pairs.
+    if num_pairs + num_high < num_rows // _MANY:
+      # No others can be above the threshold than those of pairs, and `high`.
+      for i in range(num_high):
+        row = high[i]
+        if z[row] > threshold:
+          visited[count] = row
+          scores[row] = z[row]
+          count += 1
+        z[row] = -np.inf
       for k in range(lengths[n]):
         column = columns[starts[ids[n, k]] : starts[ids[n, k] + 1]]
         for i in range(len(column)):
@@ -91,7 +148,9 @@ def step_by_example(
             visited[count] = row
             scores[row] = z[row]
             count += 1
-          z[row] = bias[row]
+          z[row] = base[row]
+      for i in range(num_high):
+        z[high[i]] = bias[high[i]]
     else:
       for start in range(0, num_rows, _SCAN):
         stop = min(start + _SCAN, num_rows)
@@ -119,7 +178,13 @@ def step_by_example(
       grad[row] = (p - target) * example_weight * row_rates[row]
       bias[row] -= bias_rate * grad[row]
       z[row] = bias[row]
-      high |= bias[row] > threshold
+      if base[row] == -np.inf:
+        continue
+      base[row] = bias[row]
+      if bias[row] > threshold:
+        high[num_high] = row
+        base[row] = -np.inf
+        num_high += 1
     for k in range(lengths[n]):
       first, last = starts[ids[n, k]], starts[ids[n, k] + 1]
       x = -rate * values[n, k]
