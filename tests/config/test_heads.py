@@ -117,6 +117,14 @@ def test_what_does_not_fit_is_refused_by_name(fields, message):
     runs.resolved(**fields)
 
 
+@pytest.mark.parametrize(
+  "num_labels, blocks", [(3_000, 16), (2**20, 16), (2**20 + 1, 32)]
+)
+def test_rows_of_a_block_have_numbers_of_16_bits(num_labels, blocks):
+  facts = dataclasses.replace(runs.FACTS, num_labels=num_labels)
+  assert runs.resolved(facts).head.blocks == blocks
+
+
 def test_products_are_for_single_labels():
   facts = dataclasses.replace(runs.FACTS, labels_per_row=1.5)
   fields = {"head__type": "mhp", "predict__propensity_power": 0.0}

@@ -251,8 +251,11 @@ def _rules(
   return {
     "head.order": "frequency",
     "head.by_example": by_example,
-    # An example takes a while for every block, however few its pairs.
-    "head.blocks": 16 if by_example else 64,
+    # An example takes a while for every block, however few its pairs; but rows
+    # of a block should be few enough for numbers of 16 bits.
+    "head.blocks": max(16, 1 << ((facts.num_labels - 1) >> 16).bit_length())
+    if by_example
+    else 64,
     # Eight times where labels start, with a bias of -6.
     "head.negligible": 0.02,
     "head.prototype_labels": max(1, facts.num_labels // 10),

@@ -61,7 +61,15 @@ def step_by_example(
   z, grad = bias.copy(), np.zeros_like(bias)
   visited = np.empty(num_rows, np.int64)
   scores = np.empty_like(bias)
-  is_high = np.any(bias > threshold)  # of a label alone
+  # Rows whose bias alone is above the threshold, or has been in this call.
+  high = np.empty(num_rows, np.int64)
+  num_high = 0
+  base = bias.copy()  # what `z` starts with, but for them
+  for row in range(num_rows):
+    if bias[row] > threshold:
+      high[num_high] = row
+      base[row] = -np.inf
+      num_high += 1
   loss = 0.0
   for n in range(len(ids)):
     example_weight = example_weights[n]
@@ -78,10 +86,17 @@ def step_by_example(
         grad[row] = -1
         visited[count] = row
         scores[row] = z[row]
-        z[row] = bias[row]
+        z[row] = base[row]
         count += 1
-    if num_pairs * _LOOK < num_rows and not is_high:
-      # No others are above the threshold than those of pairs.
+    if (num_pairs + num_high) * _LOOK < num_rows:
+      # No others can be above the threshold than those of pairs, and `high`.
+      for i in range(num_high):
+        row = high[i]
+        if z[row] > threshold:
+          visited[count] = row
+          scores[row] = z[row]
+          count += 1
+        z[row] = -np.inf
       for k in range(lengths[n]):
         column = columns[starts[ids[n, k]] : starts[ids[n, k] + 1]]
         for i in range(len(column)):
@@ -90,7 +105,9 @@ def step_by_example(
             visited[count] = row
             scores[row] = z[row]
             count += 1
-          z[row] = bias[row]
+          z[row] = base[row]
+      for i in range(num_high):
+        z[high[i]] = bias[high[i]]
     else:
       for start in range(0, num_rows, _SCAN):
         stop = min(start + _SCAN, num_rows)
@@ -118,7 +135,13 @@ def step_by_example(
       grad[row] = (p - target) * example_weight * row_rates[row]
       bias[row] -= bias_rate * grad[row]
       z[row] = bias[row]
-      is_high |= bias[row] > threshold
+      if base[row] == -np.inf:
+        continue
+      base[row] = bias[row]
+      if bias[row] > threshold:
+        high[num_high] = row
+        base[row] = -np.inf
+        num_high += 1
     for k in range(lengths[n]):
       first, last = starts[ids[n, k]], starts[ids[n, k] + 1]
       x = -rate * values[n, k]
