@@ -214,6 +214,26 @@ def test_step_by_example(case, shape):
   np.testing.assert_allclose(loss, expected[2], **close)
 
 
+@paths
+def test_biases_that_pass_the_threshold_count_from_the_next_example(path):
+  pairs, dense, exists, features, x = problem(share=0.1)
+  size = BLOCKS * ROWS
+  bias, row_rates = np.full(size, 1.4, np.float32), np.ones(size, np.float32)
+  positives = np.arange(4 * EXAMPLES, dtype=np.int32).reshape(-1, 4)
+  weights, rates = np.ones(EXAMPLES, np.float32), (0.7, 2.0, 1.5)
+  new, new_bias, _ = PATHS[path][2](
+    *(pairs, *map(jnp.asarray, (bias, row_rates)), features),
+    *map(jnp.asarray, (positives, weights)),
+    label_pairs.Rates(*map(jnp.float32, rates)),
+  )
+  expected = by_example(
+    *(dense, exists, bias, row_rates, x, positives, weights), rates
+  )
+  close = dict(rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(dense_of(pairs, new), expected[0], **close)
+  np.testing.assert_allclose(new_bias, expected[1], **close)
+
+
 def test_the_number_of_threads_changes_nothing(monkeypatch):
   pairs, _, _, features, _ = problem()
   args = (
