@@ -10,6 +10,8 @@ from xlj.config import data as data_config
 from xlj.config import families
 from xlj.config import options
 
+# Of sparse features, that linear weights are trained on in a few seconds.
+_FEW_ENTRIES = 10**6
 _METRICS = ("P", "nDCG", "PSP", "PSnDCG", "Recall", "Coverage", "MacroF1")
 CHOICES: dict[str, tuple[str, ...]] = {}
 SWITCHES = ()
@@ -74,7 +76,10 @@ def rules(
   elif config.family == "network" and facts.labels_per_row < 5:
     power = 1.0
   # Saving linear weights often would take longer than training them.
-  every = max(1, -(-steps // (2 if config.family == "linear" else 5)))
+  saves = 5
+  if config.family == "linear":
+    saves = 1 if rows * facts.features_per_row < _FEW_ENTRIES else 2
+  every = max(1, -(-steps // saves))
   return {
     "train.batch_size": batch_size,
     "train.epochs": epochs,

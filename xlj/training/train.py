@@ -86,8 +86,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
     model = model_lib.Model(config)
     with directory.keeper(workdir, config) as keeper:
       complete = _loop(model, keeper, config, data, workdir)
-  if jax.process_index() == 0:
-    report.write_report(workdir)
+      if jax.process_index() == 0:
+        report.write_report(workdir)  # while the last checkpoint is saved
   return complete
 
 

@@ -216,7 +216,7 @@ def test_step_by_example(case, shape):
 
 @paths
 def test_biases_that_pass_the_threshold_count_from_the_next_example(path):
-  pairs, dense, exists, features, x = problem(share=0.1)
+  pairs, dense, exists, features, x = problem(density=0.1)
   size = BLOCKS * ROWS
   bias, row_rates = np.full(size, 1.4, np.float32), np.ones(size, np.float32)
   positives = np.arange(4 * EXAMPLES, dtype=np.int32).reshape(-1, 4)

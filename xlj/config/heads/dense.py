@@ -124,7 +124,7 @@ def rules(
 
 def measured(config: ml_collections.ConfigDict) -> options.Fields:
   """Values for the rest of them, when features have been measured."""
-  return {"head.wide_evidence": 0.07 / config.data.effective_features}
+  return {"head.wide_evidence": 0.09 / config.data.effective_features}
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -120,7 +120,7 @@ def step_by_example(
               visited[count] = row
               scores[row] = z[row]
               count += 1
-        z[start:stop] = bias[start:stop]
+      z[:] = bias
     if count == 0:
       continue
     rows = visited[:count]
