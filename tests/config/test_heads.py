@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused_by_name(fields, message):
 
 
 @pytest.mark.parametrize(
-  "num_labels, blocks", [(3_000, 16), (2**20, 16), (2**20 + 1, 32)]
+  "num_labels, blocks", [(3_000, 8), (2**15, 16), (2**20, 16), (2**20 + 1, 32)]
 )
 def test_rows_of_a_block_have_numbers_of_16_bits(num_labels, blocks):
   facts = dataclasses.replace(runs.FACTS, num_labels=num_labels)

@@ -5,24 +5,27 @@ from xlj.data import order as order_lib
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 64, 1000, 4097])
-def test_every_row_once_per_epoch(num_rows):
-  order = order_lib.Order(num_rows, seed=3)
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_row_once_per_epoch(num_rows, whole):
+  order = order_lib.Order(num_rows, seed=3, whole=whole)
   for epoch in range(3):
     rows = order.rows(epoch * num_rows, (epoch + 1) * num_rows)
     np.testing.assert_array_equal(np.sort(rows), np.arange(num_rows))
 
 
-def test_any_slice_is_the_same_as_the_whole():
-  order = order_lib.Order(97, seed=1)
+@pytest.mark.parametrize("whole", [False, True])
+def test_any_slice_is_the_same_as_the_whole(whole):
+  order = order_lib.Order(97, seed=1, whole=whole)
   whole = order.rows(0, 500)
   for start, stop in ((0, 1), (96, 98), (100, 350), (499, 500)):
     np.testing.assert_array_equal(order.rows(start, stop), whole[start:stop])
 
 
-def test_seed_and_epoch_change_the_order():
+@pytest.mark.parametrize("whole", [False, True])
+def test_seed_and_epoch_change_the_order(whole):
   n = 1000
-  first = order_lib.Order(n, seed=0).rows(0, 2 * n)
-  other = order_lib.Order(n, seed=1).rows(0, 2 * n)
+  first = order_lib.Order(n, seed=0, whole=whole).rows(0, 2 * n)
+  other = order_lib.Order(n, seed=1, whole=whole).rows(0, 2 * n)
   assert (first[:n] == first[n:]).mean() < 0.02
   assert (first == other).mean() < 0.02
   # The second epoch of one seed is no epoch of the next seed.

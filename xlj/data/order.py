@@ -7,6 +7,7 @@ example number) alone, whatever the number of processes, and resuming costs
 nothing.
 """
 
+import functools
 import sys
 
 from grain import experimental
@@ -27,12 +28,14 @@ class Order:
     order.rows(256, 512)     # the second
   """
 
-  def __init__(self, num_rows: int, seed: int):
+  def __init__(self, num_rows: int, seed: int, *, whole: bool = False):
     """Describes the order; costs nothing.
 
     Args:
       num_rows: rows of the data set, at least 1.
       seed: any non-negative integer.
+      whole: another order, whose permutations are made whole: 8 bytes a row in
+        memory, and a hundredth of the time for each.
 
     Raises:
       ValueError: when `num_rows` is not positive or `seed` is negative.
@@ -43,6 +46,7 @@ class Order:
       raise ValueError(f"seed must not be negative, got {seed}.")
     self._num_rows = num_rows
     self._seed = seed
+    self._whole = whole
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     """Returns the rows of the examples `start` up to `stop`.
@@ -63,8 +67,10 @@ class Order:
       filled += count
     return out
 
-  def _part(self, epoch: int, start: int, stop: int) -> list[int]:
+  def _part(self, epoch: int, start: int, stop: int) -> list[int] | np.ndarray:
     """Positions `start` up to `stop` of one epoch's permutation."""
+    if self._whole:
+      return _permutation(self._num_rows, self._seed, epoch)[start:stop]
     last = self._num_rows - 1
     if not last:
       return [0] * (stop - start)
@@ -72,6 +78,12 @@ class Order:
     seed = int(mixed[0])
     shuffle = experimental.index_shuffle
     return [shuffle(i, last, seed, _ROUNDS) for i in range(start, stop)]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+  """One epoch's permutation."""
+  return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
 class ShuffledBatches:

@@ -91,7 +91,7 @@ def train_batches(
   seed: int,
   start_step: int = 0,
   rows: np.ndarray | None = None,
-  order: sampler.ByLabel | None = None,
+  order: order_lib.Order | sampler.ByLabel | None = None,
   widths: padding.Widths | None = None,
   process: Slice = Slice(),
   num_threads: int = 1,
@@ -133,7 +133,7 @@ def shuffled(
   batch_size: int,
   seed: int,
   rows: np.ndarray | None = None,
-  order: sampler.ByLabel | None = None,
+  order: order_lib.Order | sampler.ByLabel | None = None,
 ) -> order_lib.ShuffledBatches:
   """The rows of each batch of `train_batches`; see there for arguments."""
   num_rows = split.num_rows if rows is None else len(rows)

@@ -14,6 +14,7 @@ import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
+from xlj.data import order as order_lib
 from xlj.data import padding
 from xlj.data import pipeline
 from xlj.data import sampler as sampler_lib
@@ -36,7 +37,7 @@ def for_training(
   weighting: weighting_lib.Weighting | None,
   *,
   rows: np.ndarray,
-  sampler: sampler_lib.ByLabel | None = None,
+  sampler: order_lib.Order | sampler_lib.ByLabel | None = None,
   start: int = 0,
 ) -> Iterator[pipeline.Batch]:
   """The batches after step `start`, without end.

@@ -24,6 +24,7 @@ from xlj.ops import layout as layout_lib
 from xlj.runs import directory
 
 _SAMPLE_ROWS = 4096  # that the size of features is taken from
+_MOST_SHUFFLED = 2**25  # rows whose order is made in memory
 _SAMPLE_ENTRIES = 2**25  # of dense ones, or images would fill the memory
 
 
@@ -38,7 +39,7 @@ class Data:
     stats: Counts of labels and features.
     weighting: Of the features; None when they are dense.
     order: The head's numbers of the labels.
-    sampler: Of the rows to train on, if labels are drawn first.
+    sampler: Of the rows to train on, if not that of the pipeline.
     pairs: Of a feature and a label, where they have just been found.
   """
 
@@ -48,7 +49,7 @@ class Data:
   stats: statistics.Statistics
   weighting: weighting_lib.Weighting | None
   order: label_order.LabelOrder
-  sampler: sampler_lib.ByLabel | None = None
+  sampler: order_lib.Order | sampler_lib.ByLabel | None = None
   pairs: label_pairs.Pairs | None = None
 
   def batches(
@@ -113,6 +114,10 @@ def prepare(
       config.tail.sampler,
       config.seed + config.train.shuffle,
     )
+  elif config.head.by_example and len(rows) <= _MOST_SHUFFLED:
+    # Examples are trained on as fast as their order would be made one by one.
+    seed = config.seed + config.train.shuffle
+    sampler = order_lib.Order(len(rows), seed, whole=True)
   data = Data(split, rows, valid_rows, stats, weighting, order, sampler)
   if config.head.wide and not config.head.wide_pairs:
     found = find_pairs(config, data)

@@ -99,8 +99,10 @@ def _start(
 ) -> tuple[model_lib.State, frozenset[int]]:
   """The newest checkpoint's state, or a fresh one, and the steps skipped."""
   watch.note("starting", timed=False)
-  abstract = model.abstract()
-  found = keeper.restore_newest(abstract.model, abstract.training)
+  found = None
+  if keeper.latest_step() is not None:
+    abstract = model.abstract()
+    found = keeper.restore_newest(abstract.model, abstract.training)
   if found is not None:
     step, *trees, facts = found
     logging.info("Continuing from the checkpoint of step %d", step)

@@ -251,15 +251,21 @@ def _rules(
   return {
     "head.order": "frequency",
     "head.by_example": by_example,
-    # An example takes a while for every block, however few its pairs; but rows
-    # of a block should be few enough for numbers of 16 bits.
-    "head.blocks": max(16, 1 << ((facts.num_labels - 1) >> 16).bit_length())
-    if by_example
-    else 64,
+    "head.blocks": _blocks(facts.num_labels) if by_example else 64,
     # Eight times where labels start, with a bias of -6.
     "head.negligible": 0.02,
     "head.prototype_labels": max(1, facts.num_labels // 10),
   }
+
+
+def _blocks(num_labels: int) -> int:
+  """Blocks of steps by example.
+
+  An example takes a while for every block, however few its pairs; but threads
+  share them out, and rows should be few enough for numbers of 16 bits.
+  """
+  least = 8 if num_labels < 2**15 else 16
+  return max(least, 1 << ((num_labels - 1) >> 16).bit_length())
 
 
 # What a step by example goes with: labels learn from an example without looking
