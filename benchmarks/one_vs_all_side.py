@@ -106,7 +106,8 @@ def _train(system: System, output: pathlib.Path) -> dict[str, Any]:
   return {
     "version": system.version,
     "train_s": seconds,
-    "others": (after - before) / seconds if before and after else None,
+    # Ticks of the clock make it a little less than nothing now and then.
+    "others": max(0.0, after - before) / seconds if before and after else None,
     # Of this program, whereas `getrusage` tells the peak of the process that
     # has started it where that is higher.
     "peak_bytes": contestant.process_bytes("VmHWM"),
