@@ -7,11 +7,13 @@ import signal
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from tests import runs
 from tests.launch import test_launch
+from xlj.runs import directory
 
 pytestmark = pytest.mark.slow
 
@@ -19,13 +21,14 @@ STEPS = 60
 KILLS = 20
 
 
-def start(data_dir, workdir, count, *options):
+def start(data_dir, workdir, count, *options, more=()):
   arguments = test_launch.train_arguments(
     data_dir,
     workdir,
     *test_launch.SMALL,
     f"--config.train.num_steps={STEPS}",
     "--peer_timeout=20",
+    *more,
   )
   return runs.launch(
     "local",
@@ -134,3 +137,25 @@ def test_continued_by_fewer_processes(data_dir, undisturbed, tmp_path):
   assert status == 0, err
   assert "restart 1 of 1, as 2 processes: process 2 was killed" in err
   np.testing.assert_allclose(runs.losses(workdir), undisturbed[4], rtol=1e-5)
+
+
+def test_linear_weights_after_a_kill(data_dir, tmp_path):
+  """Two processes, one of which is killed, end with the same weights."""
+  linear = (
+    *("--config.family=linear", "--config.encoder.dim=0"),
+    "--config.train.batch_size=8",  # or the last step is soon there
+  )
+  found = {}
+  for name, options in (("whole", ()), ("killed", ("--restarts=1",))):
+    workdir = tmp_path / name
+    job = start(data_dir, workdir, 2, *options, more=linear)
+    if name == "killed":
+      test_launch.wait_for_step(workdir, 12, job)
+      os.kill(children(job)[1], signal.SIGKILL)
+    status, _, err = runs.finish(job, timeout=300)
+    assert status == 0, err
+    assert ("restart 1 of 1" in err) == (name == "killed"), err
+    run = directory.load(workdir, which="last")
+    found[name] = jax.tree.map(np.asarray, run.trees["model"])
+  assert np.abs(found["whole"]["head"]["wide"]).max() > 0
+  jax.tree.map(np.testing.assert_array_equal, found["whole"], found["killed"])
