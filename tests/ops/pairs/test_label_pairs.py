@@ -1,10 +1,12 @@
 """Weights of pairs against a dense matrix with zeros elsewhere."""
 
 from concurrent import futures
+import importlib.util
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+from numba.core import caching
 import numpy as np
 import pytest
 
@@ -298,3 +300,14 @@ def test_lowers_for_accelerators(platform):
     .as_text()
   )
   assert "xlj_pairs" not in text and "stablehlo.sort" in text
+
+
+def test_loops_compile_where_nothing_can_be_kept(monkeypatch):
+  monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+  spec = importlib.util.find_spec(host_loops.__name__)
+  again = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(again)
+  column = np.array([1, 3, 7], np.uint16)
+  assert [again._first_not_below(column, row, 0) for row in (0, 3, 8)] == [
+    *(0, 1, 3)
+  ]

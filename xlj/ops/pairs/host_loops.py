@@ -7,10 +7,22 @@ many there are.
 Legend: see `xlj.ops.pairs.label_pairs`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+def _compiled(function: Callable[..., Any]) -> Any:
+  """A compiled function, kept on disk for the next process if it can be."""
+  options: Any = {"nogil": True, "error_model": "numpy"}
+  try:
+    return numba.njit(cache=True, **options)(function)
+  except RuntimeError:  # neither the package nor the home can be written to
+    return numba.njit(**options)(function)
+
+
 _SCAN = 64  # labels whose logits are compared at a time
 _LOOK = 2  # rows that are compared in the time it takes to look at a pair again
 # Pairs of a feature that are passed in the time it takes to find one of them.
