@@ -15,11 +15,12 @@ _LABEL_LAYER = {"sharding", "ops", "heads.head"}
 # What each room of xlj may import, besides its own modules.
 ALLOWED = {
   "files": set(),
+  "processors": set(),
   "sharding": set(),
   "mesh": {"sharding"},
   "ops": {"sharding"},
   "ops.kernels": {"ops"},
-  "ops.pairs": {"ops"},
+  "ops.pairs": {"ops", "processors"},
   "losses": {"ops"},
   "encoders": {"ops"},
   "heads.head": {"ops"},
@@ -33,11 +34,11 @@ ALLOWED = {
     "heads.head", "heads.dense", "heads.product", "heads.cascade",
     "heads.oltr", "heads.prototypes", "heads.spherical",
   },
-  "data": {"files"},
+  "data": {"files", "processors"},
   "synthetic": {"data"},
   "distributed": set(),
   "checkpoint": {"distributed"},
-  "report": {"files"},
+  "report": {"files", "processors"},
   "config": {
     "ops", "losses", "encoders", "data", "synthetic", "heads.head",
     "heads.dense", "heads.product", "heads.cascade", "heads.oltr",

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from concurrent import futures
 import dataclasses
 import itertools
-import os
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
+from xlj import processors
 from xlj.data import csr as csr_lib
 
 _ENTRIES = 2**22  # of the features that are weighted at a time
@@ -119,7 +119,7 @@ def _evidence(
     # The transpose of what is not sorted is.
     return (examples[b * size : (b + 1) * size] @ squares).T.tocsr()
 
-  with futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+  with futures.ThreadPoolExecutor(processors.usable()) as threads:
     return list(threads.map(block, range(num_blocks))), frequency
 
 

@@ -9,6 +9,8 @@ import platform
 import re
 from typing import Any
 
+from xlj import processors
+
 _PACKAGES = ("xlj", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -33,7 +35,7 @@ def facts(devices: Sequence[Any] = ()) -> dict[str, Any]:
       continue
   return {
     "cpu": _cpu_model(),
-    "cores": _usable_cores(),
+    "cores": processors.usable(),
     "memory_gib": _memory_gib(),
     "devices": ", ".join(
       f"{kind} \N{MULTIPLICATION SIGN} {n}" for kind, n in kinds.items()
@@ -52,12 +54,6 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
   found = re.search(r"model name\s*:\s*(.+)", text)
   return found[1] if found else platform.machine()
-
-
-def _usable_cores() -> int:
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from concurrent import futures
 import ctypes
 import functools
-import os
 import traceback
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from xlj import processors
 
 _METADATA = 1  # the kind of extension by which XLA asks for the version
 _INTERNAL = 13  # the code of an error that is a fault of ours
@@ -200,7 +201,7 @@ def _over_blocks(block: Callable[[int], None], count: int) -> None:
 
 @functools.cache
 def _threads() -> futures.ThreadPoolExecutor:
-  return futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)), "xlj-pairs")
+  return futures.ThreadPoolExecutor(processors.usable(), "xlj-pairs")
 
 
 def _handler(
