@@ -39,13 +39,17 @@ def decode(model: Tree) -> Tree:
 def _decoded(params: Any) -> Any:
   """Values of a tree of parameters; stored rows may be at any depth."""
   if not isinstance(params, dict):
-    is_value = jnp.issubdtype(params.dtype, jnp.floating)
-    return params.astype(jnp.float32) if is_value else params
+    return params.astype(jnp.float32) if _is_value(params) else params
   params = dict(params)
   if "rows" not in params:
     return {name: _decoded(part) for name, part in params.items()}
   stored = {k: params.pop(k) for k in ("rows", "exponents") if k in params}
   return _decoded(params) | {"rows": _decoded_rows(stored)}
+
+
+def _is_value(a: jax.Array) -> bool:
+  """Whether an array has values, and not places that those belong to."""
+  return jnp.issubdtype(a.dtype, jnp.floating)
 
 
 def _decoded_rows(stored: row_format.Stored) -> jax.Array:
@@ -106,8 +110,7 @@ def blend(mean: Tree, values: Tree, count: jax.typing.ArrayLike) -> Tree:
   """
 
   def add(m: jax.Array, v: jax.Array) -> jax.Array:
-    is_value = jnp.issubdtype(m.dtype, jnp.floating)
-    return m + (v - m) / count if is_value else m
+    return m + (v - m) / count if _is_value(m) else m
 
   return jax.tree.map(add, mean, values)
 

@@ -1,10 +1,10 @@
-"""The order in which a training run visits its rows, in O(1) memory.
+"""The order in which a training run visits its rows.
 
 Example number `e` of a run is row `permutation(seed, epoch)[e % num_rows]`
 with `epoch = e // num_rows`. Grain's index shuffle computes single entries of
-a permutation, so nothing is materialised: the order is a function of (seed,
-example number) alone, whatever the number of processes, and resuming costs
-nothing.
+a permutation, so nothing need be materialised; where that takes too long, whole
+permutations are made. The order is a function of (seed, example number) alone,
+whatever the number of processes, and resuming costs nothing, or a permutation.
 """
 
 import functools

@@ -242,7 +242,7 @@ class DenseHead:
     """Parameters with a wide path for pairs that meet; see `Head`."""
     head_lib.need(self, "features")
     pairs = rows_lib.pairs(params)._replace(starts=starts, columns=columns)
-    return params | dict(zip(rows_lib.PAIRS, pairs))
+    return params | rows_lib.of_pairs(pairs)
 
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
 

@@ -287,6 +287,11 @@ def without_wide(params: Params) -> Params:
   return {name: value for name, value in params.items() if name not in PAIRS}
 
 
+def of_pairs(pairs: label_pairs.LabelPairs) -> Params:
+  """The parameters of a wide path."""
+  return dict(zip(PAIRS, pairs))
+
+
 def pairs(params: Params) -> label_pairs.LabelPairs:
   """The wide path of parameters that have one."""
   return label_pairs.LabelPairs(*(params[name] for name in PAIRS))

@@ -52,7 +52,7 @@ def updated(
   """
   pairs = rows_lib.pairs(params)
   weights = label_pairs.add_outer(pairs, features, grad, -rate)
-  return dict(zip(rows_lib.PAIRS, pairs._replace(weights=weights)))
+  return rows_lib.of_pairs(pairs._replace(weights=weights))
 
 
 def step_by_example(
@@ -94,7 +94,7 @@ def step_by_example(
     *(pairs, jnp.where(is_label, bias, _NO_LABEL), row_rates, features),
     *(positives, jnp.asarray(targets.weights), rates),
   )
-  new = dict(zip(rows_lib.PAIRS, pairs._replace(weights=weights)))
+  new = rows_lib.of_pairs(pairs._replace(weights=weights))
   # As a mean over the batch, like that of a step by the batch.
   share = 1 / jnp.maximum(targets.weights.sum(), 1e-12)
   return params | new | {"bias": bias}, losses.sum() * share
