@@ -11,13 +11,12 @@ import os
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from xlj import launching
 from xlj.distributed.local import devices as devices_lib
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file; override a field by --config.FIELD=VALUE."
+_CONFIG = launching.define_config(
+  "Config file; override a field by --config.FIELD=VALUE."
 )
 _DEVICES = flags.DEFINE_integer(
   "devices", None, "Number of devices; by default those of the mesh.", 1

@@ -7,18 +7,16 @@ Without --config it continues as the run's own config says.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from xlj import launching
 from xlj.distributed import exit_status
 from xlj.runs import directory
 from xlj.training import train
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
+_CONFIG = launching.define_config(
   "Config file; override a field by --config.FIELD=VALUE. Default: that of the"
   " run.",
+  of_run=("workdir",),
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True

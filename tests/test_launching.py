@@ -1,14 +1,23 @@
-"""Which messages of a launcher are shown."""
+"""What launchers share: messages, the config, Ctrl-C."""
 
 import logging
 from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
 
+from absl import flags
 import grain
 import jax
+from ml_collections import config_flags
 import orbax.checkpoint
 import pytest
 
+from tests import runs
+from xlj import config as config_lib
 from xlj import launching
+from xlj.config import checks
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
@@ -41,3 +50,129 @@ def test_libraries_do_not_chatter_but_warn(package):
   assert not is_shown(logging.INFO)
   assert is_shown(logging.WARNING)
   assert is_shown(logging.ERROR) == (package is not orbax.checkpoint)
+
+
+# --- the config --------------------------------------------------------------
+
+CONFIGS = {
+  "an unknown set": (
+    None,
+    ":foo",
+    "'foo' is not known here; names: bibtex, delicious",
+  ),
+  "no such file": ("", "", "there is no file"),
+  "a syntax error": ("x = 1\ndef get_config(:\n", "", ".py:2: SyntaxError"),
+  "a missing module": ("import nowhere\n", "", ".py:1: ModuleNotFoundError"),
+  "no function": ("x = 1\n", "", "has no function get_config"),
+  "nothing": ("def get_config():\n  pass\n", "", "returns NoneType"),
+  "a bug": ("def get_config():\n\n  return {}['a']\n", "", ".py:3: KeyError"),
+  "no argument": ("def get_config():\n  pass\n", ":foo", "TypeError"),
+  "no JSON": ("{", ".json", "is not a JSON config"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_config_that_cannot_be_read_is_refused_in_a_line(case, tmp_path):
+  text, more, message = CONFIGS[case]
+  path = runs.ROOT / "configs" / "xmc.py"
+  if text is not None:
+    suffix = more if more == ".json" else ".py"
+    path, more = tmp_path / f"x{suffix}", more.removeprefix(".json")
+  if text:
+    path.write_text(text)
+  with pytest.raises(checks.ConfigError) as error:
+    launching._ConfigParser(()).parse(f"{path}{more}")
+  assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+  """What `--config` is after flags were parsed."""
+
+  def parse(*argv):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(config_flags.config_flags.flags, "FLAGS", values)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, argv)])
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    holder = launching._define_config(values, "", ("workdir",))
+    launching._parse(sys.argv)
+    return holder.value
+
+  return parse
+
+
+def test_fields_of_a_runs_own_config_are_overridden(tmp_path, parsed):
+  config = runs.resolved()
+  config.train.epochs = 3.0
+  (tmp_path / "config.json").write_text(config_lib.to_json(config))
+  found = parsed(
+    f"--workdir={tmp_path}",
+    "--config.train.epochs=30",
+    "--config.eval.ks=1",
+    "--config.encoder.patch=4",  # open: nothing reads it
+    "--config.head.order=frequency",
+  )
+  assert (found.train.epochs, found.eval.ks) == (30.0, (1,))
+  assert found.encoder.patch == 4
+  assert found.train.batch_size == config.train.batch_size
+
+
+def test_without_config_and_run_both_are_asked_for(tmp_path, parsed, capsys):
+  with pytest.raises(SystemExit):
+    parsed(f"--workdir={tmp_path}", "--config.train.epochs=30")
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "config.json does not exist" in line
+  assert "--config=configs/xmc.py" in line
+
+
+# --- lines and signals -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "level,process,expected",
+  [
+    (logging.INFO, 0, r"\d\d:\d\d:\d\d 3 words"),
+    (logging.WARNING, 0, r"\d\d:\d\d:\d\d warning: 3 words"),
+    (logging.ERROR, 2, r"\d\d:\d\d:\d\d process 2: error: 3 words"),
+  ],
+)
+def test_a_line_of_the_log_is_short(level, process, expected, monkeypatch):
+  monkeypatch.setattr(launching.exchange, "process_id", lambda: process)
+  record = logging.LogRecord("absl", level, "x.py", 1, "%d words", (3,), None)
+  assert re.fullmatch(expected, launching._Formatter().format(record))
+
+
+def test_ctrl_c_during_imports_is_one_line():
+  code = (
+    "from xlj.distributed import interruption\nimport time\n"
+    "print(flush=True)\n"
+    "try:\n  time.sleep(60)\n"
+    "except KeyboardInterrupt:\n  raise ImportError('of a library')"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", code],
+    cwd=runs.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  process.stdout.readline()
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert (process.returncode, err) == (130, "error: interrupted by Ctrl-C\n")
+
+
+def test_ctrl_c_while_a_launcher_works_is_one_line(monkeypatch, capsys):
+  interruption = launching.interruption
+
+  def main(happens):
+    monkeypatch.setattr(interruption, "_happened", happens)
+    raise RuntimeError("of a library")
+
+  with pytest.raises(RuntimeError):
+    launching._interruptible(lambda: main(False))
+  assert launching._interruptible(lambda: main(True)) == 130
+  # That of a moment ago, which an import has made light of.
+  assert launching._interruptible(lambda: 0) == 130
+  assert capsys.readouterr().err == 2 * f"{interruption.TEXT}\n"

@@ -3,14 +3,21 @@
 Exit statuses are those of `xlj.distributed.exit_status`.
 """
 
+# isort: off
+from xlj.distributed import interruption  # before what takes seconds
+# isort: on
+
 from collections.abc import Callable, Sequence
 import difflib
 import functools
+import importlib.machinery
 import importlib.util
 import logging as std_logging
 import os
 import pathlib
+import re
 import sys
+import time
 import traceback
 from typing import Any, NoReturn
 
@@ -18,6 +25,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
+import ml_collections
 from ml_collections import config_flags
 
 from xlj import config as config_lib
@@ -46,8 +54,9 @@ def run(main: Callable[[], int | None]) -> None:
       _refuse(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_ours)
+    logging.get_absl_handler().setFormatter(_Formatter())
     try:
-      status = main()
+      status = _interruptible(main)
       sys.stdout.flush()
       return status or 0
     except BrokenPipeError:
@@ -62,6 +71,19 @@ def run(main: Callable[[], int | None]) -> None:
       _refuse(str(error))
 
   app.run(guarded, flags_parser=_parse)
+
+
+def _interruptible(main: Callable[[], int | None]) -> int | None:
+  """Calls `main`; says in a line if Ctrl-C has ended it."""
+  try:
+    if interruption.happened():  # and some import has made light of it
+      raise KeyboardInterrupt
+    return main()
+  except BaseException:
+    if not interruption.happened():
+      raise
+    print(interruption.TEXT, file=sys.stderr, flush=True)
+    return exit_status.INTERRUPTED
 
 
 def run_distributed(main: Callable[[], int | None]) -> None:
@@ -125,12 +147,105 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
     if watch.is_watching():
       # JAX's errors about other processes may be plain ValueErrors.
       own = isinstance(error, _REFUSALS) and not watch.is_about_others(error)
-      _say(str(error)) if own else traceback.print_exc()
-      status = exit_status.REFUSED if own else exit_status.CRASHED
+      if interruption.happened():
+        print(interruption.TEXT, file=sys.stderr, flush=True)
+        status = exit_status.INTERRUPTED
+      else:
+        _say(str(error)) if own else traceback.print_exc()
+        status = exit_status.REFUSED if own else exit_status.CRASHED
       watch.fail(error, status)
     raise
   watch.end()
   return status
+
+
+def define_config(
+  text: str, of_run: Sequence[str] = ()
+) -> flags.FlagHolder[ml_collections.ConfigDict]:
+  """Defines `--config=FILE` and `--config.FIELD=VALUE`.
+
+  Args:
+    text: Help.
+    of_run: Flags that name a run; the config of the first one given is taken
+      where `--config` is not.
+
+  Returns:
+    The holder of the config.
+  """
+  return _define_config(flags.FLAGS, text, of_run)
+
+
+def _define_config(
+  values: flags.FlagValues, text: str = "", of_run: Sequence[str] = ()
+) -> flags.FlagHolder[ml_collections.ConfigDict]:
+  holder = config_flags.DEFINE_config_file(
+    "config", None, text, flag_values=values
+  )
+  values["config"].parser = _ConfigParser(of_run)
+  return holder
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Reads the config that `--config=FILE[:ARGUMENT]` names.
+
+  FILE is Python with a function `get_config`, or the config.json of a run.
+  """
+
+  def __init__(self, of_run: Sequence[str]):
+    self.of_run = of_run
+
+  def parse(self, argument: str) -> ml_collections.ConfigDict:
+    """Reads it; every error in the file is one of the config."""
+    name, colon, text = argument.partition(":")
+    if name.endswith(".json"):
+      return config_lib.load(name).lock()
+    if not os.path.isfile(name):
+      raise config_lib.ConfigError(
+        f"there is no file {name}; give one with a function get_config, such"
+        " as configs/xmc.py"
+      )
+    try:
+      module = _imported(name)
+      if not hasattr(module, "get_config"):
+        raise config_lib.ConfigError(f"{name} has no function get_config")
+      config = module.get_config(text) if colon else module.get_config()
+    except config_lib.ConfigError:
+      raise
+    except Exception as error:
+      raise config_lib.ConfigError(_where(name, error)) from error
+    if not isinstance(config, ml_collections.ConfigDict):
+      raise config_lib.ConfigError(
+        f"get_config of {name} returns {type(config).__name__}; it must return"
+        " xlj.config.base(), with fields set"
+      )
+    return config.lock()
+
+  def flag_type(self) -> str:
+    """What `--help` says."""
+    return "config file"
+
+
+def _imported(path: str) -> Any:
+  """The module in a file of any name."""
+  loader = importlib.machinery.SourceFileLoader("config_of_the_run", path)
+  spec = importlib.util.spec_from_loader(loader.name, loader)
+  assert spec is not None
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[loader.name] = module  # as data classes need
+  loader.exec_module(module)
+  return module
+
+
+def _where(path: str, error: Exception) -> str:
+  """An error in a file, with its line."""
+  line, text = 0, str(error)
+  if isinstance(error, SyntaxError):
+    path, line, text = error.filename or path, error.lineno or 0, error.msg
+  else:
+    for frame in traceback.extract_tb(error.__traceback__):
+      if os.path.realpath(frame.filename) == os.path.realpath(path):
+        line = frame.lineno or 0
+  return f"{path}:{line}: {type(error).__name__}: {text}"
 
 
 def define_predict() -> flags.FlagHolder:
@@ -180,22 +295,57 @@ def _directories(package: str) -> tuple[str, ...]:
   return tuple(spec.submodule_search_locations or ()) if spec else ()
 
 
+class _Formatter(std_logging.Formatter):
+  """The time, which process if not the first, and how bad it is."""
+
+  def format(self, record: std_logging.LogRecord) -> str:
+    """A line."""
+    words = [time.strftime("%H:%M:%S", time.localtime(record.created))]
+    if number := exchange.process_id():
+      words.append(f"process {number}:")
+    if record.levelno >= std_logging.WARNING:
+      words.append(f"{record.levelname.lower()}:")
+    return " ".join([*words, super().format(record)])
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; unknown ones are refused with the nearest name."""
   try:
-    return flags.FLAGS(tuple(argv))
+    sys.argv = _with_config(argv)  # config_flags looks for overrides there
+    return flags.FLAGS(tuple(sys.argv))
   except (AttributeError, KeyError):
     _refuse(_unknown_field(argv))
   except flags.Error as error:
-    _refuse(str(error).removesuffix("."))
+    _refuse(str(error).removeprefix("flag ").removesuffix("."))
   except (ValueError, TypeError) as error:
     _refuse(str(error))
+
+
+def _with_config(argv: Sequence[str]) -> list[str]:
+  """The flags, and where `--config` is missing that of the run."""
+  argv = list(argv)
+  parser = flags.FLAGS["config"].parser if "config" in flags.FLAGS else None
+  if not isinstance(parser, _ConfigParser):
+    return argv
+  if any(re.match("--?config(=|$)", argument) for argument in argv):
+    return argv
+  flags.FLAGS(argv, known_only=True)
+  given = [run for name in parser.of_run if (run := flags.FLAGS[name].value)]
+  if not given or "://" in given[0]:  # a bucket, which is refused later on
+    return argv
+  path = os.path.join(given[0], config_lib.FILE)
+  if not os.path.isfile(path):
+    raise config_lib.ConfigError(
+      f"{path} does not exist; is this the working directory of a run? A new"
+      " run needs --config=FILE, such as --config=configs/xmc.py"
+    )
+  return [argv[0], f"--config={path}", *argv[1:]]
 
 
 def _unknown_field(argv: Sequence[str]) -> str:
   """Names the config field that does not exist, and the nearest that does."""
   fresh = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=fresh)
+  _define_config(fresh)
   plain = [a for a in argv if not a.startswith(tuple(_SECTIONS))]
   sys.argv = plain  # config_flags looks for overrides here
   fresh(plain, known_only=True)

@@ -323,7 +323,9 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
         " as earlier versions had them; train it again"
       )
     values = earlier.renamed(values, version)
-  config = ml_collections.ConfigDict(_nested(dict(_raw(base())) | values))
+  config = base()  # whose open fields know their types
+  with config.ignore_type(), config.unlocked():
+    _set(config, values)
   if version == 1 and config.family is not None:
     _as_decided_now(config)
   return config
