@@ -176,3 +176,20 @@ def test_ctrl_c_while_a_launcher_works_is_one_line(monkeypatch, capsys):
   # That of a moment ago, which an import has made light of.
   assert launching._interruptible(lambda: 0) == 130
   assert capsys.readouterr().err == 2 * f"{interruption.TEXT}\n"
+
+
+@pytest.mark.parametrize(
+  "module,status", [("xlj", 0), ("xlj.train", 2), ("xlj.training.train", 2)]
+)
+def test_python_m_says_what_the_commands_are(module, status):
+  process = subprocess.run(
+    [sys.executable, "-m", module, "--workdir=x"],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == status
+  said = process.stderr if status else process.stdout
+  assert "python launch/train.py  Trains a model" in said
+  last = said.splitlines()[-1]
+  assert bool(status) == last.startswith(f"error: {module} is no command")

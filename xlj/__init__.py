@@ -1,5 +1,6 @@
 """Extreme classification in JAX: thousands to billions of labels."""
 
+import sys
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,3 +20,11 @@ def __getattr__(name: str) -> Any:
 
     return predictor.load
   raise AttributeError(f"module 'xlj' has no attribute {name!r}")
+
+
+if sys.argv[:1] == ["-m"]:  # python -m xlj.MODULE, before it runs the module
+  _module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+  if _module.startswith("xlj."):
+    from xlj import __main__
+
+    __main__.explain(_module)

@@ -50,6 +50,11 @@ def open_split(
         f" ({data.context})"
       )
     return generated.open_split(_spec(data), split)
+  if not directory:
+    raise config_lib.ConfigError(
+      "data.dir is not given; say where the data set lies, by"
+      " --config.data.dir=DIR"
+    )
   found = store.open_split(
     directory,
     split,
