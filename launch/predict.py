@@ -24,7 +24,9 @@ _OUTPUT = flags.DEFINE_string(
   "TSV, or JSONL if it ends in .jsonl; '-' is stdout.",
   required=True,
 )
-_K = flags.DEFINE_integer("k", 5, "Labels per row.", lower_bound=1)
+_K = flags.DEFINE_integer(
+  "k", None, "Labels per row; default: 5, or all if there are fewer.", 1
+)
 _LABELS = flags.DEFINE_string(
   "labels", None, "File with a label name per line; default: that of the data."
 )

@@ -190,3 +190,12 @@ def test_what_is_no_run_is_refused(linear, tmp_path):
   (tmp_path / checkpointer.DIRECTORY).mkdir()
   with pytest.raises(config_lib.ConfigError, match="no finished checkpoint"):
     predictor.load(tmp_path)
+
+
+def test_by_default_five_labels_or_all_that_there_are(linear, monkeypatch):
+  features = make_features(2)
+  np.testing.assert_array_equal(
+    linear.topk(features)[1], linear.topk(features, 5)[1]
+  )
+  monkeypatch.setattr(predictor, "DEFAULT_K", L + 1)
+  assert linear.topk(features)[1].shape == (2, L)

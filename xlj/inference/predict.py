@@ -28,7 +28,7 @@ def predict(
   input_path: str,
   output_path: str,
   *,
-  k: int = 5,
+  k: int | None = None,
   labels: str | None = None,
   which: str = "best",
   predict: Mapping[str, Any] | None = None,
@@ -46,7 +46,7 @@ def predict(
       per row, with `names` if they are known. Otherwise tab-separated
       `label:score` pairs (`name:score` if names are known), best first, a
       line per row. "-" is standard output.
-    k: Labels per row.
+    k: Labels per row; by default as many as `Predictor.topk` gives.
     labels: File with one label name per line; by default the one that lies
       with the training data, if there is one.
     which: "best" checkpoint by the validation metric, or "last".
@@ -62,7 +62,7 @@ def predict(
     DataError: If the input cannot be read or does not fit the model.
   """
   run = predictor.load(workdir, which=which, predict=predict)
-  if not 1 <= k <= run.num_labels:
+  if k is not None and not 1 <= k <= run.num_labels:
     raise config_lib.ConfigError(
       f"--k is {k}; the model has {run.num_labels} labels"
     )

@@ -16,6 +16,8 @@ from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.runs import directory
 
+DEFAULT_K = 5
+
 
 def load(
   workdir: str | Path,
@@ -81,7 +83,7 @@ class Predictor:
     return self.order.by_data_id(self.run.counts())
 
   def topk(
-    self, features: batches.Features, k: int
+    self, features: batches.Features, k: int | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.
 
@@ -91,7 +93,8 @@ class Predictor:
       features: n examples with raw features, as in the data files: CSR (of
         scipy or `xlj.data.csr`), a dense `[n, F]` array, images `[n, H, W, C]`,
         or a dict from feature id to value for each example.
-      k: How many labels, at most the number of labels.
+      k: How many labels, at most the number of labels; by default `DEFAULT_K`,
+        or all where there are fewer.
 
     Returns:
       float32 scores `[n, k]`, descending (logits), and int32 label ids.
@@ -99,6 +102,8 @@ class Predictor:
     Raises:
       ValueError: If k or the number of features does not fit the model.
     """
+    if k is None:
+      k = min(DEFAULT_K, self.num_labels)
     if not 1 <= k <= self.num_labels:
       raise ValueError(f"k is {k}; it must be in [1, {self.num_labels}]")
     scores, ids = [], []
