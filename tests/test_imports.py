@@ -69,7 +69,7 @@ ALLOWED = {
   },
   "training": {
     "sharding", "mesh", "ops", "heads.head", "data", "distributed",
-    "checkpoint", "report", "config", "model", "runs", "evaluation",
+    "checkpoint", "report", "config", "model", "planning", "runs", "evaluation",
   },
   "averaging": {
     "files", "mesh", "ops", "heads.head", "heads.dense", "data", "checkpoint",

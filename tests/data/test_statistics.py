@@ -1,5 +1,6 @@
 """Counts, propensities, groups, and how they are kept."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -156,6 +157,16 @@ def test_statistics_are_computed_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
   assert (again.num_rows, again.feature_kind) == (4, "counts")
   assert os.listdir(tmp_path) == ["statistics.npz"]
+
+
+def test_the_file_is_as_small_as_the_data(tmp_path):
+  split = _split()
+  features = dataclasses.replace(split.features, num_columns=10**7)
+  split = dataclasses.replace(split, features=features)
+  first = statistics.load_or_compute(split, tmp_path).document_frequency
+  assert (tmp_path / "statistics.npz").stat().st_size < 10_000
+  again = statistics.load_or_compute(split, tmp_path).document_frequency
+  np.testing.assert_array_equal(again, first)
 
 
 def test_labels_need_not_be_counted(tmp_path, monkeypatch):

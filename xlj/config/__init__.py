@@ -45,6 +45,7 @@ _FREE = (
   "checkpoint.keep_every",
   "checkpoint.dir",
   "train.skip_nonfinite",
+  "train.check_room",
   "data.verify",
   "data.effective_features",  # what is made of it is compared
 )

@@ -33,6 +33,8 @@ def fields() -> options.Fields:
     "train.log_every": 20,  # steps between lines of metrics.jsonl
     # Batches that may be left out because their loss is not finite
     "train.skip_nonfinite": 0,
+    # Refuse what memory or disk cannot hold before any of it is taken
+    "train.check_room": True,
     "eval.every": auto(int),  # steps between validations
     "eval.batch_size": 512,
     "eval.ks": (1, 3, 5),  # cut-offs of the metrics

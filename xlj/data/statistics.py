@@ -3,9 +3,10 @@
 Legend: N rows, F features, L labels, G groups of labels.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 import zipfile
 
 from absl import logging
@@ -18,7 +19,7 @@ from xlj.data import store
 
 FeatureKind = Literal["binary", "counts", "weighted", "normalised", "dense"]
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 2**22  # entries read at a time
 _SAMPLE_ROWS = 4096
 # Values are often written with 3 or 4 digits.
@@ -294,13 +295,11 @@ def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
         fingerprint,
       ):
         return None
-      frequency = file["document_frequency"]
       kind: FeatureKind = str(file["feature_kind"])  # pyrefly: ignore
-      counts = file["label_counts"]
       return Statistics(
         num_rows=int(file["num_rows"]),
-        label_counts=counts if len(counts) else None,
-        document_frequency=None if kind == "dense" else frequency,
+        label_counts=_unpacked(file, "label_counts"),
+        document_frequency=_unpacked(file, "document_frequency"),
         feature_kind=kind,
       )
   except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
@@ -309,7 +308,6 @@ def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
 
 def _save(path: pathlib.Path, fingerprint: str, what: Statistics) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  frequency, counts = what.document_frequency, what.label_counts
   with (
     files.replacing(path, shared=True) as partial,
     partial.open("wb") as file,
@@ -319,7 +317,28 @@ def _save(path: pathlib.Path, fingerprint: str, what: Statistics) -> None:
       version=_VERSION,
       fingerprint=fingerprint,
       num_rows=what.num_rows,
-      label_counts=np.zeros(0) if counts is None else counts,
-      document_frequency=np.zeros(0) if frequency is None else frequency,
       feature_kind=what.feature_kind,
+      **_packed("label_counts", what.label_counts),
+      **_packed("document_frequency", what.document_frequency),
     )
+
+
+def _packed(name: str, counts: np.ndarray | None) -> dict[str, Any]:
+  """Counts as arrays that are no longer than the data: without the zeros."""
+  if counts is None:
+    return {}
+  ids = np.flatnonzero(counts)
+  return {
+    f"{name}.width": np.asarray(len(counts)),
+    f"{name}.ids": ids.astype(np.int32),
+    name: counts[ids],
+  }
+
+
+def _unpacked(file: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+  """What `_packed` was given."""
+  if name not in file:
+    return None
+  counts = np.zeros(int(file[f"{name}.width"]), np.int64)
+  counts[file[f"{name}.ids"]] = file[name]
+  return counts

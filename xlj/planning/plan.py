@@ -34,6 +34,7 @@ class Plan:
     work: Of a device in a step.
     seconds: Least time of each unit for the work; None where not known.
     largest_num_labels: The most labels that fit, all else equal; 0 if none.
+    checkpoint_bytes: Of a checkpoint, that of all devices.
   """
 
   config: ml_collections.ConfigDict
@@ -44,6 +45,7 @@ class Plan:
   work: accelerators.Work
   seconds: dict[str, float | None]
   largest_num_labels: int
+  checkpoint_bytes: int
 
   @property
   def num_devices(self) -> int:
@@ -111,6 +113,7 @@ class Plan:
       "bound_by": self.bound_by,
       "fits": self.fits,
       "largest_num_labels": self.largest_num_labels,
+      "checkpoint_bytes": self.checkpoint_bytes,
     }
 
   def __str__(self) -> str:
@@ -186,6 +189,7 @@ class Plan:
         f"{self.largest_num_labels:,}",
         "that fits, all else equal",
       ),
+      size("checkpoint", self.checkpoint_bytes, "of all devices"),
     ]
     share = needs.total_bytes / self.usable_bytes
     verdict = "FITS" if self.fits else "DOES NOT FIT"
@@ -230,7 +234,8 @@ def make(
   model = model_lib.Model(config)
   needs = needs_lib.of_step(model, config, mesh)
   with jax.set_mesh(mesh):
-    parts = _parts(model.abstract())
+    state = model.abstract()
+    parts = _parts(state)
   work = work_lib.of_step(
     config, model, parts, mesh.size, needs.collective_bytes
   )
@@ -244,6 +249,10 @@ def make(
     work=work,
     seconds=accelerators.seconds(work, limit, mesh.size),
     largest_num_labels=largest,
+    checkpoint_bytes=sum(
+      a.size * a.dtype.itemsize
+      for a in jax.tree.leaves((state.model, state.training))
+    ),
   )
 
 

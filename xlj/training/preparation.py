@@ -22,6 +22,7 @@ from xlj.data import store
 from xlj.data import weighting as weighting_lib
 from xlj.ops import layout as layout_lib
 from xlj.runs import directory
+from xlj.training import room
 
 _SAMPLE_ROWS = 4096  # that the size of features is taken from
 _MOST_SHUFFLED = 2**25  # rows whose order is made in memory
@@ -96,7 +97,11 @@ def prepare(
       weighting.kind, weighting.l2, *_size(split, weighting)
     )
 
-  config = config_lib.resolve(config, about, measure, _begun(workdir))
+  begun = _begun(workdir)
+  room.check(
+    config, lambda c: config_lib.resolve(c, about, begun=begun), split, workdir
+  )
+  config = config_lib.resolve(config, about, measure, begun)
   assert stats is not None
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed

@@ -34,6 +34,7 @@ from xlj.runs import label_corrections
 from xlj.training import first_stage
 from xlj.training import noisy_labels
 from xlj.training import preparation
+from xlj.training import room
 
 NOT_FINITE_FILE = "not_finite.jsonl"
 
@@ -203,6 +204,7 @@ def _loop(
     Whether all steps are done; False if told to stop.
   """
   state, skip = _start(model, keeper, config, data)
+  room.check_disk(config, workdir, state)
   data = _weighted_as_learned(data, state)
   while True:
     try:
