@@ -86,7 +86,7 @@ ALLOWED = {
 FLOORS = {
   "ops": (
     "chunks feature_rows label_sample layout normalize rounding targets tiles",
-    "loss row_format shards",
+    "loss row_format shards choice",
     "batch_topk topk label_gather row_optimizer",
     "label_ranking",
   ),

@@ -36,10 +36,10 @@ def labels(**fields):
   return dense_heads.make(**(settings | fields))
 
 
-def make_cascade(**fields):
+def make_cascade(candidates=2, **fields):
   fields["loss"] = bce.BinaryCrossEntropy()
   levels = labels(num_labels=16, **fields), labels(blocks=16, **fields)
-  return heads.CascadeHead(levels, 2)
+  return heads.CascadeHead(levels, candidates)
 
 
 def make_oltr(**fields):

@@ -1,6 +1,7 @@
 """Scores a split: batches through the model's top-k into ranking metrics."""
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from xlj.distributed import watch
 from xlj.evaluation import metrics
 from xlj.evaluation import pairs
 from xlj.model import batches
+from xlj.model import label_choice
 from xlj.model import model as model_lib
 
 _BLOCK = 4096  # rows that the popularity baseline scores at a time
@@ -55,6 +57,7 @@ class Evaluator:
     deciles: np.ndarray | None = None,
     label_counts: np.ndarray | None = None,
     per_label: bool = True,
+    choice: label_choice.LabelChoice | None = None,
   ):
     """Prepares widths and the compiled top-k.
 
@@ -71,7 +74,16 @@ class Evaluator:
       deciles: `[L]` frequency decile of each label; None leaves them out.
       label_counts: `[L]`, to describe the deciles.
       per_label: False keeps nothing by label; see `metrics.Ranking`.
+      choice: Labels that may be answers; others are no positives either. Those
+        that the split's reciprocal filter forbids may not in any case.
     """
+    by_row = "offset" in model.head.can
+    self._wanted = (choice or label_choice.LabelChoice()).over(
+      split.num_rows, by_row
+    )
+    self._choice = self._wanted.without(split.filter)
+    self._most_named = self._choice.most_named
+    self._allowed = self._choice.by_row(model, order)
     self._model = model
     self._split = split
     self._weighting = weighting
@@ -101,7 +113,8 @@ class Evaluator:
     """
     ranking = self._ranking()
     for ranked in self.rank(state, min(ranking.width, ranking.num_labels)):
-      labels = self._order.known(self._split.labels.take(ranked.rows))
+      labels = self._split.labels.take(ranked.rows)
+      labels = self._order.known(self._wanted.kept(labels, ranked.rows))
       ranking.update(ranked.ids, labels)
     return self._of_all_processes(ranking)
 
@@ -138,8 +151,10 @@ class Evaluator:
     for number, inputs in enumerate(self._batches()):
       watch.note(f"scoring batch {number}")
       rows = np.asarray(inputs.rows)
-      inputs, exclude = sharding.put_batch((inputs, self._exclude(rows)))
-      scores, ids = self._topk(state, inputs, k, exclude)
+      choice = self._choice.of_rows(rows, self._order, self._most_named)
+      inputs, choice = sharding.put_batch((inputs, choice))
+      choice = dataclasses.replace(choice, allowed=self._allowed)
+      scores, ids = self._topk(state, inputs, k, choice)
       real = rows >= 0
       yield Ranked(
         rows[real],
@@ -183,16 +198,6 @@ class Evaluator:
         }
       )
     return total
-
-  def _exclude(self, rows: np.ndarray) -> np.ndarray | None:
-    """Labels that the split's reciprocal filter forbids, `[n, E]`."""
-    if self._split.filter is None:
-      return None
-    width = int(self._split.filter.row_lengths.max(initial=1))
-    forbidden = self._split.filter.take(rows[rows >= 0]).pad(width).ids
-    missing = len(rows) - len(forbidden)
-    forbidden = self._order.to_head(forbidden)
-    return np.pad(forbidden, ((0, missing), (0, 0)), constant_values=-1)
 
 
 def popularity(

@@ -6,7 +6,7 @@ one, and each head says as plain data what it can do. What it cannot, it refuses
 by its name, with the words of this file.
 
 Legend: N examples of the batch, D embedding width, L label rows (padded),
-P positives, E excluded labels of an example, k best labels.
+P positives, k best labels.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import jax
 
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
@@ -33,6 +34,10 @@ ABILITIES: Mapping[str, tuple[str, str]] = {
   "offset": (
     "label rows whose logits could have an offset",
     "set predict.propensity_power=0",
+  ),
+  "extra": (
+    "scores of labels that single examples could add to",
+    "set neighbours.count=0",
   ),
   "prior": ("bias of each label to start with", "set head.prior_bias=False"),
   "centroids": (
@@ -172,7 +177,7 @@ class Head(Protocol):
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score for each example.
@@ -182,8 +187,7 @@ class Head(Protocol):
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for a wide path; None without one.
       k: How many labels.
-      exclude: `[N, E]` int32 label ids never to be returned for that example;
-        -1 is padding.
+      choice: The label ids that may be returned; by default all.
       offset: Added to the scores before ranking, by row of `layout`, sharded
         like rows; None for nothing.
 

@@ -27,6 +27,7 @@ from xlj.heads import head as head_lib
 from xlj.losses import range_loss
 from xlj.model import example_memory
 from xlj.model import label_values
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
@@ -315,7 +316,7 @@ class Model:
     model: dict[str, Any],
     inputs: Inputs,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k best labels of each example.
 
@@ -323,7 +324,7 @@ class Model:
       model: The `model` part of the state.
       inputs: A batch; its labels are not used.
       k: How many labels.
-      exclude: `[N, E]` int32 labels not to return for an example; -1 pads.
+      choice: The labels, by the head's numbers, that may be returned.
 
     Returns:
       Scores `[N, k]`, descending, and int32 label ids `[N, k]`.
@@ -333,7 +334,7 @@ class Model:
       counts = model["buffers"]["label_counts"]
       offset = label_values.propensity_offset(self._config, counts)
     return self.head.topk(
-      model["head"], *self._forward(model, inputs), k, exclude, offset
+      model["head"], *self._forward(model, inputs), k, choice, offset
     )
 
   def confidence(

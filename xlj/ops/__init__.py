@@ -14,13 +14,14 @@ Given labels alone:
 
 What passes are told:
   `Loss`, `Reporting`, `Scheduled`, `Placement`, `Positives`, `Targets`,
-  `Layout`
+  `Layout`, `Choice`
 
 A step that updates label rows in place:
   `Inputs`, `LabelRows`, `Visit`, `RowFormat`, `RowOptimizer`, `RowState`,
   `sgd`, `sparse_rows`, `SparseRows`
 """
 
+from xlj.ops.choice import Choice as Choice
 from xlj.ops.feature_rows import sparse_rows as sparse_rows
 from xlj.ops.feature_rows import SparseRows as SparseRows
 from xlj.ops.label_attention import label_attend as label_attend

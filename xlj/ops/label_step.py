@@ -19,6 +19,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from xlj.ops import choice as choice_lib
 from xlj.ops import chunks
 from xlj.ops import layout as layout_lib
 from xlj.ops import loss as loss_lib
@@ -239,7 +240,7 @@ class LabelRows:
     params: dict[str, jax.Array],
     inputs: Inputs,
     k: int,
-    exclude: jax.Array | None,
+    choice: choice_lib.Choice,
     offset: jax.Array | None,
   ) -> topk_lib.Best:
     """The best k of this device's rows.
@@ -248,7 +249,7 @@ class LabelRows:
       params: Stored rows, bias, or both.
       inputs: The batch.
       k: How many.
-      exclude: `[N, E]` rows not to be chosen, -1 for padding; or None.
+      choice: The rows of each example that may be chosen.
       offset: `[l]` to add to the logits, or None.
 
     Returns:
@@ -261,10 +262,7 @@ class LabelRows:
       first = place.start + self.first_row()
       if offset is not None:
         z += chunks.take(offset, place.start, place.size)
-      if exclude is not None:
-        hidden = targets_lib.positives_in_chunk(exclude, first, place.size)
-        z = targets_lib.set_at_columns(z, hidden, -jnp.inf)
-      return topk_lib.add(best, z, first)
+      return topk_lib.add(best, choice.apply(z, first), first)
 
     like = inputs.logits if inputs.x is None else inputs.x
     assert like is not None  # A head has one of them.

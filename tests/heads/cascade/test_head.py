@@ -12,6 +12,7 @@ import pytest
 from tests import cases
 from tests import dense_heads
 from tests import meshes
+from xlj import ops
 from xlj import sharding
 from xlj.heads.cascade import head as cascade
 from xlj.losses import bce
@@ -289,7 +290,7 @@ def test_excluded_labels_and_offsets():
     topk = jax.jit(head.topk, static_argnums=3)
     batch = sharding.put_batch(x)
     scores, ids = numpy_tree(topk(params, batch, None, 6))
-    exclude = sharding.put_batch(ids[:, :2].astype(np.int32))
+    exclude = ops.Choice(sharding.put_batch(ids[:, :2].astype(np.int32)))
     left, left_ids = numpy_tree(topk(params, batch, None, 4, exclude))
     offset = head.layout.by_row(jnp.arange(float(NUM_LABELS)) * 1e3, 0)
     offset = jax.reshard(offset, sharding.LABELS)

@@ -12,6 +12,7 @@ from tests import cases
 from tests import dense_heads
 from tests import meshes
 from tests import reference
+from xlj import ops
 from xlj import sharding
 from xlj.heads.dense import rows as rows_lib
 from xlj.losses import bce
@@ -196,7 +197,7 @@ def test_topk_equals_sorting_all_labels(shape, k):
       x,
       features,
       k,
-      sharding.put_batch(exclude),
+      ops.Choice(sharding.put_batch(exclude)),
       jax.device_put(offset, jax.NamedSharding(mesh, sharding.LABELS)),
     )
   expected = np.take_along_axis(z, order, 1)

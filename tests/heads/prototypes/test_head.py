@@ -11,6 +11,7 @@ from tests import meshes
 from tests import reference
 from tests import runs
 from xlj import config as config_lib
+from xlj import ops
 from xlj import sharding
 from xlj.config import families
 from xlj.heads.prototypes import head as prototypes
@@ -124,7 +125,7 @@ def test_the_best_labels_are_scored_with_all_their_rows():
       sharding.put_batch(x),
       None,
       K,
-      sharding.put_batch(exclude),
+      ops.Choice(sharding.put_batch(exclude)),
       jax.reshard(by_row, sharding.LABELS),
     )
     scores, ids, params = jax.tree.map(np.asarray, (scores, ids, params))

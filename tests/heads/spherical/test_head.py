@@ -12,6 +12,7 @@ from tests import dense_heads
 from tests import meshes
 from tests import runs
 from xlj import config as config_lib
+from xlj import ops
 from xlj import sharding
 from xlj.averaging import soups
 from xlj.config import heads
@@ -104,7 +105,7 @@ def test_steps_losses_and_predictions_equal_the_dense_head(shape):
       jax.jit(head.labels.evaluate_loss)(rows, x, None, targets),
       rtol=1e-4,
     )
-    exclude = sharding.put_batch(np.full((N, 2), 40, np.int32))
+    exclude = ops.Choice(sharding.put_batch(np.full((N, 2), 40, np.int32)))
     offset = np.linspace(0, 1, head.num_rows, dtype=np.float32)
     offset = jax.device_put(offset, jax.NamedSharding(mesh, sharding.LABELS))
     found, wanted = (

@@ -21,6 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from xlj.ops import choice as choice_lib
 from xlj.ops import chunks
 from xlj.ops import label_step
 from xlj.ops import loss as loss_lib
@@ -224,7 +225,7 @@ class GroupRows:
     k: int,
     score: Callable[[jax.Array, jax.Array], jax.Array],
     parents: jax.Array,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The best k of this device's rows in each example's groups.
@@ -236,7 +237,7 @@ class GroupRows:
       score: From logits `[..., G]` and their group's score `[..., 1]` to
         scores; what is -inf stays so.
       parents: `[N, K]` scores of the chosen groups.
-      exclude: `[N, E]` rows not to be chosen, -1 for padding; or None.
+      choice: The rows of each example that may be chosen.
       offset: `[B G]` to add to the scores, or None.
 
     Returns:
@@ -255,12 +256,9 @@ class GroupRows:
         part = chunks.take_blocks(offset, turn.groups, self.size)
         z += self._blocks(part)[:, None]
       first = self._first_rows(turn)
-      if exclude is not None:
-        hidden = targets_lib.positives_in_chunk(
-          exclude[turn.flat], first.reshape(-1, 1), self.size
-        )
-        z = z.reshape(-1, self.size)
-        z = targets_lib.set_at_columns(z, hidden, -jnp.inf).reshape(shape)
+      named = choice.map(lambda ids: ids[turn.flat])
+      z = named.apply(z.reshape(-1, self.size), first.reshape(-1, 1))
+      z = z.reshape(shape)
       scores, columns = lax.top_k(z, best)
       new = scores, first[..., None] + columns.astype(jnp.int32)
       return tuple(

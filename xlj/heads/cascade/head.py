@@ -27,6 +27,7 @@ from xlj.heads import head as head_lib
 from xlj.heads.cascade import group_step
 from xlj.heads.dense import head as dense
 from xlj.losses import separable
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
@@ -214,7 +215,7 @@ class CascadeHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score among the children of the best nodes.
@@ -229,17 +230,20 @@ class CascadeHead:
       x: `[N, D]` embeddings sharded over examples.
       features: None.
       k: How many labels.
-      exclude: `[N, E]` int32 label ids never to be returned; -1 is padding.
+      choice: The label ids that may be returned; by default all.
       offset: `[L]` added to the scores, sharded like the label rows.
 
     Returns:
       Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded over
       examples; id -1 and score -inf where fewer than k labels were scored.
     """
-    x = head_lib.embeddings(self, x, features=features)
+    choice = choice_lib.of(choice)
+    x = head_lib.embeddings(self, x, features=features, extra=choice.extra)
     beam = self.beam or self.candidates
     head, part = self.levels[0], params["0"]
-    scores, ids = head.topk(part, x, None, min(beam, head.layout.num_labels))
+    count = min(beam, head.layout.num_labels)
+    choices = self._choices(choice)
+    scores, ids = head.topk(part, x, None, count, choices[0])
     scores = self._score(0, scores, jnp.zeros_like(scores))
     for i, head in enumerate(self.levels[1:], 1):
       last = i + 1 == len(self.levels)
@@ -250,7 +254,7 @@ class CascadeHead:
         ids,
         scores,
         k if last else min(beam, head.layout.num_labels),
-        exclude if last else None,
+        choices[i],
         offset if last else None,
       )
     return scores, ids
@@ -327,6 +331,19 @@ class CascadeHead:
       found.insert(0, targets._replace(ids=ids, values=None))
     return found
 
+  def _choices(self, choice: choice_lib.Choice) -> list[choice_lib.Choice]:
+    """For each level what it may choose: nodes that have labels to choose."""
+    found = [choice]
+    for i, head in reversed(list(enumerate(self.levels))[1:]):
+      allowed, blocks = found[0].allowed, head.layout.blocks
+      if allowed is not None:
+        allowed = self._of_nodes(i, allowed.astype(jnp.float32)) > 0
+      ids = found[0].ids if choice.only else None
+      if ids is not None:
+        ids = jnp.where(ids < 0, -1, ids % blocks)
+      found.insert(0, choice_lib.Choice(ids, choice.only, allowed))
+    return found
+
   def _first(
     self,
     params: Params,
@@ -338,7 +355,8 @@ class CascadeHead:
     head = self.levels[0]
     count = min(count, head.layout.num_labels)
     sure = jnp.asarray(nodes.ids)
-    _, best = head.topk(params["0"], x, None, count, sure)
+    others = choice_lib.Choice(sure)
+    _, best = head.topk(params["0"], x, None, count, others)
     return head, _first_of(sure, best, count)
 
   def _choose(
@@ -353,7 +371,8 @@ class CascadeHead:
     count = min(self.candidates, self.levels[i].layout.num_labels)
     scores = jnp.zeros_like(chosen, jnp.float32)
     sure = jnp.asarray(nodes.ids)
-    _, best = self._level_topk(i, params, x, chosen, scores, count, sure)
+    others = choice_lib.Choice(sure)
+    _, best = self._level_topk(i, params, x, chosen, scores, count, others)
     return _first_of(sure, best, count)
 
   def _level_topk(
@@ -364,7 +383,7 @@ class CascadeHead:
     chosen: jax.Array,
     parents: jax.Array,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The best k children of the chosen nodes, `[N, k]`."""
@@ -374,30 +393,27 @@ class CascadeHead:
       in_specs=(
         head.specs(),
         *(sharding.BATCH,) * 3,
-        None if exclude is None else sharding.BATCH,
+        choice.specs(),
         None if offset is None else sharding.LABELS,
       ),
       out_specs=(sharding.BATCH, sharding.BATCH),
     )
-    def run(params, x, chosen, parents, exclude, offset):
-      x, chosen, parents, exclude = sharding.gather_batch(
-        (x, chosen, parents, exclude)
-      )
-      if exclude is not None:
-        exclude = head.label_rows.of_labels(exclude)
+    def run(params, x, chosen, parents, choice, offset):
+      x, chosen, parents = sharding.gather_batch((x, chosen, parents))
+      of_rows = choice.gathered().map(head.label_rows.of_labels)
       scores, rows = group_step.GroupRows(head.label_rows.of_device()).topk(
         params,
         group_step.Inputs(x, chosen),
         k,
         lambda z, parent: self._score(i, z, parent),
         parents,
-        exclude,
-        offset,
+        of_rows,
+        choice.offset(offset),
       )
       ids = jnp.where(rows < 0, -1, head.layout.label_of_row(rows))
       return dense.merge_shards(scores, ids)
 
-    return run(params, x, chosen, parents, exclude, offset)
+    return run(params, x, chosen, parents, choice, offset)
 
 
 def _step(head, params, opt_state, step, x, chosen, targets):

@@ -36,6 +36,7 @@ from xlj.losses import decoupled_softmax
 from xlj.losses import logit_adjustment
 from xlj.losses import margin
 from xlj.losses import softmax
+from xlj.ops import choice as choice_lib
 from xlj.ops import chunks
 from xlj.ops import feature_rows
 from xlj.ops import label_step
@@ -121,6 +122,7 @@ class DenseHead:
         ("features", bool(rows.wide_features)),
         ("label_values", True),
         ("offset", True),
+        ("extra", True),
         ("prior", rows.use_bias),
         ("centroids", bool(rows.dim)),
         ("rows", not self.sample_blocks),
@@ -377,7 +379,7 @@ class DenseHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score for each example, exactly.
@@ -387,8 +389,7 @@ class DenseHead:
       x: `[N, D]` embeddings sharded over examples; None if `dim` is 0.
       features: Sparse features for the wide path; None without one.
       k: How many labels.
-      exclude: `[N, E]` int32 label ids never to be returned for that example;
-        -1 is padding.
+      choice: The label ids that may be returned; by default all.
       offset: `[L]` added to the logits before ranking, sharded like the rows.
 
     Returns:
@@ -396,27 +397,28 @@ class DenseHead:
       examples; id -1 and score -inf where fewer than k labels exist.
     """
     head_lib.check(self, x, features=features)
+    choice = choice_lib.of(choice)
 
     @jax.shard_map(
       in_specs=(
         self.specs(),
         *self._input_specs(x, features),
-        None if exclude is None else sharding.BATCH,
+        choice.specs(),
         None if offset is None else sharding.LABELS,
       ),
       out_specs=(sharding.BATCH, sharding.BATCH),
     )
-    def run(params, x, features, exclude, offset):
-      x, features, exclude = sharding.gather_batch((x, features, exclude))
+    def run(params, x, features, choice, offset):
+      x, features = sharding.gather_batch((x, features))
       inputs = self._inputs(params, x, features)
-      hidden = None if exclude is None else self.label_rows.of_labels(exclude)
+      choice = choice.gathered().map(self.label_rows.of_labels)
       scores, rows = self.label_rows.of_device().topk(
-        rows_lib.without_wide(params), inputs, k, hidden, offset
+        rows_lib.without_wide(params), inputs, k, choice, choice.offset(offset)
       )
       ids = jnp.where(rows < 0, -1, self.layout.label_of_row(rows))
       return merge_shards(scores, ids)
 
-    return run(params, x, features, exclude, offset)
+    return run(params, x, features, choice, offset)
 
   def confidence(
     self,

@@ -30,6 +30,7 @@ from xlj import sharding
 from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.heads.oltr import meta_embedding
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import label_attention
 from xlj.ops import label_distance
@@ -427,13 +428,14 @@ class OltrHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score; as `DenseHead.topk`."""
-    x = head_lib.embeddings(self, x, features=features)
+    extra = choice_lib.of(choice).extra
+    x = head_lib.embeddings(self, x, features=features, extra=extra)
     return self.labels.topk(
-      params["labels"], self.embed(params, x), features, k, exclude, offset
+      params["labels"], self.embed(params, x), features, k, choice, offset
     )
 
   def confidence(

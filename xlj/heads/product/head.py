@@ -7,7 +7,7 @@ maths (Liang et al., "Multi-Head Encoding for extreme label classification",
 TPAMI 2024).
 
 Legend: N examples of the batch, n of this device, D embedding width, R
-products, H digits, C_h length of digit h, S their sum, P positives, E excluded
+products, H digits, C_h length of digit h, S their sum, P positives, E named
 labels of an example.
 """
 
@@ -24,6 +24,7 @@ from xlj.heads import head as head_lib
 from xlj.heads.product import distribution as product_lib
 from xlj.heads.product import mixed_radix
 from xlj.heads.product import topk as product_topk
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
@@ -233,7 +234,7 @@ class ProductHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest probability for each example, exactly.
@@ -243,8 +244,8 @@ class ProductHead:
       x: `[N, D]` embeddings sharded over examples.
       features: None.
       k: How many labels.
-      exclude: `[N, E]` int32 label ids never to be returned for that example;
-        -1 is padding.
+      choice: The label ids that may be returned; by default all. There are no
+        rows that all examples could be allowed.
       offset: None.
 
     Returns:
@@ -256,10 +257,16 @@ class ProductHead:
       ValueError: There are no embeddings, there is what it cannot use, or
         labels pass 2^31 (use `topk_digits`).
     """
-    x = head_lib.embeddings(self, x, features=features, offset=offset)
-    if exclude is not None:
-      exclude = sharding.by_compiler(self.radix.digits_on_device)(exclude)
-    scores, digits = self.topk_digits(params, x, k, exclude)
+    choice = choice_lib.of(choice)
+    x = head_lib.embeddings(
+      self,
+      x,
+      features=features,
+      offset=choice.offset(offset),
+      extra=choice.extra,
+    )
+    choice = choice.map(sharding.by_compiler(self.radix.digits_on_device))
+    scores, digits = self.topk_digits(params, x, k, choice)
     return scores, sharding.by_compiler(self.radix.labels_on_device)(digits)
 
   confidence = head_lib.without_confidence
@@ -341,7 +348,7 @@ class ProductHead:
     params: Params,
     x: jax.Array,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """As `topk`, with labels given by their digits.
 
@@ -349,23 +356,26 @@ class ProductHead:
       params: Parameters, on all devices.
       x: `[N, D]` embeddings sharded over examples.
       k: How many labels.
-      exclude: `[N, E, H]` int32 digits of labels not to be returned; -1 pads.
+      choice: The labels that may be returned, as int32 digits `[N, E, H]`; -1
+        pads.
 
     Returns:
       Scores `[N, k]` and int32 digits `[N, k, H]`, sharded over examples; -inf
       and -1 where fewer than k labels exist.
     """
-    batch = sharding.BATCH
+    batch, choice = sharding.BATCH, choice_lib.of(choice)
 
     @jax.shard_map(
-      in_specs=(self.specs(), batch, None if exclude is None else batch),
+      in_specs=(self.specs(), batch, choice.specs()),
       out_specs=(batch, batch),
     )
-    def run(params, x, exclude):
+    def run(params, x, choice):
       product = self.distribution(params, x)
-      return product_topk.product_topk(product, self.radix, k, exclude)
+      if choice.only:
+        return product_topk.topk_of(product, choice.ids, k)
+      return product_topk.product_topk(product, self.radix, k, choice.ids)
 
-    return run(params, x, exclude)
+    return run(params, x, choice)
 
   def distribution(self, params: Params, x: jax.Array) -> product_lib.Product:
     """Distributions over labels of examples `[n, D]`; on this device alone."""

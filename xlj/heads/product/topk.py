@@ -14,7 +14,7 @@ middleware", JCSS 2003). The examples for which it is not are searched with the
 k-th best score as a bound, see `xlj.heads.product.search`.
 
 Legend: N examples, R products, B = N R of them, H digits, C_h length of digit
-h, E excluded labels of an example, T candidates, a, b lengths of lists.
+h, E named labels of an example, T candidates, a, b lengths of lists.
 """
 
 from typing import NamedTuple
@@ -30,6 +30,25 @@ from xlj.heads.product import mixed_radix
 from xlj.heads.product import search as product_search
 
 _CANDIDATES = 32  # of each product, at least
+
+
+def topk_of(
+  product: product_lib.Product, digits: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+  """The k labels of highest probability among some.
+
+  Args:
+    product: Of N examples.
+    digits: `[N, E, H]` int32 digits of different labels of each example; -1 is
+      padding.
+    k: How many labels.
+
+  Returns:
+    As `product_topk`.
+  """
+  scores = product_lib.log_scores(product, digits)
+  scores = jnp.where((digits < 0).any(-1), -jnp.inf, scores)
+  return _filled(product, scores, digits, k)
 
 
 class _Best(NamedTuple):
@@ -68,12 +87,7 @@ def product_topk(
   if exclude is not None:
     same = best.digits[:, :, None] == exclude[:, None]
     scores = jnp.where(same.all(-1).any(-1), -jnp.inf, scores)
-  missing = max(0, k - scores.shape[1])
-  scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=-jnp.inf)
-  digits = jnp.pad(best.digits, ((0, 0), (0, missing), (0, 0)))
-  scores, digits = _take_best(scores, digits, k)
-  digits = jnp.where(jnp.isneginf(scores)[..., None], -1, digits)
-  return scores - product.log_total[:, None], digits
+  return _filled(product, scores, best.digits, k)
 
 
 def _all_topk(
@@ -173,6 +187,18 @@ def _seen_before(digits: jax.Array) -> jax.Array:
   same = jnp.pad(same, ((0, 0), (1, 0)))
   rows = lax.broadcasted_iota(jnp.int32, place.shape, 0)
   return jnp.zeros_like(same).at[rows, place].set(same)
+
+
+def _filled(
+  product: product_lib.Product, scores: jax.Array, digits: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+  """The best k of `[N, T]` and `[N, T, H]`, filled up with -inf and -1."""
+  missing = max(0, k - scores.shape[1])
+  scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+  digits = jnp.pad(digits, ((0, 0), (0, missing), (0, 0)))
+  scores, digits = _take_best(scores, digits, k)
+  digits = jnp.where(jnp.isneginf(scores)[..., None], -1, digits)
+  return scores - product.log_total[:, None], digits
 
 
 def _take_best(

@@ -10,7 +10,7 @@ stored, sharded and updated like any others, and the frequent labels' rows are
 dealt out evenly to the devices.
 
 Legend: N examples, D width, L labels, M labels with several rows, R rows of
-each of those, P positives, E excluded labels of an example, k best labels.
+each of those, P positives, k best labels.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from xlj import sharding
 from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.losses import prototype_softmax
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
@@ -185,7 +186,7 @@ class PrototypeHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest score for each example.
@@ -200,8 +201,7 @@ class PrototypeHead:
       x: `[N, D]` embeddings sharded over examples.
       features: None.
       k: How many labels.
-      exclude: `[N, E]` int32 label ids never to be returned for that example;
-        -1 is padding.
+      choice: The label ids that may be returned; by default all.
       offset: `[L]` added to the logits of labels before ranking, sharded like
         `layout`.
 
@@ -209,9 +209,11 @@ class PrototypeHead:
       Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded over
       examples; id -1 and score -inf where fewer than k labels exist.
     """
-    x = head_lib.embeddings(self, x, features=features)
-    if exclude is not None:
-      exclude = sharding.by_compiler(self.rows_of)(exclude)
+    choice = choice_lib.of(choice)
+    x = head_lib.embeddings(self, x, features=features, extra=choice.extra)
+    offset = choice.offset(offset)
+    of_rows = choice.map(sharding.by_compiler(self.rows_of))
+    of_rows = dataclasses.replace(of_rows, allowed=None)  # it is in the offset
     by_row = by_label = None
     if offset is not None:
       by_label = jax.reshard(offset, sharding.REPLICATED)[
@@ -219,7 +221,7 @@ class PrototypeHead:
       ]
       by_row = self._to_rows(offset)
     count = min(k * self.per_label, self.by_row.layout.num_labels)
-    _, rows = self.by_row.topk(params, x, None, count, exclude, by_row)
+    _, rows = self.by_row.topk(params, x, None, count, of_rows, by_row)
     ids = sharding.by_compiler(self._distinct)(rows)
     rows = sharding.by_compiler(self.rows_of)(ids)
     z = self._logits(params, x, rows)

@@ -9,7 +9,7 @@ V is split by rows over all devices, the rest is on all of them. Devices
 exchange the examples, N x P logits and N x D numbers a step.
 
 Legend: N examples of the batch, L label rows (padded), l of this device, D
-width, P positives, E excluded labels of an example.
+width, P positives.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from xlj.heads import head as head_lib
 from xlj.heads.dense import head as dense
 from xlj.heads.spherical import factors as spherical
 from xlj.losses import spherical as spherical_losses
+from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import label_gather
 from xlj.ops import label_sums
@@ -308,7 +309,7 @@ class SphericalHead:
     x: jax.Array | None,
     features: feature_rows.SparseRows | None,
     k: int,
-    exclude: jax.Array | None = None,
+    choice: choice_lib.Choice | None = None,
     offset: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The k labels of highest logit for each example, exactly.
@@ -318,8 +319,7 @@ class SphericalHead:
       x: `[N, D]` embeddings sharded over examples.
       features: None.
       k: How many labels.
-      exclude: `[N, E]` int32 label ids never to be returned for that example;
-        -1 is padding.
+      choice: The label ids that may be returned; by default all.
       offset: `[L]` added to the logits before ranking, sharded like the rows.
 
     Returns:
@@ -329,11 +329,12 @@ class SphericalHead:
     Raises:
       ValueError: There are no embeddings, or there is what it cannot use.
     """
-    x = head_lib.embeddings(self, x, features=features)
+    extra = choice_lib.of(choice).extra
+    x = head_lib.embeddings(self, x, features=features, extra=extra)
     rows, factors = _parts(params)
     small, more = spherical.embedded(factors, x)
     scores, ids = self.labels.topk(
-      {"rows": rows}, small, None, k, exclude, offset
+      {"rows": rows}, small, None, k, choice, offset
     )
     return scores + more[:, None].astype(scores.dtype), ids
 

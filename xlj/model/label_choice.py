@@ -1,0 +1,244 @@
+"""Which labels may be answers, as those who ask say it: by ids of the data.
+
+Legend: n examples, E labels that are named for an example, L label ids.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse
+
+from xlj import sharding
+from xlj.data import csr as csr_lib
+from xlj.data import label_order
+from xlj.model import model as model_lib
+from xlj.ops import choice as choice_lib
+
+# Ids for all examples `[E]`; or for each: lists, `[n, E]` with -1 as padding,
+# or a sparse matrix `[n, L]`.
+Labels = (
+  Sequence[int]
+  | Sequence[Sequence[int]]
+  | np.ndarray
+  | csr_lib.Csr
+  | scipy.sparse.sparray
+  | scipy.sparse.spmatrix
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelChoice:
+  """Label ids that may be answers; all of them by default.
+
+  Attributes:
+    allowed: bool `[L]`, for all examples; None for all.
+    exclude: `[n, L]` labels that an example may not have.
+    among: `[n, L]` labels of which an example may have no others.
+  """
+
+  allowed: np.ndarray | None = None
+  exclude: scipy.sparse.csr_array | None = None
+  among: scipy.sparse.csr_array | None = None
+
+  @property
+  def num_rows(self) -> int | None:
+    """Of how many examples it speaks; None if of all alike."""
+    rows = self.exclude if self.among is None else self.among
+    return None if rows is None else rows.shape[0]
+
+  def without(self, exclude: csr_lib.Csr | None) -> "LabelChoice":
+    """The same with more labels that examples may not have."""
+    if exclude is None:
+      return self
+    more = _pattern(exclude.to_scipy())
+    if self.exclude is not None:
+      more = _pattern(self.exclude + more)
+    return dataclasses.replace(self, exclude=more)
+
+  @property
+  def most_named(self) -> int:
+    """How many labels are named for an example at most."""
+    rows = self.exclude if self.among is None else self.among
+    return 0 if rows is None else int(np.diff(rows.indptr).max(initial=0))
+
+  def kept(self, labels: csr_lib.Csr, rows: np.ndarray) -> csr_lib.Csr:
+    """The true labels `[m, L]` of some examples that may be answers."""
+    if self.allowed is None and self.num_rows is None:
+      return labels
+    found = _pattern(labels.to_scipy())
+    if self.exclude is not None:
+      found = found - found.multiply(self.exclude[rows])
+    if self.among is not None:
+      found = found.multiply(self.among[rows])
+    if self.allowed is not None:
+      found = found.multiply(self.allowed[None])
+    return csr_lib.Csr.from_scipy(_pattern(found), values=False)
+
+  def over(self, num_examples: int, by_row: bool) -> "LabelChoice":
+    """The same as far as the head can take it.
+
+    Args:
+      num_examples: n.
+      by_row: Whether the head has rows, which all examples can be forbidden at
+        once. For one that has none each example is told all labels.
+
+    Returns:
+      The choice.
+    """
+    if by_row or self.allowed is None:
+      return self
+    fewer = np.flatnonzero(self.allowed)
+    name = "among"
+    if self.among is None and 2 * len(fewer) > len(self.allowed):
+      fewer, name = np.flatnonzero(~self.allowed), "exclude"
+    repeated = rows_of([fewer] * num_examples, len(self.allowed))
+    before = getattr(self, name)
+    if before is not None:
+      both = before.multiply(repeated) if name == "among" else before + repeated
+      repeated = _pattern(both)
+    return dataclasses.replace(self, allowed=None, **{name: repeated})
+
+  def by_row(
+    self, model: model_lib.Model, order: label_order.LabelOrder
+  ) -> jax.Array | None:
+    """Which rows may be chosen, on the mesh in context; None for all."""
+    if self.allowed is None:
+      return None
+    layout = model.layout
+    numbers = order.to_head(np.flatnonzero(self.allowed).astype(np.int32))
+    rows = np.zeros(layout.num_rows, bool)
+    rows[layout.row_of_label(numbers[numbers >= 0])] = True
+    return sharding.put_rows(len(rows), lambda numbers: rows[numbers])
+
+  def of_rows(
+    self, rows: np.ndarray, order: label_order.LabelOrder, width: int = 0
+  ) -> choice_lib.Choice:
+    """The choice of some examples, on the host, but for `allowed`.
+
+    Args:
+      rows: int `[m]` numbers of examples; negative ones have no labels.
+      order: The head's numbers of the labels.
+      width: Of the result; by default as wide as it needs, rounded up to a
+        power of two.
+
+    Returns:
+      Of the head's labels.
+    """
+    named = self.exclude if self.among is None else self.among
+    if named is None:
+      return choice_lib.Choice()
+    named = named[np.maximum(rows, 0)]
+    if self.among is not None and self.exclude is not None:
+      exclude = self.exclude[np.maximum(rows, 0)]
+      named = named - named.multiply(exclude)
+    named = csr_lib.Csr.from_scipy(_pattern(named), values=False)
+    longest = max(1, int(named.row_lengths.max(initial=1)))
+    width = width or 1 << (longest - 1).bit_length()
+    ids = order.to_head(named.pad(width).ids)
+    ids = np.where(rows[:, None] < 0, -1, ids)
+    return choice_lib.Choice(ids, only=self.among is not None)  # pyrefly: ignore
+
+
+def choose(
+  num_ids: int, exclude: Labels | None = None, among: Labels | None = None
+) -> LabelChoice:
+  """Reads what labels may be answers.
+
+  Args:
+    num_ids: L.
+    exclude: Labels that may not be.
+    among: Labels of which no others may be.
+
+  Returns:
+    The choice.
+
+  Raises:
+    ValueError: An id is none of the model's, or they are not in one of the
+      forms of `Labels`; it says what to pass.
+  """
+  allowed = np.ones(num_ids, bool)
+  rows: dict[str, Any] = {}
+  for name, given in (("exclude", exclude), ("among", among)):
+    if given is None:
+      continue
+    found = _read(given, num_ids, name)
+    if not isinstance(found, np.ndarray):
+      rows[name] = found
+    elif name == "exclude":
+      allowed[found] = False
+    else:
+      chosen = np.zeros(num_ids, bool)
+      chosen[found] = True
+      allowed &= chosen
+  if len({found.shape[0] for found in rows.values()}) > 1:
+    raise ValueError(
+      f"exclude is of {rows['exclude'].shape[0]} examples, among of"
+      f" {rows['among'].shape[0]}; give both for the same ones"
+    )
+  return LabelChoice(None if allowed.all() else allowed, **rows)
+
+
+def rows_of(
+  ids: Sequence[Sequence[int] | np.ndarray], num_ids: int
+) -> scipy.sparse.csr_array:
+  """Lists of ids, one for each example, as a sparse matrix `[n, L]`."""
+  lengths = [len(row) for row in ids]
+  indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  flat = np.concatenate([np.asarray(row, np.int64) for row in ids] or [[]])
+  shape = len(ids), num_ids
+  return _pattern(
+    scipy.sparse.csr_array((np.ones(len(flat)), flat, indptr), shape)
+  )
+
+
+def _read(
+  given: Labels, num_ids: int, name: str
+) -> np.ndarray | scipy.sparse.csr_array:
+  """Ids for all examples, or rows; checked."""
+  if isinstance(given, csr_lib.Csr):
+    given = given.to_scipy()
+  if scipy.sparse.issparse(given):
+    if given.shape[1] != num_ids:
+      raise ValueError(
+        f"{name} has {given.shape[1]} columns; give one for each of the"
+        f" {num_ids} label ids"
+      )
+    return _pattern(scipy.sparse.csr_array(given))
+  nested = len(given) and np.ndim(given[0]) == 1
+  if not nested:
+    return _ids(given, num_ids, name)
+  rows = [_ids(row, num_ids, f"{name}[{i}]") for i, row in enumerate(given)]
+  return rows_of(rows, num_ids)
+
+
+def _ids(given: Any, num_ids: int, name: str) -> np.ndarray:
+  """Ids without padding; checked."""
+  ids = np.asarray(given)
+  if not ids.size:
+    return np.zeros(0, np.int64)
+  if ids.ndim != 1 or ids.dtype.kind not in "iu":
+    raise ValueError(
+      f"{name} is not a list of label ids; give ids for all examples, such as"
+      " [3, 7], or a list of them for each example, or a sparse matrix with a"
+      " column for each label id"
+    )
+  ids = ids[ids != -1].astype(np.int64)
+  wrong = ids[(ids < 0) | (ids >= num_ids)]
+  if len(wrong):
+    raise ValueError(
+      f"{name} has the label id {wrong[0]}; the model has ids 0 to"
+      f" {num_ids - 1}"
+    )
+  return ids
+
+
+def _pattern(rows: Any) -> scipy.sparse.csr_array:
+  """Where a matrix is not 0, as ones, each once, ascending in a row."""
+  rows = scipy.sparse.csr_array(rows)
+  rows.sum_duplicates()
+  rows.eliminate_zeros()
+  rows.data = np.ones(rows.nnz, np.float32)
+  return rows
