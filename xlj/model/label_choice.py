@@ -47,7 +47,7 @@ class LabelChoice:
   def num_rows(self) -> int | None:
     """Of how many examples it speaks; None if of all alike."""
     rows = self.exclude if self.among is None else self.among
-    return None if rows is None else rows.shape[0]
+    return None if rows is None else len(rows.indptr) - 1
 
   def without(self, exclude: csr_lib.Csr | None) -> "LabelChoice":
     """The same with more labels that examples may not have."""
@@ -127,7 +127,7 @@ class LabelChoice:
     Returns:
       Of the head's labels.
     """
-    named = self.exclude if self.among is None else self.among
+    named: Any = self.exclude if self.among is None else self.among
     if named is None:
       return choice_lib.Choice()
     named = named[np.maximum(rows, 0)]
@@ -188,14 +188,13 @@ def rows_of(
   lengths = [len(row) for row in ids]
   indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
   flat = np.concatenate([np.asarray(row, np.int64) for row in ids] or [[]])
+  ones = np.ones(len(flat), np.float32)
   shape = len(ids), num_ids
-  return _pattern(
-    scipy.sparse.csr_array((np.ones(len(flat)), flat, indptr), shape)
-  )
+  return _pattern(scipy.sparse.csr_array((ones, flat, indptr), shape))
 
 
 def _read(
-  given: Labels, num_ids: int, name: str
+  given: Any, num_ids: int, name: str
 ) -> np.ndarray | scipy.sparse.csr_array:
   """Ids for all examples, or rows; checked."""
   if isinstance(given, csr_lib.Csr):
