@@ -7,12 +7,15 @@ import pathlib
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import runs
 from xlj.data import csr as csr_lib
 from xlj.data import statistics
 from xlj.data import store
+from xlj.model import label_values
 
 
 def _split(values=((2.0, 1.0), (), (3.0,), (1.0, 5.0)), fingerprint="abc"):
@@ -74,10 +77,20 @@ def test_propensities_are_probabilities_and_ascend(counts, num_rows):
   assert (np.diff(got) >= 0).all()
 
 
-@pytest.mark.parametrize("kwargs", [{"num_rows": 2}, {"b": 0.0}])
-def test_propensities_refuse(kwargs):
+def test_propensities_refuse():
   with pytest.raises(ValueError, match="got"):
-    statistics.propensities(np.ones(2), **({"num_rows": 100} | kwargs))
+    statistics.propensities(np.ones(2), 100, b=0.0)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_one_row_or_two_do_not_tell_rare_labels(num_rows):
+  got = statistics.propensities(np.arange(num_rows + 1), num_rows)
+  np.testing.assert_array_equal(got, 1)
+  config = runs.resolved(predict__propensity_power=0.5)
+  config.data.num_rows = num_rows
+  counts = jnp.arange(num_rows + 1)
+  offset = label_values.propensity_offset(config, counts)
+  np.testing.assert_array_equal(offset, 0)
 
 
 def test_inverse_document_frequency():

@@ -147,6 +147,9 @@ def propensities(
 
   $$p_l = 1 / (1 + C e^{-A \ln(N_l + B)}), \quad C = (\ln N - 1)(B + 1)^A$$
 
+  Where it is negative, with one row or two, C is taken as 0: they do not tell
+  rare labels, and all propensities are 1.
+
   Source: Jain, Prabhu, Varma, "Extreme Multi-label Loss Functions for
   Recommendation, Tagging, Ranking & Other Missing Label Applications", KDD
   2016. The usual settings are A 0.55, B 1.5, and A 0.5, B 0.4 for Wikipedia
@@ -162,14 +165,11 @@ def propensities(
     float32 [L] in (0, 1], ascending in the counts.
 
   Raises:
-    ValueError: when there are fewer than 3 rows, for which C is not positive,
-      or when b is not positive.
+    ValueError: when b is not positive.
   """
-  if num_rows < 3:
-    raise ValueError(f"Propensities need at least 3 rows, got {num_rows}.")
   if b <= 0:
     raise ValueError(f"Propensities need a positive b, got {b}.")
-  c = (np.log(num_rows) - 1) * (b + 1) ** a
+  c = max(np.log(num_rows) - 1, 0.0) * (b + 1) ** a
   inverse = 1 + c * (counts.astype(np.float64) + b) ** -a  # [L]
   return (1 / inverse).astype(np.float32)
 

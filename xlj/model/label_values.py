@@ -58,8 +58,9 @@ def _odds_of_missing(
 ) -> jax.Array:
   """`1 / propensity - 1` of each label row, `[L]` (Jain et al. 2016)."""
   data = config.data
-  scale = (jnp.log(data.num_rows) - 1) * (data.propensity_b + 1) ** (
-    data.propensity_a
-  )
+  # See `xlj.data.statistics.propensities`, also of the maximum.
+  scale = jnp.maximum(jnp.log(data.num_rows) - 1, 0) * (
+    data.propensity_b + 1
+  ) ** (data.propensity_a)
   decay = jnp.exp(-data.propensity_a * jnp.log(counts + data.propensity_b))
   return scale * decay
