@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 
 from xlj.data import formats
+from xlj.data import names
 from xlj.data import store
 
 GOOD = "2 5 4\n1,2 0:1 3:0.5\n0 4:2\n"
@@ -162,6 +163,17 @@ TEXT = {
     None,
     "found a zip archive, expected text",
   ),
+  "PNG image": (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    None,
+    "found a PNG image, expected text, plain or gzip; launch/images.py makes",
+  ),
+  "Parquet table": (
+    b"PAR1\x15\x04\x15\x10",
+    None,
+    "found a Parquet table, expected text, plain or gzip; write its rows as",
+  ),
+  "UTF-16": ("1 5 4\n1 2:1\n".encode("utf-16"), None, "save it as UTF-8"),
   "letters of another alphabet": (
     "1 5 4\n1 \u0663:1\n",
     2,
@@ -195,6 +207,12 @@ def test_text(tmp_path, name):
     lambda: store.open_split(tmp_path, cache_dir=cache), path, line, message
   )
   assert not list(cache.glob("*/meta.json"))
+
+
+@pytest.mark.parametrize("name", ["BMW", "GIF89a", "%PDF", "Rar!", "BZh"])
+def test_names_that_begin_as_other_files_do_are_names(tmp_path, name):
+  path = write(tmp_path / "labels.txt", f"{name}\n\u00e9t\u00e9\n")
+  assert names.read_names(path) == [name, "\u00e9t\u00e9"]
 
 
 def test_the_table_is_about_what_is_malformed(tmp_path):

@@ -5,6 +5,7 @@ Memory is bounded by the block, or by the longest line.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Generator, Iterator
 import contextlib
 import gzip
@@ -24,12 +25,40 @@ STDIN = "-"
 
 _GZIP = b"\x1f\x8b"
 _MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
-_ARCHIVES = {
-  b"PK\x03\x04": "a zip archive",
-  b"BZh": "bzip2",
-  b"\xfd7zXZ": "xz",
-  b"\x28\xb5\x2f\xfd": "zstd",
-  b"\x93NUMPY": "a NumPy array",
+_HEAD_BYTES = 256
+_UNPACK = "unpack it first"
+_IMAGES = "launch/images.py makes a data set of a folder of images"
+_WRITE = "write its rows as text, or as SciPy's .npz or NumPy's .npy"
+_SAVE = "save it as UTF-8"
+# How files that are no text begin: what they are, and what to do.
+_OTHERS = {
+  b"PK\x03\x04": ("a zip archive", _UNPACK),
+  b"BZh": ("bzip2", _UNPACK),
+  b"\xfd7zXZ": ("xz", _UNPACK),
+  b"\x28\xb5\x2f\xfd": ("zstd", _UNPACK),
+  b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
+  b"Rar!": ("a rar archive", _UNPACK),
+  b"\x1f\x8b": ("gzip in gzip", _UNPACK),
+  b"\x93NUMPY": ("a NumPy array", "give it a name that ends with .npy"),
+  b"\x89PNG": ("a PNG image", _IMAGES),
+  b"\xff\xd8\xff": ("a JPEG image", _IMAGES),
+  b"GIF8": ("a GIF image", _IMAGES),
+  b"BM": ("a BMP image", _IMAGES),
+  b"II*\0": ("a TIFF image", _IMAGES),
+  b"MM\0*": ("a TIFF image", _IMAGES),
+  b"RIFF": ("a WebP image, or sound", _IMAGES),
+  b"PAR1": ("a Parquet table", _WRITE),
+  b"ARROW1": ("an Arrow table", _WRITE),
+  b"\x89HDF": ("an HDF5 file", _WRITE),
+  b"MATLAB 5": ("a MATLAB file", _WRITE),
+  b"SQLite format": ("an SQLite database", _WRITE),
+  b"\x80\x02": ("a Python pickle", _WRITE),
+  b"\x80\x03": ("a Python pickle", _WRITE),
+  b"\x80\x04": ("a Python pickle", _WRITE),
+  b"\x80\x05": ("a Python pickle", _WRITE),
+  b"%PDF": ("a PDF", _WRITE),
+  b"\xff\xfe": ("text in UTF-16", _SAVE),
+  b"\xfe\xff": ("text in UTF-16", _SAVE),
 }
 
 
@@ -148,8 +177,17 @@ def _open(
 
 
 def _check_magic(path: str | os.PathLike[str], chunk: bytes) -> None:
-  for magic, name in _ARCHIVES.items():
+  if _is_text(chunk[:_HEAD_BYTES]):
+    return  # perhaps of names, of which one is BMW
+  for magic, (name, hint) in _OTHERS.items():
     if chunk.startswith(magic):
-      raise errors.DataError(
-        path, name, "text, plain or gzip", hint="unpack it first"
-      )
+      raise errors.DataError(path, name, "text, plain or gzip", hint=hint)
+
+
+def _is_text(head: bytes) -> bool:
+  """Whether the first bytes are UTF-8 without control characters."""
+  try:
+    text = codecs.getincrementaldecoder("utf-8")().decode(head)
+  except UnicodeDecodeError:
+    return False
+  return all(c >= " " or c in "\t\n\r\f" for c in text)
