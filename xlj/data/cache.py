@@ -132,7 +132,7 @@ def write_stamp(
     return
   target = _stamp_path(place, path)
   target.parent.mkdir(exist_ok=True)
-  with files.replacing(target, shared=True) as partial:
+  with files.replacing(target) as partial:
     partial.write_text(json.dumps(stamp))
 
 

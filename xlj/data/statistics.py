@@ -309,7 +309,7 @@ def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
 def _save(path: pathlib.Path, fingerprint: str, what: Statistics) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   with (
-    files.replacing(path, shared=True) as partial,
+    files.replacing(path) as partial,
     partial.open("wb") as file,
   ):
     np.savez(

@@ -6,7 +6,7 @@ digits that identify them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import contextlib
 import gzip
 import os
@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from xlj import files
 from xlj.data import csr as csr_lib
 
 Path = str | os.PathLike[str]
@@ -111,7 +112,8 @@ def write_npz(path: Path, matrix: csr_lib.Csr) -> None:
   """
   import scipy.sparse
 
-  scipy.sparse.save_npz(path, matrix.to_scipy())
+  with _create(path) as file:
+    scipy.sparse.save_npz(file, matrix.to_scipy())
 
 
 def _check_rows(features: csr_lib.Csr, labels: csr_lib.Csr) -> None:
@@ -121,14 +123,15 @@ def _check_rows(features: csr_lib.Csr, labels: csr_lib.Csr) -> None:
     )
 
 
-def _create(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-  if os.fspath(path).endswith(".gz"):
+@contextlib.contextmanager
+def _create(path: Path) -> Iterator[BinaryIO]:
+  with files.replacing(path) as partial, partial.open("wb") as file:
+    if not os.fspath(path).endswith(".gz"):
+      yield file
+      return
     # No name and no time: equal content makes equal files.
-    return cast(
-      "contextlib.AbstractContextManager[BinaryIO]",
-      gzip.GzipFile(path, "wb", compresslevel=6, mtime=0),
-    )
-  return open(path, "wb")
+    with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+      yield cast("BinaryIO", packed)
 
 
 def _line(numbers: Iterable[int]) -> bytes:
