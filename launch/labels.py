@@ -17,6 +17,7 @@ from absl import flags
 
 from xlj import config as config_lib
 from xlj import launching
+from xlj.config import splits
 from xlj.data import names as names_lib
 from xlj.data import store
 from xlj.labels import append
@@ -92,7 +93,9 @@ def _edited(run: directory.Run) -> directory.Run:
   assert _APPEND.value
   names = _NAMES.value and names_lib.read_names(_NAMES.value)
   data = store.open_file(
-    _APPEND.value, num_features=run.config.data.num_features
+    _APPEND.value,
+    num_features=run.config.data.num_features,
+    **splits.reading(run.config),
   )
   return append.append(run, data, method=_METHOD.value, names=names or None)
 

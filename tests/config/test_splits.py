@@ -68,3 +68,12 @@ def test_contradictions_are_refused(fields, message):
   config = make_config(**(right | fields))
   with pytest.raises(config_lib.ConfigError, match=message):
     splits.open_split(config)
+
+
+def test_how_files_are_read(tmp_path):
+  (tmp_path / "train.txt").write_text("1 2 3\n0 1:1 2:2 2:3\n")
+  config = make_config(
+    data__dir=str(tmp_path), data__zero_based=False, data__duplicates="sum"
+  )
+  split = splits.open_split(config)
+  assert split.features.to_scipy().toarray().tolist() == [[1, 5]]

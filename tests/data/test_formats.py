@@ -138,7 +138,10 @@ def test_pairs_round_trip(tmp_path, data):
 def test_blocks_do_not_matter(tmp_path, data, block_bytes):
   features, labels = data
   writers.write_one_file(tmp_path / "a.txt", features, labels)
-  blocks = list(text.stream(tmp_path / "a.txt", block_bytes=block_bytes))
+  columns = checks.Columns("feature"), checks.Columns("label")
+  blocks = list(
+    text.stream(tmp_path / "a.txt", *columns, block_bytes=block_bytes)
+  )
   assert_equal(csr_lib.concatenate([b.features for b in blocks]), features)
   assert_equal(csr_lib.concatenate([b.labels for b in blocks]), labels)
 

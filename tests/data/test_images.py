@@ -13,6 +13,7 @@ from tests import runs
 from tests.encoders import pictures
 import xlj
 from xlj import sharding
+from xlj.data import checks
 from xlj.data import errors
 from xlj.data import images
 from xlj.data import names
@@ -171,7 +172,7 @@ def test_arrays_that_are_no_images_are_refused(tmp_path):
 def test_bad_labels_are_refused(tmp_path, array, message):
   np.save(tmp_path / "Y.trn.npy", array)
   with pytest.raises(errors.DataError, match=message) as caught:
-    list(npy.stream_labels(tmp_path / "Y.trn.npy", 5))
+    list(npy.stream_labels(tmp_path / "Y.trn.npy", checks.Columns("label", 5)))
   assert caught.value.path.endswith("Y.trn.npy")
 
 

@@ -9,6 +9,7 @@ from ml_collections import config_dict
 from xlj.config import checks
 from xlj.config import families
 from xlj.config import options
+from xlj.data import checks as checks_lib
 from xlj.data import weighting
 
 _MANY_ROWS = 20_000  # from which some of a network's are held out
@@ -22,7 +23,10 @@ _OF_GENERATED = (
   "data.generator.skew",
   "data.generator.seed",
 )
-CHOICES = {"data.weighting": weighting.KINDS}
+CHOICES = {
+  "data.weighting": weighting.KINDS,
+  "data.duplicates": checks_lib.DUPLICATES,
+}
 SWITCHES = (
   options.unless("data.dense", True, *_OF_SPARSE),
   options.unless("data.generator.rows", 0, *_OF_GENERATED),
@@ -70,6 +74,9 @@ def fields() -> options.Fields:
     "data.generator.noise": 1.0,
     "data.generator.skew": 0.0,  # of the digits; 0 for uniform
     "data.generator.seed": 0,
+    "data.zero_based": True,  # False: the text counts features from 1
+    # What becomes of ids twice in a row: "refuse", "sum" (of values) or "first"
+    "data.duplicates": "refuse",
     "data.validation": auto(float),  # share of the training rows held out
     # Of sparse features: "none", "log", "tfidf" or "log_tfidf"
     "data.weighting": auto(str),

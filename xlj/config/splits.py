@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -62,9 +63,16 @@ def open_split(
     num_features=num_features,
     num_labels=None if data.num_ids else num_labels,
     context=data.context,
+    **reading(config),
     verify=data.verify,
   )
   return _widened(found, data.num_ids) if data.num_ids else found
+
+
+def reading(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """How the files of a run are read, its input to predict too."""
+  data = config.data
+  return {"zero_based": data.zero_based, "duplicates": data.duplicates}
 
 
 def label_names(

@@ -87,17 +87,17 @@ def stream_npz(
 
 
 def stream_rows(
-  path: Path, num_features: int | None, num_labels: int | None
+  path: Path, features: checks.Columns, labels: checks.Columns
 ) -> Iterator[csr_lib.Rows]:
   """Reads a matrix of features as rows without labels; see `stream_npz`."""
-  del num_labels
-  for block in stream_npz(path, checks.Columns("feature", num_features)):
+  del labels
+  for block in stream_npz(path, features):
     yield csr_lib.Rows(block, None)
 
 
-def stream_labels(path: Path, num_labels: int | None) -> Iterator[csr_lib.Csr]:
+def stream_labels(path: Path, labels: checks.Columns) -> Iterator[csr_lib.Csr]:
   """Reads a matrix of labels, without values; see `stream_npz`."""
-  return stream_npz(path, checks.Columns("label", num_labels))
+  return stream_npz(path, labels)
 
 
 class _Member:

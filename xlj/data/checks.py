@@ -16,6 +16,8 @@ from xlj.data import csr as csr_lib
 from xlj.data import errors
 
 MAX_COLUMNS = 2**31 - 1
+# What becomes of an id that a row has twice; labels have no values to add up.
+DUPLICATES = ("refuse", "sum", "first")
 
 
 class Place(NamedTuple):
@@ -60,12 +62,14 @@ class Columns:
     what: "feature" or "label".
     limit: number of columns; None takes what the ids seen so far need.
     first_id: number of the first column as written, 0 or 1.
+    duplicates: one of `DUPLICATES`.
     seen: columns that the ids seen so far need.
   """
 
   what: str
   limit: int | None = None
   first_id: int = 0
+  duplicates: str = "refuse"
   seen: int = 0
 
   def block(
@@ -126,9 +130,14 @@ class Columns:
 
   def _range_hint(self, found: int, bound: int) -> str:
     if found == bound and not self.first_id and self.what == "feature":
-      return "are the ids counted from 1? then read with zero_based=False"
+      return "are the ids counted from 1? then --config.data.zero_based=False"
     if found == -1 and self.first_id:
-      return "are the ids counted from 0? then read with zero_based=True"
+      return "are the ids counted from 0? then --config.data.zero_based=True"
+    if found == bound and self.what == "label":
+      return (
+        "are the labels counted from 1? then say one label more in the header"
+        " (label 0 stays without rows)"
+      )
     return ""
 
   def _check_values(
@@ -162,12 +171,34 @@ class Columns:
       values = None if values is None else values[order]
       repeats = (np.diff(ids) == 0) & (np.diff(rows) == 0)
       if repeats.any():
-        entry = int(np.argmax(repeats))
-        raise place.error(
-          int(rows[entry]),
-          f"{self.what} {ids[entry] + self.first_id} twice in a row",
-          "each id once",
-        )
+        if self.duplicates == "refuse":
+          entry = int(np.argmax(repeats))
+          raise place.error(
+            int(rows[entry]),
+            f"{self.what} {ids[entry] + self.first_id} twice in a row",
+            "each id once",
+            "--config.data.duplicates=sum adds values, first keeps the first",
+          )
+        return self._merged(indptr, ids, values, repeats, place)
+    return csr_lib.Csr(indptr, ids, values, self.count)
+
+  def _merged(
+    self,
+    indptr: np.ndarray,
+    ids: np.ndarray,
+    values: np.ndarray | None,
+    repeats: np.ndarray,
+    place: Place,
+  ) -> csr_lib.Csr:
+    """Entries in order, each id of a row once; `repeats` equal the next."""
+    kept = np.flatnonzero(np.concatenate([[True], ~repeats]))
+    indptr = np.searchsorted(kept, indptr).astype(np.int64)
+    ids = ids[kept]
+    if values is not None and self.duplicates == "sum":
+      sums = np.add.reduceat(values, kept, dtype=np.float64)
+      values = self._check_values(indptr, ids, sums, place)
+    elif values is not None:
+      values = values[kept]
     return csr_lib.Csr(indptr, ids, values, self.count)
 
 

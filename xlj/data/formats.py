@@ -5,10 +5,10 @@
 The formats themselves are in `text` and in the modules that `discover.ARRAYS`
 and `discover.ONE_FILE` name; the writers in `writers`. Such a module has
 
-  stream_rows(path, num_features, num_labels) -> Iterator[csr.Rows]
+  stream_rows(path, features, labels) -> Iterator[csr.Rows]
 
-and for files of labels alone `stream_labels(path, num_labels)`, which yields
-`csr.Csr` without values; None takes the width that the file needs.
+and for files of labels alone `stream_labels(path, labels)`, which yields
+`csr.Csr` without values. Both are `checks.Columns`, which the blocks pass.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
@@ -41,6 +42,7 @@ def stream_rows(
   num_features: int | None = None,
   num_labels: int | None = None,
   zero_based: bool = True,
+  duplicates: str = "refuse",
   kind: text.Kind | None = None,
 ) -> Iterator[Rows]:
   """Reads one file of features, with labels if it has them.
@@ -55,8 +57,9 @@ def stream_rows(
     num_features: the width that the features have to have; None takes what
       the file says or, without a header, what the ids up to each block need.
     num_labels: likewise for labels.
-    zero_based: False if features are numbered from 1. Labels always count
+    zero_based: False if text numbers features from 1. Labels always count
       from 0.
+    duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
     kind: refuses text of any other kind.
 
   Yields:
@@ -71,16 +74,20 @@ def stream_rows(
     for features, labels in stream_rows("test.txt", num_features=1836):
       scores = predict(features)
   """
+  # Arrays have columns, which have no numbers.
+  is_array = pathlib.PurePath(path).suffix in discover.ARRAYS
+  first_id = int(not zero_based and not is_array)
+  features = checks.Columns("feature", num_features, first_id, duplicates)
+  labels = checks.Columns("label", num_labels, duplicates=duplicates)
   reader = _reader(path)
   if reader is not None:
-    yield from reader.stream_rows(path, num_features, num_labels)
+    yield from reader.stream_rows(path, features, labels)
   else:
-    limits = text.Limits(num_features, num_labels, int(not zero_based))
-    yield from text.stream(path, limits, kind)
+    yield from text.stream(path, features, labels, kind)
 
 
 def stream_labels(
-  path: Path, *, num_labels: int | None = None
+  path: Path, *, num_labels: int | None = None, duplicates: str = "refuse"
 ) -> Iterator[csr_lib.Csr]:
   """Reads a file of labels alone: `trn_X_Y.txt`, SciPy CSR, or `.npy`.
 
@@ -89,6 +96,7 @@ def stream_labels(
   Args:
     path: the file.
     num_labels: the width that it has to have; None takes what the file says.
+    duplicates: as in `stream_rows`.
 
   Yields:
     Blocks of rows in order, without values; an entry of value 0 is no label.
@@ -98,12 +106,13 @@ def stream_labels(
       nor 1 is not.
     OSError: when the file cannot be read.
   """
+  labels = checks.Columns("label", num_labels, duplicates=duplicates)
   reader = _reader(path)
   if reader is not None:
-    yield from reader.stream_labels(path, num_labels)
+    yield from reader.stream_labels(path, labels)
     return
-  limits = text.Limits(num_labels, entries="label")
-  for rows in text.stream(path, limits, text.Kind.MATRIX):
+  none = checks.Columns("label")
+  for rows in text.stream(path, labels, none, text.Kind.MATRIX):
     assert isinstance(rows.features, csr_lib.Csr)
     yield rows.features
 

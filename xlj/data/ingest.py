@@ -36,12 +36,14 @@ class Options:
     num_labels: the width that labels have to have; None takes the file's.
     zero_based: False if features are numbered from 1.
     labelled: True refuses rows of which none has a label.
+    duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
   """
 
   num_features: int | None
   num_labels: int | None
   zero_based: bool
   labelled: bool
+  duplicates: str = "refuse"
 
 
 def ingest(
@@ -129,6 +131,7 @@ def _rows(
     num_features=options.num_features,
     num_labels=options.num_labels,
     zero_based=options.zero_based,
+    duplicates=options.duplicates,
     kind=text.Kind.MATRIX if files.labels is not None else None,
   )
   for features, labels in _logged(stream, files.features):
@@ -197,7 +200,9 @@ def _separate_labels(
   """Writes a file of labels; returns the number of labels and of entries."""
   assert files.labels is not None
   rows, num_labels, num_entries = 0, 0, 0
-  stream = formats.stream_labels(files.labels, num_labels=options.num_labels)
+  stream = formats.stream_labels(
+    files.labels, num_labels=options.num_labels, duplicates=options.duplicates
+  )
   for labels in stream:
     out.add_csr("labels", labels)
     rows += labels.num_rows

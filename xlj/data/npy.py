@@ -125,22 +125,20 @@ def stream_features(
 
 
 def stream_rows(
-  path: Path, num_features: int | None, num_labels: int | None
+  path: Path, features: checks.Columns, labels: checks.Columns
 ) -> Iterator[csr_lib.Rows]:
   """Reads a dense matrix as rows without labels; see `stream_features`."""
-  del num_labels
-  for block in stream_features(path, num_features):
+  del labels
+  for block in stream_features(path, features.limit):
     yield csr_lib.Rows(block, None)
 
 
-def stream_labels(
-  path: Path, num_labels: int | None = None
-) -> Iterator[csr_lib.Csr]:
+def stream_labels(path: Path, labels: checks.Columns) -> Iterator[csr_lib.Csr]:
   """Reads the one label of each row.
 
   Args:
     path: a file of `numpy.save`, whole numbers [N]; -1 for a row without label.
-    num_labels: the width that labels have to have; None is what they need.
+    labels: has the width that they must have; without, it is what they need.
 
   Yields:
     All rows, without values.
@@ -160,14 +158,14 @@ def stream_labels(
     raise errors.DataError(path, "an archive of arrays", expected)
   if ids.ndim != 1 or ids.dtype.kind not in "iu":
     raise errors.DataError(path, f"{ids.dtype} {ids.shape}", expected)
-  limit = checks.MAX_COLUMNS if num_labels is None else num_labels
+  limit = checks.MAX_COLUMNS if labels.limit is None else labels.limit
   wrong = (ids < -1) | (ids >= limit)
   if wrong.any():
     row = int(np.argmax(wrong))
     raise checks.Place(path).error(
       row, f"label {ids[row]}", f"a label in [-1, {limit - 1}]"
     )
-  width = int(ids.max(initial=-1)) + 1 if num_labels is None else num_labels
+  labels.seen = max(labels.seen, int(ids.max(initial=-1)) + 1)
   known = ids >= 0
   indptr = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
-  yield csr_lib.Csr(indptr, ids[known].astype(np.int32), None, width)
+  yield csr_lib.Csr(indptr, ids[known].astype(np.int32), None, labels.count)

@@ -39,6 +39,8 @@ Path = str | os.PathLike[str]
 
 # Part of every key: raise it when what is written changes.
 _VERSION = 1
+# Options that came later, with what keys without them stand for.
+_LATER = {"duplicates": "refuse"}
 # Sets up to this size are compared with their checksums whenever opened, which
 # takes a tenth of a second at most; `verify` does it for larger ones.
 _CHECKED_BYTES = 2**26
@@ -118,6 +120,7 @@ def open_split(
   num_features: int | None = None,
   num_labels: int | None = None,
   zero_based: bool = True,
+  duplicates: str = "refuse",
   context: int = 0,
   verify: bool = True,
 ) -> Split:
@@ -131,7 +134,9 @@ def open_split(
     num_features: the width that the features have to have; None takes what the
       files say or, without a header, what the ids need.
     num_labels: likewise for labels.
-    zero_based: False if features are numbered from 1.
+    zero_based: False if text numbers features from 1; labels count from 0.
+    duplicates: what becomes of ids that a row has twice: "refuse", or "sum"
+      adds their values up, or "first" keeps the first one.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
     verify: whether arrays too large to be checked now are compared with their
@@ -156,7 +161,7 @@ def open_split(
   else:
     files = discover.find(data_dir, split)
     options = ingest.Options(
-      num_features, num_labels, zero_based, labelled=True
+      num_features, num_labels, zero_based, True, duplicates
     )
   found = _open(files, options, name, cache_dir)
   return _verifying(found) if verify else found
@@ -171,6 +176,7 @@ def open_file(
   num_features: int | None = None,
   num_labels: int | None = None,
   zero_based: bool = True,
+  duplicates: str = "refuse",
 ) -> Split:
   """Opens files given by name; labels are optional.
 
@@ -182,6 +188,7 @@ def open_file(
     num_features: as in `open_split`.
     num_labels: as in `open_split`.
     zero_based: as in `open_split`.
+    duplicates: as in `open_split`.
 
   Returns:
     The rows, with empty label lists if there are no labels.
@@ -202,7 +209,9 @@ def open_file(
     None if labels is None else pathlib.Path(labels),
     None if filter_pairs is None else pathlib.Path(filter_pairs),
   )
-  options = ingest.Options(num_features, num_labels, zero_based, labelled=False)
+  options = ingest.Options(
+    num_features, num_labels, zero_based, False, duplicates
+  )
   return _open(files, options, pathlib.Path(path).name, cache_dir)
 
 
@@ -283,7 +292,12 @@ def _key(
     for role in ("features", "labels", "filter")
     if getattr(files, role) is not None
   ]
-  what = [_VERSION, dataclasses.astuple(options), roles, list(hashes)]
+  settings = [
+    value
+    for option, value in dataclasses.asdict(options).items()
+    if value != _LATER.get(option, ())
+  ]
+  what = [_VERSION, settings, roles, list(hashes)]
   return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 

@@ -35,6 +35,7 @@ from xlj.data import strict
 Path = str | os.PathLike[str]
 
 _COMMENT = re.compile(rb" *#[^\n]*")
+_BETWEEN_SIZES = re.compile(rb" *[,;] *| +")
 
 
 class Kind(enum.Enum):
@@ -54,28 +55,10 @@ class Header(NamedTuple):
   num_labels: int | None = None
 
 
-class Limits(NamedTuple):
-  """What ids have to stay below.
-
-  Attributes:
-    num_columns: number of features; None takes what the ids need.
-    num_labels: number of labels, likewise.
-    first_id: number of the first feature, 0 or 1.
-    entries: "feature" or "label", what the `f:v` of this file are.
-  """
-
-  num_columns: int | None = None
-  num_labels: int | None = None
-  first_id: int = 0
-  entries: str = "feature"
-
-
-NO_LIMITS = Limits()
-
-
 def stream(
   path: Path,
-  limits: Limits = NO_LIMITS,
+  entries: checks.Columns,
+  labels: checks.Columns,
   kind: Kind | None = None,
   block_bytes: int = lines.BLOCK_BYTES,
 ) -> Iterator[csr_lib.Rows]:
@@ -83,7 +66,9 @@ def stream(
 
   Args:
     path: plain or gzip; "-" is standard input.
-    limits: sizes that the file has to agree with.
+    entries: checks the `f:v` of the file, features or labels; without a limit,
+      the header's becomes the limit.
+    labels: checks the labels, likewise.
     kind: refuses any other kind of file; None accepts all.
     block_bytes: bytes read at a time.
 
@@ -100,12 +85,10 @@ def stream(
   if first is None:
     raise errors.DataError(path, "an empty file", _EXPECTED[kind])
   header, rest = _header(first, path, kind)
-  _check_header(header, limits, path)
-  limits = limits._replace(
-    num_columns=limits.num_columns or header.num_columns,
-    num_labels=limits.num_labels or header.num_labels,
-  )
-  reader = _Reader(path, header, limits)
+  _check_header(header, entries, labels, path)
+  entries.limit = entries.limit or header.num_columns
+  labels.limit = labels.limit or header.num_labels
+  reader = _Reader(path, header, entries, labels)
   for block in itertools.chain([rest] if rest.text else [], source):
     rows = reader.read(block)
     if rows.features.shape[0]:
@@ -125,6 +108,7 @@ def _header(
   first: lines.Block, path: Path, kind: Kind | None
 ) -> tuple[Header, lines.Block]:
   line, _, rest = first.text.partition(b"\n")
+  _check_first_line(first.text, path, kind)
   tokens = line.split()
   rows_only = any(mark in line for mark in (b":", b",", b"#"))
   if rows_only or len(tokens) < 2:
@@ -145,19 +129,50 @@ def _header(
   return header, block
 
 
+def _check_first_line(text: bytes, path: Path, kind: Kind | None) -> None:
+  """Refuses what would be a header, were it written as one."""
+  written = text.split(b"\n", 9)[:-1]
+  plain = [line.partition(b"#")[0] for line in written]
+  number = next((i for i, line in enumerate(plain) if line.strip()), 0)
+  line = plain[number]
+  head = line.partition(b"\r")[0].strip(b" ")
+  sizes = _BETWEEN_SIZES.split(head)
+  if not (2 <= len(sizes) <= 3 and all(map(_is_size, sizes))):
+    return
+  if b"\r" in line:
+    found, hint = "lines that end with '\\r' alone", "end them with '\\n'"
+  elif written[number] == head and (b"," in head or b";" in head):
+    found = strict.shown(head)
+    hint = (
+      "a header has spaces, not commas; a row of labels without features ends"
+      " with a space"
+    )
+  elif number:
+    found, hint = "a header further down", "remove the lines before it"
+  elif b"#" in written[0] and b"," not in head:
+    found, hint = "a header with a comment", "remove the comment"
+  else:
+    return
+  raise errors.DataError(
+    path, found, _EXPECTED[kind], line=number + 1, hint=hint
+  )
+
+
 def _is_size(token: bytes) -> bool:
   return token.isdigit() and len(token) < 20
 
 
-def _check_header(header: Header, limits: Limits, path: Path) -> None:
+def _check_header(
+  header: Header, entries: checks.Columns, labels: checks.Columns, path: Path
+) -> None:
   def refuse(found: str, expected: str) -> None:
     raise errors.DataError(path, f"a header with {found}", expected, line=1)
 
   if header.num_rows == 0:
     refuse("0 rows", "at least one row")
   sizes = (
-    (header.num_columns, limits.num_columns, f"{limits.entries}s"),
-    (header.num_labels, limits.num_labels, "labels"),
+    (header.num_columns, entries.limit, f"{entries.what}s"),
+    (header.num_labels, labels.limit, "labels"),
   )
   for size, limit, what in sizes:
     if size is not None and size > checks.MAX_COLUMNS:
@@ -170,14 +185,19 @@ def _check_header(header: Header, limits: Limits, path: Path) -> None:
 class _Reader:
   """Turns the blocks of one file into rows, and counts them."""
 
-  def __init__(self, path: Path, header: Header, limits: Limits):
+  def __init__(
+    self,
+    path: Path,
+    header: Header,
+    entries: checks.Columns,
+    labels: checks.Columns,
+  ):
     self._path = path
     self._header = header
-    self._columns = checks.Columns(
-      limits.entries, limits.num_columns, limits.first_id
-    )
-    self._labels = checks.Columns("label", limits.num_labels)
+    self._columns = entries
+    self._labels = labels
     self._num_rows = 0
+    self._num_empty = 0
     self._blank_line: int | None = None
     self._last_line = 1
 
@@ -228,25 +248,41 @@ class _Reader:
     """Rows to keep of the block's lines; None for all."""
     filled = np.diff(parsed.indptr) + np.diff(parsed.label_indptr) > 0
     if self._header.num_rows is not None:
-      return self._within_count(filled, block.first_line)
+      keep = self._within_count(filled, block.first_line, text)
+      self._num_empty += int((~filled).sum())
+      return keep
     if filled.all() and self._blank_line is None:
       return None
     return self._without_blanks(filled, block, text)
 
   def _within_count(
-    self, filled: np.ndarray, first_line: int
+    self, filled: np.ndarray, first_line: int, text: bytes
   ) -> np.ndarray | None:
     assert self._header.num_rows is not None
+    if self._blank_line is None and not filled.all():
+      self._blank_line = _first_blank(text, first_line)
     left = self._header.num_rows - self._num_rows
     if len(filled) <= left:
       return None
     extra = left + np.flatnonzero(filled[left:])
     if len(extra):
+      line = first_line + int(extra[0])
+      empty = self._num_empty + int((~filled[: extra[0]]).sum())
+      fits = self._num_rows + int(extra[0]) - empty < self._header.num_rows
+      if self._blank_line is not None and fits:
+        raise errors.DataError(
+          self._path,
+          "an empty line, which counts as a row",
+          f"{self._header.num_rows} rows as in the header (line {line} is one"
+          " more)",
+          line=self._blank_line,
+          hint="remove it",
+        )
       raise errors.DataError(
         self._path,
         "more rows",
         f"{self._header.num_rows} as in the header",
-        line=first_line + int(extra[0]),
+        line=line,
       )
     return np.arange(left)
 
@@ -280,3 +316,11 @@ class _Reader:
         f"{self._columns.what}:value",
         "after a header of two integers, rows are 'id:value id:value ...'",
       )
+
+
+def _first_blank(text: bytes, first_line: int) -> int | None:
+  """Number of the first line with nothing in it, not even a space."""
+  position = 0 if text.startswith(b"\n") else text.find(b"\n\n") + 1
+  if not position and not text.startswith(b"\n"):
+    return None
+  return first_line + text.count(b"\n", 0, position)

@@ -91,7 +91,9 @@ def predict(
 def _blocks(
   run: predictor.Predictor, path: str
 ) -> Iterator[csr_lib.Csr | np.ndarray]:
-  rows = formats.stream_rows(path, num_features=run.num_features)
+  rows = formats.stream_rows(
+    path, num_features=run.num_features, **splits.reading(run.config)
+  )
   for block in rows:
     yield block.features
 
