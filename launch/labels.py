@@ -73,7 +73,7 @@ def main() -> None:
   if _LIST.value:
     print("id\tname\tcount\tstate")
     for label in edit.listed(run):
-      print(*label, sep="\t")
+      print(*label._replace(name=names_lib.escaped(label.name)), sep="\t")
     return
   runs.save(
     _edited(run),

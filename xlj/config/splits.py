@@ -93,7 +93,7 @@ def label_names(
   data = config.data
   num_ids = config_lib.num_ids(config)
   if workdir is not None and (path := workdir / NAMES_FILE).exists():
-    return names_lib.read_names(path, num_ids)
+    return names_lib.read_names(path, num_ids, table=False)
   if data.generator.rows:
     return None
   if data.context:

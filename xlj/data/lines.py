@@ -105,6 +105,31 @@ def blocks(
     line += text.count(b"\n")
 
 
+def decoded(block: Block, path: str | os.PathLike[str]) -> str:
+  """The text of a block, for what is more than numbers.
+
+  Args:
+    block: of `blocks`.
+    path: its file.
+
+  Returns:
+    The text; no byte is replaced.
+
+  Raises:
+    DataError: when it is not UTF-8, with the line.
+  """
+  try:
+    return block.text.decode()
+  except UnicodeDecodeError as error:
+    raise errors.DataError(
+      path,
+      f"byte 0x{block.text[error.start]:02x}",
+      "text in UTF-8",
+      line=block.first_line + block.text.count(b"\n", 0, error.start),
+      hint="convert it: iconv -f LATIN1 -t UTF-8, or whatever it is in",
+    ) from None
+
+
 def _whole_lines(
   path: str | os.PathLike[str], block_bytes: int
 ) -> Iterator[bytes]:

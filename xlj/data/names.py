@@ -1,11 +1,13 @@
-"""Names of labels."""
+"""Names of labels: one on each line of a UTF-8 text, kept as they are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import os
 import pathlib
 import re
 
+from xlj import files
 from xlj.data import errors
 from xlj.data import lines
 
@@ -25,6 +27,13 @@ FILES = (
 # A column where every entry looks like one of these numbers the labels.
 _IDENTIFIER = re.compile(r"\S*\d\S*|-")
 _SAMPLE = 1000
+# What may end a line, by `str.splitlines`, besides a newline; as in JSON.
+LINE_ENDS = {
+  ord(c): f"\\u{ord(c):04x}" for c in "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+}
+_ESCAPES = LINE_ENDS | str.maketrans(
+  {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
+)
 
 
 def label_names(
@@ -32,10 +41,11 @@ def label_names(
 ) -> list[str] | None:
   """Reads the names of a data set's labels, one per line.
 
-  A line without tabs is a name. Of a line with tabs, the name is the first
-  column that is not an identifier, or the first one if all are: a column is
-  an identifier when each of its entries (of the first 1,000) is one word with a
-  digit in it. So `00001740-n<tab>entity<tab>that which ...` is named `entity`.
+  A line is a name, blanks at its ends and any tabs included. But where every
+  line has a tab, the file is a table: the name is the first column that is not
+  an identifier, or the first one if all are. A column is an identifier when
+  each of its entries (of the first 1,000) is one word with a digit in it. So
+  `00001740-n<tab>entity<tab>that which ...` is named `entity`.
 
   Args:
     data_dir: the directory of the data set.
@@ -47,20 +57,32 @@ def label_names(
   Raises:
     DataError: when the number of names is another one, or the text is damaged.
   """
-  path = _find(pathlib.Path(data_dir))
-  if path is None:
-    return None
-  return read_names(path, num_labels)
+  path = find(data_dir)
+  return None if path is None else read_names(path, num_labels)
+
+
+def find(data_dir: str | os.PathLike[str]) -> pathlib.Path | None:
+  """The file of the names of a data set's labels; None if it has none."""
+  root = pathlib.Path(data_dir)
+  for name in FILES:
+    for path in (root / name, root / f"{name}.gz"):
+      if path.is_file():
+        return path
+  return None
 
 
 def read_names(
-  path: str | os.PathLike[str], num_labels: int | None = None
+  path: str | os.PathLike[str],
+  num_labels: int | None = None,
+  *,
+  table: bool = True,
 ) -> list[str]:
   """Reads a file of names, as `label_names` does.
 
   Args:
-    path: plain or gzip text in UTF-8; other bytes are replaced.
+    path: plain or gzip text in UTF-8.
     num_labels: how many names there have to be.
+    table: False takes every line as it is.
 
   Returns:
     The names, by label id.
@@ -69,31 +91,64 @@ def read_names(
     DataError: when the number of names is another one, or the text is damaged.
   """
   rows = [
-    line.split("\t")
+    line
     for block in lines.blocks(path, keep_tabs=True)
-    for line in block.text.decode("utf-8", "replace").split("\n")[:-1]
+    for line in lines.decoded(block, path).split("\n")[:-1]
   ]
   if num_labels is not None:
     # A last line without text is an empty line, not a name.
-    while len(rows) > num_labels and rows[-1] == [""]:
+    while len(rows) > num_labels and not rows[-1]:
       rows.pop()
     if len(rows) != num_labels:
       raise errors.DataError(
         path,
         f"{len(rows)} names",
         f"{num_labels}, one for each label",
-        line=min(len(rows), num_labels + 1),
+        line=max(1, min(len(rows), num_labels + 1)),
+        hint=_hint(rows, num_labels),
       )
-  column = _name_column(rows[:_SAMPLE])
-  return [row[min(column, len(row) - 1)] for row in rows]
+  if not table or not all("\t" in row for row in rows):
+    return rows
+  columns = [row.split("\t") for row in rows]
+  column = _name_column(columns[:_SAMPLE])
+  return [row[min(column, len(row) - 1)] for row in columns]
 
 
-def _find(root: pathlib.Path) -> pathlib.Path | None:
-  for name in FILES:
-    for path in (root / name, root / f"{name}.gz"):
-      if path.is_file():
-        return path
-  return None
+def write_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+  """Writes what `read_names` reads, with `table=False`, as it is.
+
+  Args:
+    path: of the file; a reader sees all of it, or what was there.
+    names: none with a newline.
+  """
+  # A carriage return before a newline counts as a part of it.
+  ends = ("\r\n" if name.endswith("\r") else "\n" for name in names)
+  files.write_text(path, "".join(map("".join, zip(names, ends))))
+
+
+def escaped(name: str) -> str:
+  r"""A name for a cell of a table.
+
+  Args:
+    name: any text.
+
+  Returns:
+    The name with a backslash, tab, newline and carriage return written as
+    `\\`, `\t`, `\n` and `\r`, and what else may end a line as `\u2028`: as in
+    a JSON string.
+  """
+  return name.translate(_ESCAPES)
+
+
+def _hint(rows: list[str], num_labels: int) -> str:
+  if len(rows) > num_labels:
+    return (
+      f"if labels from {num_labels} on have no example,"
+      f" --config.data.num_labels={len(rows)}"
+    )
+  if any("\r" in row for row in rows):
+    return "end lines with a newline, not with a carriage return alone"
+  return "an empty line is a name too; without the file labels have ids alone"
 
 
 def _name_column(rows: list[list[str]]) -> int:

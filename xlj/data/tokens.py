@@ -77,7 +77,8 @@ def words(data_dir: str | os.PathLike[str]) -> list[str]:
     OSError: when it cannot be read.
   """
   path = discover.find(data_dir, "train").features
-  return [word.decode("utf-8", "replace") for word in _vocabulary(path)]
+  # Words are bytes of any kind; none may look like another one.
+  return [word.decode(errors="backslashreplace") for word in _vocabulary(path)]
 
 
 def ingest(

@@ -45,7 +45,8 @@ def predict(
     output_path: Ending in `.jsonl`: one `{"labels": [...], "scores": [...]}`
       per row, with `names` if they are known. Otherwise tab-separated
       `label:score` pairs (`name:score` if names are known), best first, a
-      line per row. "-" is standard output.
+      line per row: the score is what follows the last colon, and the name is
+      written as `names.escaped` says. "-" is standard output.
     k: Labels per row; by default as many as `Predictor.topk` gives.
     labels: File with one label name per line; by default the one that lies
       with the training data, if there is one.
@@ -118,14 +119,15 @@ def _json_line(
   }
   if names is not None:
     row["names"] = [names[i] for i in ids]
-  return json.dumps(row, ensure_ascii=False) + "\n"
+  text = json.dumps(row, ensure_ascii=False)
+  return text.translate(names_lib.LINE_ENDS) + "\n"
 
 
 def _tab_line(
   ids: np.ndarray, scores: np.ndarray, names: Sequence[str] | None
 ) -> str:
   cells = (
-    f"{i if names is None else names[i]}:{score:.5f}"
+    f"{i if names is None else names_lib.escaped(names[i])}:{score:.5f}"
     for i, score in zip(ids, scores)
   )
   return "\t".join(cells) + "\n"

@@ -170,7 +170,7 @@ def rename(run: directory.Run, names: Mapping[int, str]) -> directory.Run:
       raise config_lib.ConfigError(
         f"label {label}: there are ids 0 to {run.num_ids - 1}"
       )
-    if not name.strip() or len(name.splitlines()) > 1 or "\t" in name:
+    if not name.strip() or {*name} & {*"\t\n\r"}:
       raise config_lib.ConfigError(
         f"label {label}: a name is one line without tabs, not {name!r}"
       )

@@ -1,7 +1,7 @@
 """Files that say which labels to delete, merge or rename.
 
-A label is given by its id, or by its name if that is not a number. Lines
-without text count as none.
+A label is given by its id, or by its name if that is not a number; a name with
+a tab as `launch/labels.py --list` prints it. Lines without text count as none.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ import os
 from xlj import config as config_lib
 from xlj.data import errors
 from xlj.data import lines
+from xlj.data import names as names_lib
 from xlj.labels import runs
 from xlj.runs import directory
 
@@ -86,13 +87,13 @@ def _rows(
   """Line numbers and columns of the lines with text."""
   some = False
   for block in lines.blocks(path, keep_tabs=True):
-    texts = block.text.decode("utf-8", "replace").split("\n")[:-1]
+    texts = lines.decoded(block, path).split("\n")[:-1]
     for number, text in enumerate(texts, block.first_line):
       if not text.strip():
         continue
       some = True
-      columns = [column.strip() for column in text.split("\t")]
-      if len(columns) != width or not all(columns):
+      columns = text.split("\t")
+      if len(columns) != width or not all(map(str.strip, columns)):
         raise errors.DataError(path, repr(text), expected, line=number)
       yield number, columns
   if not some:
@@ -101,16 +102,19 @@ def _rows(
 
 def _finder(path: Path, run: directory.Run) -> Callable[[str, int], int]:
   """What finds the id of a label that has a row, given a text and its line."""
-  by_name: dict[str, list[int]] = {}
+  exact: dict[str, list[int]] = {}
+  loose: dict[str, list[int]] = {}  # as an editor or `--list` may have them
   for label, name in enumerate(run.names or ()):
     if run.head_ids[label] >= 0 and run.data_ids[run.head_ids[label]] == label:
-      by_name.setdefault(name, []).append(label)
+      exact.setdefault(name, []).append(label)
+      for text in {name.strip(), names_lib.escaped(name)}:
+        loose.setdefault(text, []).append(label)
 
   def find(text: str, number: int) -> int:
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.strip().isdigit():
       label = int(text)
     else:
-      same = by_name.get(text, [])
+      same = exact.get(text) or loose.get(text) or loose.get(text.strip(), [])
       if len(same) != 1:
         found = f"the name of labels {same[:3]}" if same else "no label's name"
         raise errors.DataError(

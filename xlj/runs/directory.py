@@ -22,6 +22,7 @@ from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.config import splits
 from xlj.data import label_order
+from xlj.data import names as names_lib
 from xlj.model import model as model_lib
 from xlj.report import machine
 from xlj.report import report
@@ -296,8 +297,7 @@ def write(
   if config.data.num_ids:
     run.order.to_file(output / config.head.order)
   if run.names is not None:
-    text = "".join(f"{name}\n" for name in run.names)
-    files.write_text(output / splits.NAMES_FILE, text)
+    names_lib.write_names(output / splits.NAMES_FILE, run.names)
   _begin(output, config)
 
 

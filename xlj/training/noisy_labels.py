@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from xlj.data import csr as csr_lib
+from xlj.data import names as names_lib
 
 FILE = "suspects.tsv"
 
@@ -56,13 +57,16 @@ def write(
     labels: As there.
     ids: As there.
     values: As there.
-    names: Of labels; None for their numbers.
+    names: Of labels, to be written `escaped`; None for their numbers.
   """
   lines = ["row\tlabels\tbelieved\tprobability"]
   for row in suspects.tolist():
     own = labels.take([row]).indices.tolist()
     best = values[row].argmax()
-    texts = [names[i] if names else str(i) for i in (*own, int(ids[row, best]))]
+    texts = [
+      names_lib.escaped(names[i]) if names else str(i)
+      for i in (*own, int(ids[row, best]))
+    ]
     cells = row, ", ".join(texts[:-1]), texts[-1], f"{values[row, best]:.3f}"
     lines.append("\t".join(map(str, cells)))
   path.write_text("\n".join([*lines, ""]), encoding="utf-8")
