@@ -39,7 +39,7 @@ def test_open_fields_are_decided():
       {"oltr__tied": True, "head__dtype": "bfloat16"},
       "oltr.tied is True and head.dtype is 'bfloat16'",
     ),
-    ({"oltr__centre_rate": 2.0}, "oltr.centre_rate 2.0"),
+    ({"oltr__centre_rate": 2.0}, "oltr.centre_rate is 2.0"),
     ({"oltr__margin": -1.0}, "oltr.margin is -1.0"),
     (
       {"oltr__tied": True, "oltr__recentre_every": 1.0},

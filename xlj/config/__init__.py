@@ -7,6 +7,7 @@ field; it is saved with the run and in every checkpoint.
 
 from collections.abc import Iterator, Mapping, Sequence
 import difflib
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ Measured = data.Measured
 # In the order in which open fields are decided.
 PARTS = (data, encoders, heads, remedies, optim, training)
 SWITCHES = sum((part.SWITCHES for part in PARTS), ())
+CHOICES: dict[str, Sequence[str]] = {"family": families.FAMILIES}
+RANGES: checks.Ranges = {"seed": checks.Range(0)}
+for _part in PARTS:
+  CHOICES |= _part.CHOICES
+  RANGES |= _part.RANGES
 _DECIDING = frozenset(switch.field for switch in SWITCHES)
 
 
@@ -163,8 +169,8 @@ def resolve(
     ConfigError: If a field cannot be used; the message names it.
   """
   config = ml_collections.ConfigDict(config.to_dict())
+  check_each(config)
   data.state_facts(config, facts)
-  _check_choices(config)
   if begun is not None and _of_a_kind(begun, config):
     _fill(config, dict(_raw(begun)))
   if config.family is None:
@@ -180,6 +186,18 @@ def resolve(
   return config
 
 
+def check_each(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that a field can never have.
+
+  Args:
+    config: Resolved or not: open fields pass.
+
+  Raises:
+    ConfigError: Naming the field, its value and what it may be.
+  """
+  checks.each(dict(_raw(config)), types(), CHOICES, RANGES)
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses values that cannot be used.
 
@@ -189,14 +207,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: Naming the field, its value and what it may be.
   """
-  _check_choices(config)
+  check_each(config)
   values, default = dict(_raw(config)), dict(_raw(base()))
   for name, why in options.unread(SWITCHES, values).items():
     if values[name] != default[name]:
       raise ConfigError(
         f"{name} is {values[name]!r}, which {why} does not read; leave it out"
       )
-  for part in PARTS:
+  for part in (data, encoders, heads, remedies, training):
     part.check(config)
 
 
@@ -359,12 +377,18 @@ def _of_a_kind(a: ml_collections.ConfigDict, b: Any) -> bool:
   return a.head.type == b.head.type and a.encoder.type == b.encoder.type
 
 
-def _check_choices(config: ml_collections.ConfigDict) -> None:
-  """Refuses unknown names."""
-  allowed: dict[str, Any] = {"family": families.FAMILIES}
-  for part in PARTS:
-    allowed |= part.CHOICES
-  checks.choices(config, allowed)
+@functools.cache
+def types() -> dict[str, type]:
+  """The type of each field, by dotted name."""
+  return dict(_types(base()))
+
+
+def _types(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _types(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, config.get_type(name)
 
 
 def _decide(

@@ -1,16 +1,122 @@
 """What checks of a config share: how fields are named, and refused."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
 Config = ml_collections.ConfigDict | Mapping[str, Any]
+MOST = 2**31 - 1  # ids and steps are of 32 bits
+LARGEST = 1e30  # of factors, whose squares need not be
+_TYPES = {
+  bool: "True or False",
+  int: "a whole number",
+  float: "a number",
+  str: "text",
+  tuple: "whole numbers, such as 1,2",
+}
 
 
 class ConfigError(ValueError):
   """A config that cannot be run; the message names the field."""
+
+
+class Range(NamedTuple):
+  """What a number, or each number of a tuple, may be; never NaN or infinite.
+
+  Attributes:
+    low: The least.
+    high: The greatest.
+    above: Whether `low` itself is left out.
+    below: Whether `high` itself is.
+  """
+
+  low: float = 0
+  high: float = MOST
+  above: bool = False
+  below: bool = False
+
+  def __contains__(self, number: object) -> bool:
+    """Whether a number is in it."""
+    assert isinstance(number, int | float)
+    return (
+      self.low <= number <= self.high
+      and not (self.above and number == self.low)
+      and not (self.below and number == self.high)
+    )
+
+  def wanted(self, number: float) -> str:
+    """What a number that is not in it must be."""
+    if self.high > 1 and not number > self.high:
+      return f"{'above' if self.above else 'at least'} {self.low}"
+    left, right = "[("[self.above], "])"[self.below]
+    return f"in {left}{self.low}, {self.high}{right}"
+
+
+Ranges = dict[str, Range]  # by dotted name of a field
+SHARE = Range(0, 1)
+RATE = Range(0, 1, below=True)
+
+
+def each(
+  values: Mapping[str, Any],
+  types: Mapping[str, type],
+  allowed: Mapping[str, Collection[Any]],
+  ranges: Ranges,
+) -> None:
+  """Refuses values that a field cannot have, whatever the others are.
+
+  Args:
+    values: The config by dotted name; open fields (None) pass.
+    types: Of its fields.
+    allowed: What some of them may be.
+    ranges: Of those that are numbers.
+
+  Raises:
+    ConfigError: Naming the field, its value and what it may be.
+  """
+  for name, value in values.items():
+    if value is None:
+      continue
+    if not _is_of(types[name], value):
+      raise ConfigError(
+        f"{name} is {shown(value)}; it must be {_TYPES[types[name]]}"
+      )
+    if name in allowed and value not in allowed[name]:
+      raise ConfigError(
+        f"{name} is {value!r}; use one of {tuple(allowed[name])}"
+      )
+    if name in ranges:
+      several = isinstance(value, tuple | list)
+      for number in value if several else [value]:
+        if number not in ranges[name]:
+          raise ConfigError(
+            f"{name} is {shown(value)}; {'each' if several else 'it'} must be"
+            f" {ranges[name].wanted(number)}"
+          )
+
+
+def shown(value: Any) -> str:
+  """A value for a message, cut where it is long."""
+  try:
+    text = repr(value)
+  except ValueError:  # a whole number of thousands of digits
+    return "a number of too many digits"
+  return text if len(text) <= 80 else f"{text[:60]}..."
+
+
+def _is_of(kind: type, value: Any) -> bool:
+  """Whether a value has the type of a field."""
+  if kind is tuple:
+    return isinstance(value, tuple | list) and all(
+      _is_of(int, number) for number in value
+    )
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return isinstance(value, kind) and (
+    kind is bool or value is not True and value is not False
+  )
 
 
 def choices(config: Config, allowed: Mapping[str, Collection[Any]]) -> None:
@@ -27,39 +133,6 @@ def choices(config: Config, allowed: Mapping[str, Collection[Any]]) -> None:
     value = value_of(config, name)
     if value is not None and value not in known:
       raise ConfigError(f"{name} is {value!r}; use one of {tuple(known)}")
-
-
-def numbers(
-  config: Config,
-  is_right: Callable[[Any], bool],
-  what: str,
-  names: Collection[str],
-) -> None:
-  """Refuses numbers out of range; open fields, which nothing reads, pass.
-
-  Args:
-    config: A config, nested.
-    is_right: Whether a number will do.
-    what: What it must be, for the message.
-    names: Dotted names of the fields.
-
-  Raises:
-    ConfigError: Naming the field, its value and what it must be.
-  """
-  for name in names:
-    value = value_of(config, name)
-    if value is not None and not is_right(value):
-      raise ConfigError(f"{name} is {value}; it must be {what}")
-
-
-def at_least(config: Config, least: int, *names: str) -> None:
-  """Refuses numbers below `least`; see `numbers`."""
-  numbers(config, lambda n: n >= least, f"at least {least}", names)
-
-
-def rates(config: Config, *names: str) -> None:
-  """Refuses numbers that are not in [0, 1); see `numbers`."""
-  numbers(config, lambda rate: 0 <= rate < 1, "in [0, 1)", names)
 
 
 def value_of(config: Config, name: str) -> Any:

@@ -103,6 +103,32 @@ def fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "data.context": checks.Range(0, 4096),
+  "data.generator.rows": checks.Range(0),
+  "data.generator.test_rows": checks.Range(1),
+  "data.generator.factors": checks.Range(1),
+  "data.generator.features": checks.Range(1, 2**20),
+  "data.generator.noise": checks.Range(0, 1e6),
+  "data.generator.skew": checks.Range(0, 100),
+  "data.generator.seed": checks.Range(0),
+  "data.validation": checks.RATE,
+  "data.max_features": checks.Range(0),
+  "data.max_labels": checks.Range(0),
+  # In which no propensity of 32 bits is 0 or infinite.
+  "data.propensity_a": checks.Range(0, 5),
+  "data.propensity_b": checks.Range(0.01, 100),
+  "data.threads": checks.Range(1, 1024),
+  "data.num_rows": checks.Range(1, 2**62),
+  "data.num_features": checks.Range(0),
+  "data.num_labels": checks.Range(1, 2**62),  # see xlj.planning
+  "data.num_ids": checks.Range(0, 2**62),
+  "data.feature_norm": checks.Range(0, checks.LARGEST, above=True),
+  "data.features_per_row": checks.Range(0),
+  "data.effective_features": checks.Range(0, above=True),
+}
+
+
 def state_facts(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> None:
@@ -149,7 +175,13 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: Naming the field.
   """
-  checks.rates(config, "data.validation")
+  data = config.data
+  if not train_rows(config):
+    raise checks.ConfigError(
+      f"data.validation is {data.validation}, which leaves none of"
+      f" {data.num_rows} rows to train on; set it to 0 or less than"
+      f" {1 - 0.5 / data.num_rows:.3g}"
+    )
 
 
 def train_rows(config: ml_collections.ConfigDict) -> int:

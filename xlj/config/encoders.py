@@ -46,6 +46,24 @@ def fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "encoder.dim": checks.Range(0, 2**20),
+  "encoder.hidden": checks.Range(1, 2**20),
+  "encoder.feature_dropout": checks.RATE,
+  "encoder.embedding_dropout": checks.RATE,
+  "encoder.hidden_dropout": checks.RATE,
+  "encoder.init_scale": checks.Range(0, 1e6),
+  "encoder.input_scale": checks.Range(0, checks.LARGEST, above=True),
+  "encoder.scale": checks.Range(0, 1e6),
+  "encoder.image": checks.Range(1),
+  "encoder.depth": checks.Range(1, 1024),
+  "encoder.stages": checks.Range(1, 16),
+  "encoder.patch": checks.Range(1),
+  "encoder.heads": checks.Range(1),
+  "encoder.shift": checks.Range(0),
+}
+
+
 def make(config: ml_collections.ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
   """Builds the encoder of a config that has one.
 
@@ -102,12 +120,6 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: Naming the field.
   """
-  checks.rates(
-    config,
-    "encoder.feature_dropout",
-    "encoder.embedding_dropout",
-    "encoder.hidden_dropout",
-  )
   if not config.encoder.dim and not config.head.wide:
     raise checks.ConfigError(
       "encoder.dim is 0 and head.wide is False: there is nothing to train;"
@@ -166,7 +178,7 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
       f"encoder.type is {kind!r}, which reads images, and these features are"
       " sparse; set encoder.type=bag"
     )
-  if len(image) != 3 or min(image) < 1 or math.prod(image) != data.num_features:
+  if len(image) != 3 or math.prod(image) != data.num_features:
     raise checks.ConfigError(
       f"encoder.image is {image} and a row has {data.num_features} numbers;"
       " give (height, width, channels) with that product"
@@ -175,11 +187,6 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       f"encoder.dim is {dim}; a {kind!r} has a width: set it"
     )
-  checks.at_least(
-    config,
-    1,
-    *(f"encoder.{name}" for name in ("depth", "stages", "patch", "heads")),
-  )
   if kind == "resnet" and dim % 2 ** (encoder.stages - 1):
     raise checks.ConfigError(
       f"encoder.dim is {dim}; with encoder.stages {encoder.stages} it must be a"
@@ -195,10 +202,10 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
       f"encoder.heads is {encoder.heads}, which does not divide encoder.dim"
       f" {dim}"
     )
-  if not 0 <= encoder.shift < min(image[:2]):
+  if encoder.shift >= min(image[:2]):
     raise checks.ConfigError(
-      f"encoder.shift is {encoder.shift}; it must be at least 0 and less than"
-      f" the sides of encoder.image {image}"
+      f"encoder.shift is {encoder.shift}; it must be less than the"
+      f" sides of encoder.image {image}"
     )
 
 
@@ -226,7 +233,16 @@ ENCODERS = {
     check=_check_images,
   ),
 }
-CHOICES = {"encoder.type": tuple(ENCODERS)}
+CHOICES = {
+  "encoder.type": tuple(ENCODERS),
+  # Functions of `jax.nn` of one number; "" for none.
+  "encoder.activation": (
+    *("", "relu", "gelu", "silu", "swish", "tanh", "sigmoid", "elu", "selu"),
+    *("celu", "leaky_relu", "relu6", "mish", "softplus", "soft_sign"),
+    *("hard_tanh", "hard_sigmoid", "hard_silu", "hard_swish", "log_sigmoid"),
+    *("squareplus", "identity"),
+  ),
+}
 SWITCHES = (
   options.by_table("encoder.type", ENCODERS),
   # A linear model has no embeddings.

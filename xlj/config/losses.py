@@ -5,6 +5,7 @@ from collections.abc import Callable
 import ml_collections
 from ml_collections import config_dict
 
+from xlj.config import checks
 from xlj.config import families
 from xlj.config import options
 from xlj.heads.product import head as product
@@ -29,6 +30,13 @@ def fields() -> options.Fields:
     "head.z_threshold": auto(float),
     "head.gramian_weight": 10.0,
   }
+
+
+RANGES: checks.Ranges = {
+  "head.z_sharpness": checks.Range(0, 1e3, above=True),
+  "head.z_threshold": checks.Range(-1e4, 1e4),
+  "head.gramian_weight": checks.Range(0, 1e6),
+}
 
 
 def rules(

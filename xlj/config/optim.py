@@ -42,6 +42,23 @@ def fields() -> options.Fields:
   return found
 
 
+RANGES: checks.Ranges = {
+  "optim.warmup": checks.RATE,
+  "optim.decay_to": checks.SHARE,
+  "optim.wide.learning_rate": checks.Range(0),
+  "optim.wide.count_power": checks.Range(0, 2),
+}
+for _part in _PARTS:
+  RANGES |= {
+    f"optim.{_part}.learning_rate": checks.Range(0),
+    f"optim.{_part}.weight_decay": checks.Range(0, 1e6),
+    f"optim.{_part}.b1": checks.RATE,
+    f"optim.{_part}.b2": checks.RATE,
+    # Not 0 as a float32: it is divided by.
+    f"optim.{_part}.eps": checks.Range(1e-30, 1),
+  }
+
+
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -84,16 +101,6 @@ def measured(config: ml_collections.ConfigDict) -> options.Fields:
     "optim.wide.learning_rate": rate / data.feature_norm**2,
     "optim.head.learning_rate": 0.03 * rate,
   }
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses values that cannot be used.
-
-  Raises:
-    ConfigError: Naming the field.
-  """
-  checks.rates(config, "optim.warmup")
-  checks.at_least(config, 0, "optim.decay_to")
 
 
 def schedule_of(

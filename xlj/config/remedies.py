@@ -61,12 +61,34 @@ def fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "missing.per_example": checks.Range(0),
+  "missing.share": checks.SHARE,
+  "missing.threshold": checks.Range(0, 1e4),
+  "missing.decay": checks.Range(0, 1e4),
+  "missing.smoothing": checks.SHARE,
+  "missing.positives": checks.Range(0),
+  "missing.remembered": checks.Range(1),
+  "missing.rate": checks.Range(0, 1e6),
+  "noisy.remembered": checks.Range(1),
+  "noisy.strength": checks.Range(0, 1e6),
+  "noisy.momentum": checks.RATE,
+  "noisy.last": checks.SHARE,
+  "tail.beta": checks.RATE,
+  "tail.adjustment": checks.Range(0, 100),
+  "range.intra": checks.Range(0, 1e6),
+  "range.inter": checks.Range(0, 1e6),
+  "range.margin": checks.Range(0, 1e6),
+  "range.farthest": checks.Range(1),
+}
+
+
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
   """Values for fields that are left open."""
   del facts
-  return {"missing.remembered": math.ceil(config.missing.positives)}
+  return {"missing.remembered": max(1, math.ceil(config.missing.positives))}
 
 
 def make_loss(config: ml_collections.ConfigDict) -> loss_lib.Loss:
@@ -139,13 +161,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"missing.positives is {missing.positives}; set it above 0: positives"
         " that an example has on average, observed or not"
       )
-    checks.at_least(config, 1, "missing.remembered")
   if noisy.method != "none":
     if kind != "dense":
       raise checks.ConfigError(
         f"noisy.method is {noisy.method!r}, which needs head.type=dense"
       )
-    checks.at_least(config, 1, "noisy.remembered")
   if tail.weights != "none" or tail.adjustment:
     if config.head.order == "none":
       raise checks.ConfigError(
@@ -157,7 +177,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"tail.weights is {tail.weights!r} and tail.adjustment"
         f" {tail.adjustment}, which need head.type=dense"
       )
-  checks.rates(config, "tail.beta", "noisy.momentum")
   if config.range.intra or config.range.inter:
     _check_range(config)
 
@@ -183,8 +202,6 @@ def _check_large_loss(config: ml_collections.ConfigDict) -> None:
 def _check_range(config: ml_collections.ConfigDict) -> None:
   """Refuses a range loss of what has no embeddings, or no one label."""
   values = config.range
-  checks.at_least(config, 0, "range.intra", "range.inter", "range.margin")
-  checks.at_least(config, 1, "range.farthest")
   if not config.encoder.dim:
     raise checks.ConfigError(
       f"range.intra is {values.intra} and range.inter {values.inter}, which"

@@ -50,6 +50,24 @@ def fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "train.batch_size": checks.Range(1, 2**20),
+  "train.epochs": checks.Range(0, 1e6, above=True),
+  "train.num_steps": checks.Range(1),
+  "train.shuffle": checks.Range(0),
+  "train.log_every": checks.Range(1),
+  "train.skip_nonfinite": checks.Range(0),
+  "eval.every": checks.Range(1),
+  "eval.batch_size": checks.Range(1, 2**20),
+  "eval.ks": checks.Range(1),
+  "checkpoint.every": checks.Range(1),
+  "checkpoint.keep": checks.Range(1),
+  "checkpoint.keep_every": checks.Range(0),
+  "predict.propensity_power": checks.Range(-100, 100),
+  "mesh.shape": checks.Range(1),
+}
+
+
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -98,25 +116,20 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: Naming the field.
   """
-  checks.at_least(
-    config,
-    1,
-    "train.batch_size",
-    "train.num_steps",
-    "train.log_every",
-    "eval.every",
-    "eval.batch_size",
-    "checkpoint.every",
-    "checkpoint.keep",
-  )
-  if not config.eval.ks or min(config.eval.ks) < 1:
+  if len(config.mesh.shape) not in (0, 2):
+    raise checks.ConfigError(
+      f"mesh.shape is {tuple(config.mesh.shape)}; give two numbers, or none to"
+      " use all devices"
+    )
+  if not config.eval.ks:
     raise checks.ConfigError(
       f"eval.ks is {config.eval.ks}; give cut-offs from 1 up"
     )
   names = [f"{kind}@{k}" for kind in _METRICS for k in config.eval.ks]
   if config.eval.metric not in names:
     raise checks.ConfigError(
-      f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)}"
+      f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)},"
+      " or another eval.ks"
     )
   if config.head.order == "none" and config.predict.propensity_power:
     raise checks.ConfigError(

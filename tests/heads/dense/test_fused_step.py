@@ -284,6 +284,11 @@ def test_updates_far_below_the_grid_are_not_lost(storage):
   assert abs(share(storage) - 1) < 0.3
 
 
+def test_compensation_of_more_labels_than_there_are_is_of_all():
+  head = make_head(kahan_labels=10 * NUM_LABELS)
+  assert head.label_rows.kahan_rows == head.num_rows
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_compensation_of_the_most_frequent_labels_alone():

@@ -51,6 +51,17 @@ def fields() -> options.Fields:
   return found
 
 
+RANGES: checks.Ranges = {
+  "head.init_scale": checks.Range(0, 1e6),
+  **dense.RANGES,
+  **cascade.RANGES,
+  **product.RANGES,
+  **oltr.RANGES,
+  **spherical.RANGES,
+  **losses.RANGES,
+}
+
+
 def make(config: ml_collections.ConfigDict) -> head_lib.Head:
   """Builds the head, with its loss and optimizers.
 

@@ -28,6 +28,15 @@ def _fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "head.groups": checks.Range(1),
+  "head.candidates": checks.Range(1),
+  "predict.beam": checks.Range(1),
+  "head.sample_groups": checks.Range(1),
+  "head.hard_groups": checks.Range(0),
+}
+
+
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -54,7 +63,7 @@ def _num_groups(num_labels: int) -> int:
 
 def _check(config: ml_collections.ConfigDict) -> None:
   head = config.head
-  if not head.groups or min(head.groups) < 1:
+  if not head.groups:
     raise checks.ConfigError(
       f"head.groups is {tuple(head.groups)}; give numbers"
     )
@@ -63,9 +72,6 @@ def _check(config: ml_collections.ConfigDict) -> None:
       f"head.groups is {tuple(head.groups)} for {config.data.num_labels}"
       " labels; use fewer groups"
     )
-  checks.at_least(
-    config, 1, "head.candidates", "predict.beam", "head.sample_groups"
-  )
 
 
 def _check_cascade(config: ml_collections.ConfigDict) -> None:
@@ -80,7 +86,7 @@ def _check_cascade(config: ml_collections.ConfigDict) -> None:
 def _check_sampled(config: ml_collections.ConfigDict) -> None:
   _check(config)
   head = config.head
-  if not 0 <= head.hard_groups <= head.sample_groups:
+  if head.hard_groups > head.sample_groups:
     raise checks.ConfigError(
       f"head.hard_groups is {head.hard_groups}; it must be at least 0 and at"
       f" most head.sample_groups, {head.sample_groups}"

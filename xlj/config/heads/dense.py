@@ -21,6 +21,7 @@ from xlj.losses import prototype_softmax
 from xlj.ops import row_format
 from xlj.ops import row_optimizer
 
+_MOST_BLOCKS = 1024  # of fewer labels than that
 # What rows of labels read in every head that has them.
 ROWS = (
   "head.init",
@@ -82,7 +83,7 @@ def fields() -> options.Fields:
     # Of their rounding: "kahan" keeps what it took off, "master" keeps float32
     # rows beside them.
     "head.correction": "none",
-    "head.kahan_labels": 0,  # only the most frequent ones; 0 for all
+    "head.kahan_labels": 0,  # at most, the most frequent ones; 0 for all
     "head.max_norm": 0.0,  # greatest length of a label row; 0 for none
     "head.chunk_bytes": 0,  # of temporaries of a step; 0 for the default
     # Chunks of labels whose gradients are all smaller are left out
@@ -97,6 +98,24 @@ def fields() -> options.Fields:
     "head.prototypes": 1,
     "head.prototype_labels": auto(int),  # how many labels; a tenth of them
   }
+
+
+RANGES: checks.Ranges = {
+  "head.bias": checks.Range(-1e4, 1e4),
+  "head.wide_pairs": checks.Range(0, 2**62),
+  "head.wide_work": checks.Range(0, 2**62),
+  "head.wide_evidence": checks.Range(0, checks.LARGEST),
+  "head.wide_per_feature": checks.Range(0),
+  "head.wide_per_label": checks.Range(0),
+  "head.negligible": checks.RATE,
+  "head.blocks": checks.Range(1),
+  "head.kahan_labels": checks.Range(0),
+  "head.max_norm": checks.Range(0, checks.LARGEST),
+  "head.chunk_bytes": checks.Range(0, 2**62),
+  "head.skip_below": checks.RATE,
+  "head.prototypes": checks.Range(1, 1024),
+  "head.prototype_labels": checks.Range(1),
+}
 
 
 def rules(
@@ -133,20 +152,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: Naming the field.
   """
-  checks.at_least(config, 1, "head.blocks", "head.prototypes")
-  checks.at_least(
-    config,
-    0,
-    "head.max_norm",
-    "head.chunk_bytes",
-    "head.kahan_labels",
-    "head.skip_below",
-    "head.wide_pairs",
-    "head.wide_work",
-    "head.wide_evidence",
-    "head.wide_per_feature",
-    "head.wide_per_label",
-  )
+  most = max(config.data.num_labels, _MOST_BLOCKS)
+  if (config.head.blocks or 0) > most:
+    raise checks.ConfigError(
+      f"head.blocks is {config.head.blocks} for {config.data.num_labels}"
+      f" labels; give at most {most}"
+    )
   if config.head.wide and config.data.dense:
     raise checks.ConfigError(
       "head.wide needs sparse features, and these are dense; set"
@@ -303,7 +314,6 @@ def _check_by_example(config: ml_collections.ConfigDict) -> None:
       " counts of labels, the loss 'bce' and no remedy, and does not go with"
       f" {name} {checks.value_of(config, name)!r}; set head.by_example=False"
     )
-  checks.rates(config, "head.negligible")
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -324,7 +334,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         f" {value!r}; use {' or '.join(map(repr, wanted))}, or"
         " head.prototypes=1"
       )
-  if not 1 <= head.prototype_labels <= count:
+  if head.prototype_labels > count:
     raise checks.ConfigError(
       f"head.prototype_labels is {head.prototype_labels}; it must be in [1,"
       f" {count}]"

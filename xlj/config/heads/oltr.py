@@ -30,6 +30,18 @@ def _fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "oltr.attend_to": checks.Range(0),
+  "oltr.scale": checks.Range(0, 1e6, above=True),
+  "oltr.reach": checks.Range(0, 1e6, above=True),
+  "oltr.centre_weight": checks.Range(0, 1e6),
+  "oltr.centre_rate": checks.SHARE,
+  "oltr.recentre_every": checks.Range(0),
+  "oltr.repel_weight": checks.Range(0, 1e6),
+  "oltr.margin": checks.Range(0, 1e6),
+}
+
+
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -50,21 +62,6 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       f"oltr.recentre_every is {settings.recentre_every}, which would replace"
       " the label rows where oltr.tied is True; set one of them"
-    )
-  checks.at_least(
-    config,
-    0,
-    "oltr.attend_to",
-    "oltr.centre_weight",
-    "oltr.recentre_every",
-    "oltr.repel_weight",
-    "oltr.margin",
-  )
-  checks.numbers(config, lambda n: n > 0, "above 0", ["oltr.scale"])
-  if not settings.reach > 0 or not 0 <= settings.centre_rate <= 1:
-    raise checks.ConfigError(
-      f"oltr.reach is {settings.reach} and oltr.centre_rate"
-      f" {settings.centre_rate}; give a number above 0, and one from 0 to 1"
     )
 
 

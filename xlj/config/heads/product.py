@@ -22,6 +22,13 @@ def _fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "head.digits": checks.Range(1, 64),
+  "head.lengths": checks.Range(1),
+  "head.components": checks.Range(1, 2**16),
+}
+
+
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -40,7 +47,6 @@ def _rules(
 
 def _check(config: ml_collections.ConfigDict) -> None:
   head = config.head
-  checks.at_least(config, 1, "head.components")
   if len(head.lengths) != head.digits:
     raise checks.ConfigError(
       f"head.lengths is {tuple(head.lengths)} and head.digits {head.digits};"

@@ -17,6 +17,12 @@ def _fields() -> options.Fields:
   }
 
 
+RANGES: checks.Ranges = {
+  "head.refactor_every": checks.Range(1),
+  "head.curvature_rate": checks.Range(0, 1, above=True),
+}
+
+
 def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
@@ -30,15 +36,6 @@ def _rules(
     # The gradient of the Z-loss is small where rows are large.
     "optim.head.learning_rate": 30.0 if loss == "z_loss" else 1.0,
   }
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-  checks.at_least(config, 1, "head.refactor_every")
-  if not 0 < config.head.curvature_rate <= 1:
-    raise checks.ConfigError(
-      f"head.curvature_rate is {config.head.curvature_rate}; it must be in"
-      " (0, 1]"
-    )
 
 
 def _make(config: ml_collections.ConfigDict) -> spherical.SphericalHead:
@@ -66,5 +63,4 @@ OPTION = options.Option(
     "optim.head.name": "sgd",
   },
   losses=tuple(losses.SPHERICAL),
-  check=_check,
 )

@@ -48,7 +48,8 @@ class Rows:
     wide_pairs: Number of pairs Z of a block in the wide path, that of the block
       with most of them (see `xlj.ops.pairs.label_pairs`).
     kahan_labels: With compensation of rounding, the first so many labels have
-      it, rounded up to a multiple of `blocks`; 0 for all.
+      it, rounded up to a multiple of `blocks`; 0, or more than there are, for
+      all.
     init_scale: Standard deviation of the initial rows.
     init_bias: Initial bias of every label.
     cosine: Label rows count by their direction alone (they are normalised in
@@ -100,9 +101,8 @@ class Rows:
 
   def _first_rows(self, num_labels: int) -> int:
     """Rows of the first labels, padding included; 0 for all of them."""
-    return layout_lib.Layout(
-      num_labels or self.num_labels, self.blocks
-    ).num_rows
+    num_labels = min(num_labels or self.num_labels, self.num_labels)
+    return layout_lib.Layout(num_labels, self.blocks).num_rows
 
   def of_device(self) -> label_step.LabelRows:
     """What the pass over a device's rows needs to know, in this context."""
