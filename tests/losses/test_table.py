@@ -16,6 +16,7 @@ from xlj.ops import targets as targets_lib
 
 N, D, P = 16, 6, 4
 SOME = ("softmax", "weighted_bce", "logit_adjustment")
+SMALL_LOGITS = {"arcface", "cosface", "margin", "logit"}
 NUM_LABELS = 43
 CHUNKS = {
   "one": (0, 43),
@@ -106,6 +107,45 @@ def test_large_logits_give_finite_results(name):
   assert np.isfinite(value).all()
   assert np.isfinite(grad).all()
   np.testing.assert_array_equal(padding, 0)
+
+
+def extreme_logits(targets):
+  """Logits `[N, NUM_LABELS]` float32 that sums and differences suffer from."""
+  rng = np.random.default_rng(5)
+  z = rng.normal(size=(N, NUM_LABELS))
+  hot = table.dense_targets(targets, NUM_LABELS) > 0
+  mixed = rng.choice([-1e4, 0.0, 1e4], z.shape)
+  for more in (1e4, -1e4, -z, mixed, 1e4 * hot, -1e4 * hot):
+    yield (z + more).astype(np.float32)
+
+
+# Adjusted logits are rounded like any of their size, and cosines are small.
+@pytest.mark.parametrize(
+  "name",
+  [n for n in table.CASES if not set(n.split("_")) & SMALL_LOGITS],
+)
+def test_logits_of_any_size_lose_no_digits(name):
+  case = table.CASES[name]
+  targets = table.make_targets(case, N, NUM_LABELS, P)
+  values = table.make_label_values(case, NUM_LABELS)
+  for z in extreme_logits(targets):
+    # In float64 it equals the reference, which overflows here.
+    with jax.enable_x64(True):
+      expected = in_chunks(
+        case.loss,
+        jnp.asarray(z, "float64"),
+        jax.tree.map(jnp.asarray, targets),
+        jax.tree.map(lambda v: jnp.asarray(v, "float64"), values),
+        CHUNKS["uneven"],
+      )
+    got = in_chunks(
+      case.loss,
+      jnp.asarray(z),
+      *jax.tree.map(jnp.asarray, (targets, values)),
+      CHUNKS["last_is_padding"],
+    )
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
 # What a loss needs of a mesh is merged statistics and values per label.

@@ -366,3 +366,19 @@ def test_assembly_does_what_the_interpreter_does():
   interpreted = exponentials.softplus(z, e, interpret=True)
   check(execute(exponentials.SOFTPLUS, z, e), interpreted)
   check(interpreted, np.logaddexp(0, z.astype(np.float64)))
+
+
+def test_the_loss_of_large_logits_is_as_good_as_their_sums():
+  layout = layout_lib.Layout(64)
+  x, stored, _, ids, scale = make_inputs("float32", 16, layout)
+  x, ids, scale = x[:16], ids[:16], scale[:16]
+  ids[:, 1:] = -1
+  ids[:, 0] = np.arange(16)
+  rows = np.zeros(stored["rows"].shape, np.float32)
+  x[:] = np.eye(16)
+  rows[np.arange(16), np.arange(16)] = 1e4  # the positives'
+  rows[np.arange(16), (np.arange(16) + 1) % 16] = -3
+  inputs = x, {"rows": jnp.asarray(rows)}, None, ids, scale
+  got = run("bce", "float32", *inputs, layout=layout)
+  expected, *_ = textbook("bce", layout, x, rows, None, ids, scale)
+  np.testing.assert_allclose(got.losses, expected, atol=1e4 * 2e-6)

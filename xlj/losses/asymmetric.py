@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from xlj.losses import logistic
 from xlj.losses import separable
 from xlj.ops import targets as targets_lib
 
@@ -43,14 +44,14 @@ class Asymmetric(separable.Separable):
     return value, -slope
 
   def _negative(self, z: jax.Array) -> separable.ValueAndSlope:
-    p = jax.nn.sigmoid(z)
-    dp = p * (1 - p)
+    softplus, p, complement = logistic.logistic(z)
+    dp = p * complement
     if self.clip:
       q = jnp.maximum(p - self.clip, 0)
       cost = -jnp.log1p(-q)
       cost_slope = jnp.where(q > 0, dp / (1 - q), 0)
     else:  # 1 - q would underflow where the logit is large.
-      q, cost, cost_slope = p, jax.nn.softplus(z), p
+      q, cost, cost_slope = p, softplus, p
     gamma = self.gamma_negative
     if not gamma:
       return cost, cost_slope

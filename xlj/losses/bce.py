@@ -4,14 +4,13 @@ import dataclasses
 
 import jax
 
-from xlj.losses import logistic
 from xlj.losses import separable
 from xlj.ops import targets as targets_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryCrossEntropy(separable.Separable):
-  """`sum_l softplus(z_l) - sum_{p positive} z_p`, summed over labels.
+  """`sum_{l negative} softplus(z_l) + sum_{p positive} softplus(-z_p)`.
 
   The sum over labels (not their mean) keeps the gradient of a positive at
   order one whatever the number of labels. It needs no statistics.
@@ -21,10 +20,9 @@ class BinaryCrossEntropy(separable.Separable):
     self, stats: None, z: jax.Array, positives: targets_lib.Positives
   ) -> tuple[jax.Array, jax.Array]:
     """This chunk's part of the loss, and its gradient."""
-    softplus, grad, _ = logistic.logistic(z)
-    value = softplus.sum(positives.label_axis)
-    value -= targets_lib.gather_columns(z, positives).sum(1)
-    grad = targets_lib.add_at_columns(
-      grad, positives, -positives.inside.astype(z.dtype)
+    return separable.sum_of_terms(
+      z,
+      positives,
+      lambda z: separable.cross_entropy(z, 0),
+      lambda z: separable.cross_entropy(z, 1),
     )
-    return value, grad

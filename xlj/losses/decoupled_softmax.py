@@ -69,19 +69,17 @@ class DecoupledSoftmax:
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
     """This chunk's part of the loss, and its gradient."""
-    lse = softmax.log_sum_exp(stats.negatives)
-    excess = lse[:, None] - stats.positives  # [N, P]
+    excess = softmax.costs(stats.negatives, stats.positives)  # [N, P]
     target = targets_lib.shares(positives, z.dtype)
     value = (target * jax.nn.softplus(excess)).sum(1)
     # A positive's own probability against the negatives, over all chunks.
     count = positives.count.astype(z.dtype)[:, None]
     slope = jax.nn.sigmoid(excess) / jnp.maximum(count, 1)
     slope = jnp.where(positives.used, slope, 0)
-    # Without any negative the log-sum-exp is -inf, and so are all logits here.
-    lse = jnp.where(jnp.isneginf(lse), 0, lse)
     negatives = targets_lib.set_at_columns(z, positives, -jnp.inf)
-    grad = jnp.exp(negatives - positives.by_example(lse))
-    grad *= positives.by_example(slope.sum(1))
+    grad = softmax.probabilities(
+      stats.negatives, negatives, positives, slope.sum(1)
+    )
     return value, targets_lib.set_at_columns(
       grad, positives, -target * jax.nn.sigmoid(excess)
     )

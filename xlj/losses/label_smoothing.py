@@ -70,17 +70,18 @@ class LabelSmoothing:
     positives: targets_lib.Positives,
   ) -> tuple[jax.Array, jax.Array]:
     """This chunk's part of the loss, and its gradient."""
-    lse = softmax.log_sum_exp(stats.softmax)
-    by_example = positives.by_example(lse)
-    has_positives = positives.by_example(positives.count > 0)
+    has_positives = positives.count > 0
     num_labels = stats.num_labels.astype(z.dtype)
     spread = self.smoothing / positives.by_example(num_labels)
     # [N, c]: each label's part, 0 at padding labels.
-    spread = jnp.where(has_positives & ~jnp.isneginf(z), spread, 0)
+    counts = positives.by_example(has_positives) & ~jnp.isneginf(z)
+    spread = jnp.where(counts, spread, 0)
     target = (1 - self.smoothing) * targets_lib.shares(positives, z.dtype)
     at_positives = targets_lib.gather_columns(z, positives)
-    value = (target * (lse[:, None] - at_positives)).sum(1)
-    rest = jnp.where(spread > 0, spread * (by_example - z), 0)
-    value += rest.sum(positives.label_axis)
-    grad = jnp.where(has_positives, jnp.exp(z - by_example), 0) - spread
+    value = (target * softmax.costs(stats.softmax, at_positives)).sum(1)
+    largest, rest = map(positives.by_example, softmax.parts(stats.softmax))
+    cost = jnp.where(spread > 0, spread * (largest - z + rest), 0)
+    value += cost.sum(positives.label_axis)
+    slope = has_positives.astype(z.dtype)
+    grad = softmax.probabilities(stats.softmax, z, positives, slope) - spread
     return value, targets_lib.add_at_columns(grad, positives, -target)

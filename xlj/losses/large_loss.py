@@ -209,15 +209,9 @@ class LargeLoss:
       value, slope, _ = logistic.logistic(jnp.where(modified, -z, z))
       return value, jnp.where(modified, -slope, slope)
 
-    # Here a positive counts as a negative first: taking it out before would
-    # be a pass of its own. The gradient does not lose digits by that.
-    value, grad = negative(z)
-    at_positives = targets_lib.gather_columns(z, positives)
-    positive, slope, _ = logistic.logistic(-at_positives)
-    change = positive - negative(at_positives)[0]
-    value = value.sum(positives.label_axis)
-    value += jnp.where(positives.inside, change, 0).sum(1)
-    return value, targets_lib.set_at_columns(grad, positives, -slope)
+    return separable.sum_of_terms(
+      z, positives, negative, lambda z: separable.cross_entropy(z, 1)
+    )
 
   def report(
     self, stats: Statistics | None, targets: targets_lib.Targets

@@ -81,8 +81,7 @@ class PrototypeSoftmax:
     label = jax.nn.logsumexp(at_rows, axis=2)  # [N, P]
     part = jnp.exp(at_rows - label[..., None])
     share = used / jnp.maximum(used.sum(1, keepdims=True), 1)
-    lse = softmax.log_sum_exp(stats.negatives)
-    excess = lse[:, None] - label
+    excess = softmax.costs(stats.negatives, label)
     cost, slope = excess, jnp.ones_like(excess)
     if self.decoupled:
       cost, slope = jax.nn.softplus(excess), jax.nn.sigmoid(excess)
@@ -93,10 +92,12 @@ class PrototypeSoftmax:
       return jnp.where(positives.inside, rows, 0)
 
     value = by_row(share * cost).sum(1)
-    # Without any negative the log-sum-exp is -inf, and so are all logits here.
-    lse = jnp.where(jnp.isneginf(lse), 0, lse)
-    grad = jnp.exp(self._others(z, positives) - positives.by_example(lse))
-    grad *= positives.by_example((share * slope).sum(1))
+    grad = softmax.probabilities(
+      stats.negatives,
+      self._others(z, positives),
+      positives,
+      (share * slope).sum(1),
+    )
     return value, targets_lib.add_at_columns(
       grad, positives, -by_row(share * slope)
     )

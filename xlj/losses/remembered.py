@@ -122,9 +122,7 @@ class EarlyLearning(Remembering):
     first = jnp.asarray(positives.first == 0)
     value += jnp.where(counts & first, self.strength * jnp.log1p(-inner), 0)
     factor = jnp.where(counts, self.strength / (1 - inner), 0)
-    lse = softmax.log_sum_exp(stats.softmax)
-    probability = jnp.exp(z - positives.by_example(lse))
-    grad += probability * positives.by_example(factor * inner)
+    grad += softmax.probabilities(stats.softmax, z, positives, factor * inner)
     here = targets_lib.in_chunk_of(positives, target.ids, z)
     pull = factor[:, None] * target.values * probabilities
     pull = jnp.where(here.inside, pull, 0)
@@ -143,12 +141,13 @@ class EarlyLearning(Remembering):
     self, stats: Statistics, memory: targets_lib.Memory
   ) -> tuple[targets_lib.Memory, jax.Array]:
     """The new targets, and the probabilities `[N, M]` of their labels."""
-    lse = softmax.log_sum_exp(stats.softmax)[:, None]
     known = jnp.asarray(memory.ids) >= 0
-    old = jnp.where(known, jnp.exp(stats.at_memory - lse), 0)
+    old = jnp.exp(-softmax.costs(stats.softmax, stats.at_memory))
+    old = jnp.where(known, old, 0)
     again = targets_lib.among(stats.best.ids, memory.ids)
     is_new = ~again & (stats.best.ids >= 0)
-    new = jnp.where(is_new, jnp.exp(stats.best.scores - lse), 0)
+    new = jnp.exp(-softmax.costs(stats.softmax, stats.best.scores))
+    new = jnp.where(is_new, new, 0)
     rest = 1 - self.momentum
     values = self.momentum * jnp.asarray(memory.values) + rest * old
     values = jnp.concatenate([jnp.where(known, values, 0), rest * new], 1)
@@ -200,17 +199,16 @@ class SelfDistillation(Remembering):
     counts = positives.count > 0
     seen = (memory.ids >= 0).any(1) & counts
     mix = jnp.where(seen, self._mix(), 0).astype(z.dtype)
-    lse = softmax.log_sum_exp(stats.softmax)
     labels = (1 - mix)[:, None] * targets_lib.shares(positives, z.dtype)
     here = targets_lib.in_chunk_of(positives, memory.ids, z)
     before = mix[:, None] * jnp.asarray(memory.values, z.dtype)
     at_memory = jnp.where(here.inside, before, 0)
-    excess = lse[:, None] - targets_lib.gather_columns(z, positives)
-    value = (labels * excess).sum(1)
-    excess = lse[:, None] - targets_lib.gather_columns(z, here)
-    value += (at_memory * excess).sum(1)
+    logits = targets_lib.gather_columns(z, positives)
+    value = (labels * softmax.costs(stats.softmax, logits)).sum(1)
+    logits = targets_lib.gather_columns(z, here)
+    value += (at_memory * softmax.costs(stats.softmax, logits)).sum(1)
     mass = jnp.where(counts, 1 - mix, 0) + before.sum(1)
-    grad = jnp.exp(z - positives.by_example(lse)) * positives.by_example(mass)
+    grad = softmax.probabilities(stats.softmax, z, positives, mass)
     grad = targets_lib.add_at_columns(grad, positives, -labels)
     return value, targets_lib.add_at_columns(grad, here, -at_memory)
 
@@ -218,11 +216,8 @@ class SelfDistillation(Remembering):
     self, stats: Statistics, targets: targets_lib.Targets
   ) -> dict[str, jax.Array]:
     """The probabilities to remember."""
-    lse = softmax.log_sum_exp(stats.softmax)[:, None]
-    return {
-      "memory_ids": stats.best.ids,
-      "memory_values": jnp.exp(stats.best.scores - lse),
-    }
+    costs = softmax.costs(stats.softmax, stats.best.scores)
+    return {"memory_ids": stats.best.ids, "memory_values": jnp.exp(-costs)}
 
   def _mix(self) -> jax.Array:
     """How much predictions count in this step."""

@@ -104,8 +104,13 @@ class OnlineEstimation:
     here = targets_lib.in_chunk_of(positives, ids, z)
     y = jnp.where(here.inside, jax.nn.sigmoid(estimates), 0)
     softplus, p, complement = logistic.logistic(z)
-    value = softplus.sum(positives.label_axis)
-    value -= (y * targets_lib.gather_columns(z, here)).sum(1)
+    # Taken out before the sum, as in `separable.sum_of_terms`.
+    rest = targets_lib.set_at_columns(softplus, here, 0)
+    value = rest.sum(positives.label_axis)
+    at_memory = targets_lib.gather_columns(z, here)
+    known = (1 - y) * logistic.logistic(at_memory).softplus
+    known += y * logistic.logistic(-at_memory).softplus
+    value += jnp.where(here.inside, known, 0).sum(1)
     # The excess of positives is a batch's; it is counted with the first label.
     excess = _mean(stats.total, positives.weights) - self.expected
     scale = self.strength / self.num_labels

@@ -63,12 +63,14 @@ def sum_of_terms(
 
 def cross_entropy(z: jax.Array, target: float) -> ValueAndSlope:
   """`softplus(z) - target z` and its derivative; both 0 at -inf."""
-  value, slope, _ = logistic.logistic(z)
+  negative, p, complement = logistic.logistic(z)
   if not target:
-    return value, slope
+    return negative, p
+  # Not a difference of numbers as large as z, nor of probabilities near 1.
+  value = (1 - target) * negative + target * logistic.logistic(-z).softplus
+  slope = (1 - target) * p - target * complement
   is_label = ~jnp.isneginf(z)
-  value -= jnp.where(is_label, target * z, 0)
-  return jnp.where(is_label, value, 0), slope - target * is_label
+  return jnp.where(is_label, value, 0), jnp.where(is_label, slope, 0)
 
 
 def focal_term(x: jax.Array, gamma: float) -> ValueAndSlope:

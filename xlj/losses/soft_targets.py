@@ -61,10 +61,8 @@ class SoftTargets:
     z = z / self.temperature
     weights = positives.values.astype(z.dtype)
     target = jnp.where(positives.inside, weights, 0)
-    lse = softmax.log_sum_exp(stats)
     at_positives = targets_lib.gather_columns(z, positives)
-    value = (target * (lse[:, None] - at_positives)).sum(1)
-    grad = jnp.exp(z - positives.by_example(lse))
-    grad *= positives.by_example(weights.sum(1))
+    value = (target * softmax.costs(stats, at_positives)).sum(1)
+    grad = softmax.probabilities(stats, z, positives, weights.sum(1))
     grad = targets_lib.add_at_columns(grad, positives, -target)
     return self.temperature**2 * value, self.temperature * grad

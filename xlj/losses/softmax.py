@@ -72,19 +72,54 @@ class Softmax:
     """This chunk's part of the loss, and its gradient."""
     lse = log_sum_exp(stats)
     target = targets_lib.shares(positives, z.dtype)
-    at_positives = targets_lib.gather_columns(z, positives)
-    excess = lse + self.z_loss * lse**2
-    value = (target * (excess[:, None] - at_positives)).sum(1)
+    excess = costs(stats, targets_lib.gather_columns(z, positives))
+    value = (target * (excess + self.z_loss * lse[:, None] ** 2)).sum(1)
     slope = 1 + 2 * self.z_loss * lse
     slope = jnp.where(positives.count > 0, slope, 0)
-    probability = jnp.exp(z - positives.by_example(lse))
-    probability *= positives.by_example(slope)
-    return value, targets_lib.add_at_columns(probability, positives, -target)
+    grad = probabilities(stats, z, positives, slope)
+    return value, targets_lib.add_at_columns(grad, positives, -target)
 
 
 def log_sum_exp(stats: SoftmaxStatistics) -> jax.Array:
   """`log sum exp` of the logits that the statistics are of, `[N]`."""
-  return _finite(stats.max) + jnp.log(stats.total)
+  largest, rest = parts(stats)
+  return largest + rest
+
+
+def parts(stats: SoftmaxStatistics) -> tuple[jax.Array, jax.Array]:
+  """The maximum of the logits, and the log-sum-exp of them minus it; `[N]`.
+
+  Their sum loses digits where logits are large: subtract one, then the other.
+  """
+  return _finite(stats.max), jnp.log(stats.total)
+
+
+def costs(stats: SoftmaxStatistics, z: jax.Array) -> jax.Array:
+  """`log_sum_exp - z` of some logits `[N, P]`, by `parts`."""
+  largest, rest = parts(stats)
+  return largest[:, None] - z + rest[:, None]
+
+
+def probabilities(
+  stats: SoftmaxStatistics,
+  z: jax.Array,
+  positives: targets_lib.Positives,
+  factor: jax.Array,
+) -> jax.Array:
+  """`factor exp(z - log_sum_exp)` of a chunk, by `parts`.
+
+  Args:
+    stats: Merged statistics; of no logits, all probabilities are 0.
+    z: `[N, c]` logits of the chunk.
+    positives: How the chunk lies.
+    factor: `[N]`.
+
+  Returns:
+    `[N, c]`.
+  """
+  factor = factor / jnp.where(stats.total > 0, stats.total, 1)
+  above = jnp.exp(z - positives.by_example(_finite(stats.max)))
+  return above * positives.by_example(factor)
 
 
 def _finite(maximum: jax.Array) -> jax.Array:

@@ -154,7 +154,13 @@ def fused_step(
   if loss == "softmax":
     losses = share * jnp.where(local >= 0, lse - found.logits, 0).sum(0)
   else:
-    losses -= found.logits.sum(0)
+    # What is left of the labels that are negatives is the difference of sums
+    # of float32: no better than 1e-6 of the positives' logits, not below 0.
+    as_negatives, as_positives = (
+      jnp.where(local >= 0, jax.nn.softplus(z), 0).sum(0)
+      for z in (found.logits, -found.logits)
+    )
+    losses = jnp.maximum(losses - as_negatives, 0) + as_positives
 
   entries = update.entries(problem, local, found.corrections)
   # The update writes over what the others read: they must be through.
