@@ -28,7 +28,9 @@ _K = flags.DEFINE_integer(
   "k", None, "Labels per row; default: 5, or all if there are fewer.", 1
 )
 _LABELS = flags.DEFINE_string(
-  "labels", None, "File with a label name per line; default: that of the data."
+  "labels",
+  None,
+  "File with a label name per line; default: those of the run.",
 )
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint", "best", ["best", "last"], "Which checkpoint to use."

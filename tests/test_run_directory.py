@@ -75,14 +75,16 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_a_directory_is_claimed_once(tmp_path):
-  config = make_run(tmp_path).config
+  run = make_run(tmp_path)
+  config = run.config
   directory.check_new(tmp_path / "run")
-  directory.claim(tmp_path / "run", config)
-  directory.claim(tmp_path / "run", config)
+  own = run.order, run.names
+  directory.claim(tmp_path / "run", config, *own)
+  directory.claim(tmp_path / "run", config, *own)
   assert directory.load_config(tmp_path / "run").data.num_ids == IDS
   config.seed += 1
   with pytest.raises(config_lib.ConfigError, match="seed"):
-    directory.claim(tmp_path / "run", config)
+    directory.claim(tmp_path / "run", config, *own)
   with pytest.raises(config_lib.ConfigError, match="is not empty"):
     directory.check_new(tmp_path / "run")
   with pytest.raises(config_lib.ConfigError, match="no finished checkpoint"):

@@ -12,8 +12,10 @@ from xlj import config as config_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.config import families
+from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
+from xlj.data import names as names_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 
@@ -175,6 +177,23 @@ def test_a_model_of_dense_features_takes_sparse_ones(dense):
 def test_label_counts_are_by_the_ids_of_the_data(linear):
   np.testing.assert_array_equal(linear.label_counts(), COUNTS)
   assert linear.num_labels == L and linear.num_features == F
+
+
+def test_ids_have_the_names_of_the_run(linear):
+  with pytest.raises(ValueError, match="have no names: .*labels.txt"):
+    linear.names([0])
+  names = [f" {i}\t" for i in range(L)]
+  names_lib.write_names(linear.workdir / splits.NAMES_FILE, names)
+  run = predictor.load(linear.workdir)
+  scores, ids = run.topk(make_features(2), K)
+  assert run.names(ids) == [[names[i] for i in row] for row in ids]
+  assert run.names([[0, -1]]) == [[names[0], None]]
+  assert run.names(ids[0, 0]) == names[ids[0, 0]]
+  assert run.names(ids[:0]) == [] and run.names([]) == []
+  with pytest.raises(ValueError, match=f"label {L}: there are ids 0 to 12"):
+    run.names([0, L])
+  with pytest.raises(ValueError, match="label ids are whole numbers"):
+    run.names(scores)
 
 
 def test_the_best_checkpoint_or_the_last_is_loaded(linear):

@@ -55,6 +55,7 @@ _FREE = (
 Config = checks.Config
 ConfigError = checks.ConfigError
 DataFacts = families.DataFacts
+ORDERS = heads.ORDERS
 Measured = data.Measured
 
 # In the order in which open fields are decided.

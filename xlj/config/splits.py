@@ -12,7 +12,7 @@ from xlj.data import store
 from xlj.data import tokens
 from xlj.synthetic import generated
 
-NAMES_FILE = "labels.txt"  # of a run with names of its own
+NAMES_FILE = "labels.txt"  # of a run
 
 
 def open_split(
@@ -76,13 +76,18 @@ def reading(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def label_names(
-  config: ml_collections.ConfigDict, workdir: Path | None = None
+  config: ml_collections.ConfigDict,
+  workdir: Path | None = None,
+  num_ids: int | None = None,
 ) -> list[str] | None:
   """The names of the labels of a run, or of a config's data.
 
   Args:
-    config: A resolved config.
-    workdir: Of a run, which may have names of its own (see `xlj.labels`).
+    config: A config.
+    workdir: Of a run, which has names of its own; those of earlier versions
+      have not, so that they are looked for with the data.
+    num_ids: How many names there have to be; by default as many as the config,
+      which is resolved then, has ids.
 
   Returns:
     The names, by label id; None if there are none.
@@ -91,14 +96,21 @@ def label_names(
     DataError: If there are names, but not one for each label.
   """
   data = config.data
-  num_ids = config_lib.num_ids(config)
-  if workdir is not None and (path := workdir / NAMES_FILE).exists():
-    return names_lib.read_names(path, num_ids, table=False)
+  num_ids = num_ids or config_lib.num_ids(config)
+  if workdir is not None and keeps_names(config, workdir):
+    if (path := workdir / NAMES_FILE).exists():
+      return names_lib.read_names(path, num_ids, table=False)
   if data.generator.rows:
     return None
   if data.context:
     return tokens.words(data.dir)
   return store.label_names(data.dir, num_ids)
+
+
+def keeps_names(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+  """Whether a run keeps names: not in the directory of data that have them."""
+  data = config.data.dir
+  return not data or Path(data).absolute() != workdir.absolute()
 
 
 def _widened(split: store.Split, num_ids: int) -> store.Split:

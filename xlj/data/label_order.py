@@ -17,6 +17,7 @@ import os
 
 import numpy as np
 
+from xlj import files
 from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import lines
@@ -165,10 +166,11 @@ class LabelOrder:
     first[self.data_ids] = self.data_ids
     for label in np.flatnonzero((self.head_ids >= 0) & (first < 0)).tolist():
       same.setdefault(int(self.head_ids[label]), []).append(label)
-    with open(path, "w") as file:
-      for number, label in enumerate(self.data_ids.tolist()):
-        ids = [label, *same.get(number, ())]
-        file.write(" ".join(map(str, ids)) + "\n")
+    text = [
+      " ".join(map(str, [label, *same.get(number, ())])) + "\n"
+      for number, label in enumerate(self.data_ids.tolist())
+    ]
+    files.write_text(path, "".join(text))
 
   def fingerprint(self) -> str:
     """A text that two orders share only if they are the same."""

@@ -48,8 +48,7 @@ def predict(
       line per row: the score is what follows the last colon, and the name is
       written as `names.escaped` says. "-" is standard output.
     k: Labels per row; by default as many as `Predictor.topk` gives.
-    labels: File with one label name per line; by default the one that lies
-      with the training data, if there is one.
+    labels: File with one label name per line; by default those of the run.
     which: "best" checkpoint by the validation metric, or "last".
     predict: Fields of the section `predict` of the config that are not as the
       run has them, such as `{"propensity_power": 0.0}`.
@@ -104,7 +103,7 @@ def _names(
 ) -> Sequence[str] | None:
   if labels is not None:
     return names_lib.read_names(labels, run.num_ids)
-  return splits.label_names(run.config, run.workdir)
+  return run.label_names
 
 
 Line = Callable[[np.ndarray, np.ndarray, Sequence[str] | None], str]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from xlj import config as config_lib
 from xlj import sharding
+from xlj.config import splits
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
 from xlj.model import batches
@@ -75,6 +77,42 @@ class Predictor:
   def num_features(self) -> int:
     """Number of features F."""
     return self.config.data.num_features
+
+  @functools.cached_property
+  def label_names(self) -> list[str] | None:
+    """Names by label id, `num_ids` of them; None if the labels have none."""
+    return splits.label_names(self.config, self.workdir)
+
+  def names(self, ids: Any) -> Any:
+    """The names of labels, as the data had them.
+
+    Args:
+      ids: Label ids of any shape, such as the `[n, k]` of `topk`.
+
+    Returns:
+      A list of names, nested as `ids` are; None for -1, which is no label.
+
+    Raises:
+      ValueError: The labels have no names, or there is no such id.
+
+    Example:
+      >>> scores, ids = run.topk(features, 5)
+      >>> run.names(ids[0])
+      ['entity', 'physical entity', 'abstraction', 'object', 'whole']
+    """
+    names, ids = self.label_names, np.asarray(ids)
+    if names is None:
+      raise ValueError(
+        f"the labels of {self.workdir} have no names: there was no labels.txt"
+        f" with the data, and is no {self.workdir / splits.NAMES_FILE}"
+      )
+    if ids.size and ids.dtype.kind not in "iu":
+      raise ValueError(f"ids are {ids.dtype}; label ids are whole numbers")
+    if ids.size and not -1 <= ids.min() <= ids.max() < len(names):
+      wrong = ids[(ids < -1) | (ids >= len(names))].flat[0]
+      raise ValueError(f"label {wrong}: there are ids 0 to {len(names) - 1}")
+    found = [names[i] if i >= 0 else None for i in ids.flat]
+    return np.array(found, object).reshape(ids.shape).tolist()
 
   def label_counts(self) -> np.ndarray | None:
     """Training examples by label id, int64 `[num_ids]`; None if not counted."""

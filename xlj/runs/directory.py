@@ -2,8 +2,9 @@
 
 It holds the config, without which it is no run, the checkpoints unless
 `checkpoint.dir` has them elsewhere, and beside those what the config and the
-arrays do not say: the machine, labels that training has corrected, and, where
-labels have come or gone (see `xlj.labels`), their order and names.
+arrays do not say: the machine, labels that training has corrected, the names of
+labels, and their order where a file gave it or they have come or gone (see
+`xlj.labels`). So nothing is lost where the data are not.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from xlj.report import machine
 from xlj.report import report
 from xlj.runs import label_corrections
 
-ORDER_FILE = "label_order.txt"  # of a run whose labels were edited
+ORDER_FILE = "label_order.txt"  # if labels were edited, or a file gave it
 WHICH = ("best", "last")
 
 
@@ -44,8 +45,8 @@ class Run:
     trees: The trees of arrays: "model", and "training" if asked for.
     order: Which label has which row.
     facts: Saved with the arrays for training.
-    names: Of all ids; None for those that the data have. `load` leaves them,
-      and the corrections, to who needs them.
+    names: Of all ids; None if there are none. `load` leaves them, and the
+      corrections, to who needs them.
     corrections: Labels that training has made positives.
   """
 
@@ -239,12 +240,19 @@ def _by_label(model: model_lib.Model, a: jax.Array) -> np.ndarray:
 # --- writing -----------------------------------------------------------------
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def claim(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  order: label_order.LabelOrder,
+  names: list[str] | None,
+) -> None:
   """Makes a directory that of a run, or checks that it is of the same.
 
   Args:
     workdir: The directory.
     config: The resolved config.
+    order: Which label has which row.
+    names: Of all ids, if there are any.
 
   Raises:
     ConfigError: It is that of a run with another config.
@@ -255,7 +263,7 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     config_lib.check_same_run(load_config(workdir), config, workdir)
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  _begin(workdir, config)
+  _begin(workdir, config, order, names)
 
 
 def check_new(output: Path) -> None:
@@ -294,15 +302,20 @@ def write(
     return
   if len(run.corrections):
     run.corrections.save(output)
-  if config.data.num_ids:
-    run.order.to_file(output / config.head.order)
-  if run.names is not None:
-    names_lib.write_names(output / splits.NAMES_FILE, run.names)
-  _begin(output, config)
+  _begin(output, config, run.order, run.names)
 
 
-def _begin(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def _begin(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  order: label_order.LabelOrder,
+  names: list[str] | None,
+) -> None:
   """Writes what every run has; the config, which makes it one, is last."""
+  if config.head.order not in config_lib.ORDERS:
+    order.to_file(workdir / ORDER_FILE)
+  if names is not None and splits.keeps_names(config, workdir):
+    names_lib.write_names(workdir / splits.NAMES_FILE, names)
   facts = json.dumps(machine.facts(jax.devices()), indent=2)
   files.write_text(workdir / report.MACHINE_FILE, facts + "\n")
   files.write_text(workdir / config_lib.FILE, config_lib.to_json(config))

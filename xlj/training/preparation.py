@@ -1,5 +1,6 @@
 """The training split, and what is decided from it before training starts."""
 
+import collections
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Data:
     weighting: Of the features; None when they are dense.
     order: The head's numbers of the labels.
     sampler: Of the rows to train on, if not that of the pipeline.
+    names: Of all label ids; None if they have none.
     pairs: Of a feature and a label, where they have just been found.
   """
 
@@ -51,6 +53,7 @@ class Data:
   weighting: weighting_lib.Weighting | None
   order: label_order.LabelOrder
   sampler: order_lib.Order | sampler_lib.ByLabel | None = None
+  names: list[str] | None = None
   pairs: label_pairs.Pairs | None = None
 
   def batches(
@@ -98,6 +101,12 @@ def prepare(
     )
 
   begun = _begun(workdir)
+  own = None if begun is None else workdir
+  names = splits.label_names(
+    config, own, config.data.num_ids or split.num_labels
+  )
+  if names is not None and begun is None:
+    _tell_repeated(names)
   room.check(
     config, lambda c: config_lib.resolve(c, about, begun=begun), split, workdir
   )
@@ -111,7 +120,7 @@ def prepare(
   if workdir is not None and config.data.num_ids:
     order = directory.edited_order(workdir, config)
   else:
-    order = _order(config, split, rows, stats, weighting)
+    order = _order(config, split, rows, stats, weighting, own)
   sampler = None
   if config.tail.sampler != "instance":
     sampler = sampler_lib.ByLabel(
@@ -123,7 +132,7 @@ def prepare(
     # Examples are trained on as fast as their order would be made one by one.
     seed = config.seed + config.train.shuffle
     sampler = order_lib.Order(len(rows), seed, whole=True)
-  data = Data(split, rows, valid_rows, stats, weighting, order, sampler)
+  data = Data(split, rows, valid_rows, stats, weighting, order, sampler, names)
   if config.head.wide and not config.head.wide_pairs:
     found = find_pairs(config, data)
     config.head.wide_pairs = found.columns.shape[1]
@@ -182,8 +191,9 @@ def _order(
   rows: np.ndarray,
   stats: statistics.Statistics,
   weighting: weighting_lib.Weighting | None,
+  workdir: Path | None,
 ) -> label_order.LabelOrder:
-  """How the head numbers the labels."""
+  """How the head numbers the labels; in the run of `workdir`, if there is."""
   head, counts = config.head, stats.label_counts
   if counts is None or head.order == "none":
     return label_order.LabelOrder.identity()
@@ -192,7 +202,10 @@ def _order(
   if head.order == "frequency":
     return label_order.LabelOrder.by_frequency(counts)
   if head.order != "clusters":
-    return label_order.LabelOrder.from_file(head.order, split.num_labels)
+    path: str | Path = head.order
+    if workdir is not None and (workdir / directory.ORDER_FILE).exists():
+      path = workdir / directory.ORDER_FILE
+    return label_order.LabelOrder.from_file(path, split.num_labels)
   number = (head.groups or head.lengths)[-1]
   logging.info("Clustering %d labels into %d groups", len(counts), number)
   # Of the rows that are trained on: validation tells nothing then.
@@ -204,6 +217,18 @@ def _order(
   centroids = clusters.centroids(features, split.labels.take(rows), weighting)
   groups = clusters.balanced(centroids, number, config.seed)
   return label_order.LabelOrder.by_groups(groups, number, counts)
+
+
+def _tell_repeated(names: list[str]) -> None:
+  """Says in the log that names are those of several labels."""
+  found = [name for name, n in collections.Counter(names).items() if n > 1]
+  if found:
+    first = names.index(found[0])
+    logging.warning(
+      "Names that several labels have: %d, such as %r of %d and %d; ids tell"
+      " these apart",
+      *(len(found), found[0], first, names.index(found[0], first + 1)),
+    )
 
 
 def _begun(workdir: Path | None) -> ml_collections.ConfigDict | None:

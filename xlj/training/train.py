@@ -81,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
     data.order.fingerprint(),
     "give all the same software, or name a file in head.order",
   )
-  directory.claim(workdir, config)
+  directory.claim(workdir, config, data.order, data.names)
   probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)

@@ -31,6 +31,8 @@ SWITCHES = (
   *losses.SWITCHES,
 )
 
+ORDERS = ("frequency", "clusters", "identity", "none")  # others are files
+
 
 def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
