@@ -35,6 +35,12 @@ _LABELS = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint", "best", ["best", "last"], "Which checkpoint to use."
 )
+_ON_ERROR = flags.DEFINE_enum(
+  "on_error",
+  "stop",
+  predict.ON_ERROR,
+  "A row that cannot be read ends it, or gets an answer without labels.",
+)
 _PREDICT = launching.define_predict()
 
 
@@ -48,6 +54,7 @@ def main() -> None:
     labels=_LABELS.value,
     which=_CHECKPOINT.value,
     predict=_PREDICT.value,
+    on_error=_ON_ERROR.value,
   )
 
 

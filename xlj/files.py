@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
   mode = _mode(path)
   if stat.S_ISDIR(mode):
     raise IsADirectoryError(f"{path} is a directory; name a file")
-  if mode and not stat.S_ISREG(mode) or _is_open_file(path):
+  if is_stream(path):
     with _naming(path):
       yield path
     return
@@ -56,6 +56,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+  """Whether it is no file of a disk, and gets at once what is written."""
+  path = _without_links(Path(path))
+  mode = _mode(path)
+  special = mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+  return bool(special) or _is_open_file(path)
 
 
 @contextlib.contextmanager

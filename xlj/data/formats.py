@@ -74,6 +74,46 @@ def stream_rows(
     for features, labels in stream_rows("test.txt", num_features=1836):
       scores = predict(features)
   """
+  for rows in stream_each(
+    path,
+    num_features=num_features,
+    num_labels=num_labels,
+    zero_based=zero_based,
+    duplicates=duplicates,
+    kind=kind,
+  ):
+    if isinstance(rows, DataError):
+      raise rows
+    yield rows
+
+
+def stream_each(
+  path: Path,
+  *,
+  num_features: int | None = None,
+  num_labels: int | None = None,
+  zero_based: bool = True,
+  duplicates: str = "refuse",
+  kind: text.Kind | None = None,
+) -> Iterator[Rows | DataError]:
+  """Reads one file as `stream_rows` does; a bad row of text costs no other.
+
+  Args:
+    path: as there, and so are the others.
+    num_features: as there.
+    num_labels: as there.
+    zero_based: as there.
+    duplicates: as there.
+    kind: as there.
+
+  Yields:
+    Blocks of rows in order, and in the place of a row of text that is not
+    right its error.
+
+  Raises:
+    DataError: when the file itself is not right, or a row of an array.
+    OSError: when the file cannot be read.
+  """
   # Arrays have columns, which have no numbers.
   is_array = pathlib.PurePath(path).suffix in discover.ARRAYS
   first_id = int(not zero_based and not is_array)
@@ -83,7 +123,7 @@ def stream_rows(
   if reader is not None:
     yield from reader.stream_rows(path, features, labels)
   else:
-    yield from text.stream(path, features, labels, kind)
+    yield from text.stream_each(path, features, labels, kind)
 
 
 def stream_labels(

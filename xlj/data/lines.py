@@ -79,6 +79,7 @@ def blocks(
   block_bytes: int = BLOCK_BYTES,
   *,
   keep_tabs: bool = False,
+  keep_nul: bool = False,
 ) -> Generator[Block]:
   """Reads a text file.
 
@@ -86,6 +87,7 @@ def blocks(
     path: a plain or gzip file, told apart by content; "-" is standard input.
     block_bytes: bytes read at a time.
     keep_tabs: False turns tabs into spaces.
+    keep_nul: whether NUL bytes are no error yet; see `check_no_nul`.
 
   Yields:
     All lines in order. Nothing when the file is empty.
@@ -96,9 +98,8 @@ def blocks(
   """
   line = 1
   for text in _whole_lines(path, block_bytes):
-    if b"\0" in text:
-      line += text.count(b"\n", 0, text.index(b"\0"))
-      raise errors.DataError(path, "a NUL byte", "text", line=line)
+    if not keep_nul:
+      check_no_nul(Block(text, line), path)
     if not keep_tabs and b"\t" in text:
       text = text.replace(b"\t", b" ")
     yield Block(text, line)
@@ -125,9 +126,28 @@ def decoded(block: Block, path: str | os.PathLike[str]) -> str:
       path,
       f"byte 0x{block.text[error.start]:02x}",
       "text in UTF-8",
-      line=block.first_line + block.text.count(b"\n", 0, error.start),
+      line=_line_of(block, error.start),
       hint="convert it: iconv -f LATIN1 -t UTF-8, or whatever it is in",
     ) from None
+
+
+def check_no_nul(block: Block, path: str | os.PathLike[str]) -> None:
+  """Refuses a block that is not text.
+
+  Args:
+    block: of `blocks`.
+    path: its file.
+
+  Raises:
+    DataError: when there is a NUL byte, with its line.
+  """
+  if b"\0" in block.text:
+    line = _line_of(block, block.text.index(b"\0"))
+    raise errors.DataError(path, "a NUL byte", "text", line=line)
+
+
+def _line_of(block: Block, position: int) -> int:
+  return block.first_line + block.text.count(b"\n", 0, position)
 
 
 def _whole_lines(

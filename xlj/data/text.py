@@ -62,6 +62,36 @@ def stream(
   kind: Kind | None = None,
   block_bytes: int = lines.BLOCK_BYTES,
 ) -> Iterator[csr_lib.Rows]:
+  """Reads a text file of rows, all of which are right.
+
+  Args:
+    path: as in `stream_each`, and so are the others.
+    entries: as there.
+    labels: as there.
+    kind: as there.
+    block_bytes: as there.
+
+  Yields:
+    All rows in order. Without a header and without limits, a block has as many
+    columns as the ids up to its end need.
+
+  Raises:
+    DataError: at the first line that is not right.
+    OSError: when the file cannot be read.
+  """
+  for rows in stream_each(path, entries, labels, kind, block_bytes):
+    if isinstance(rows, errors.DataError):
+      raise rows
+    yield rows
+
+
+def stream_each(
+  path: Path,
+  entries: checks.Columns,
+  labels: checks.Columns,
+  kind: Kind | None = None,
+  block_bytes: int = lines.BLOCK_BYTES,
+) -> Iterator[csr_lib.Rows | errors.DataError]:
   """Reads a text file of rows.
 
   Args:
@@ -73,14 +103,13 @@ def stream(
     block_bytes: bytes read at a time.
 
   Yields:
-    All rows in order. Without a header and without limits, a block has as many
-    columns as the ids up to its end need.
+    All rows in order, and in the place of one that is not right its error.
 
   Raises:
-    DataError: at the first line that is not right.
-    OSError: when the file cannot be read.
+    DataError: when the file itself is not right, at its begin or its end.
+    OSError: when it cannot be read.
   """
-  source = lines.blocks(path, block_bytes)
+  source = lines.blocks(path, block_bytes, keep_nul=True)
   first = next(source, None)
   if first is None:
     raise errors.DataError(path, "an empty file", _EXPECTED[kind])
@@ -90,9 +119,9 @@ def stream(
   labels.limit = labels.limit or header.num_labels
   reader = _Reader(path, header, entries, labels)
   for block in itertools.chain([rest] if rest.text else [], source):
-    rows = reader.read(block)
-    if rows.features.shape[0]:
-      yield rows
+    for rows in reader.each(block):
+      if isinstance(rows, errors.DataError) or rows.features.shape[0]:
+        yield rows
   reader.finish()
 
 
@@ -198,11 +227,13 @@ class _Reader:
     self._labels = labels
     self._num_rows = 0
     self._num_empty = 0
+    self._num_blank = 0  # lines of a file without a header
     self._blank_line: int | None = None
     self._last_line = 1
 
   def read(self, block: lines.Block) -> csr_lib.Rows:
     """Parses and checks a block."""
+    lines.check_no_nul(block, self._path)
     text = block.text
     headerless = self._header.kind is Kind.HEADERLESS
     if headerless and b"#" in text:
@@ -227,6 +258,32 @@ class _Reader:
     without = self._header.kind is Kind.MATRIX
     return csr_lib.Rows(features, None if without else labels)
 
+  def each(
+    self, block: lines.Block
+  ) -> Iterator[csr_lib.Rows | errors.DataError]:
+    """The rows of a block, in halves of it where one of them is wrong."""
+    before = dict(vars(self))
+    try:
+      rows = self.read(block)
+    except errors.DataError as error:
+      vars(self).update(before)
+      written = [line + b"\n" for line in block.text.split(b"\n")[:-1]]
+      if len(written) > 1:
+        half, first = len(written) // 2, block.first_line
+        yield from self.each(lines.Block(b"".join(written[:half]), first))
+        first += half
+        yield from self.each(lines.Block(b"".join(written[half:]), first))
+        return
+      if self._num_blank:  # It is about empty lines further up.
+        yield from [error] * self._num_blank
+        self._num_blank, self._blank_line = 0, None
+        yield from self.each(block)
+      else:
+        yield error
+        self._num_rows += 1
+    else:
+      yield rows
+
   def finish(self) -> None:
     """Checks the number of rows at the end of the file."""
     expected = self._header.num_rows
@@ -249,7 +306,8 @@ class _Reader:
     filled = np.diff(parsed.indptr) + np.diff(parsed.label_indptr) > 0
     if self._header.num_rows is not None:
       keep = self._within_count(filled, block.first_line, text)
-      self._num_empty += int((~filled).sum())
+      kept = filled if keep is None else filled[keep]
+      self._num_empty += int((~kept).sum())
       return keep
     if filled.all() and self._blank_line is None:
       return None
@@ -302,8 +360,10 @@ class _Reader:
             hint="a row with neither labels nor features is a single space",
           )
         keep.append(row)
-      elif not written[row] and self._blank_line is None:
-        self._blank_line = block.first_line + row
+      elif not written[row]:
+        self._num_blank += 1
+        if self._blank_line is None:
+          self._blank_line = block.first_line + row
     return np.array(keep, np.int64)
 
   def _check_no_labels(self, parsed: parse.Parsed, place: checks.Place) -> None:

@@ -15,12 +15,14 @@ import numpy as np
 from xlj import config as config_lib
 from xlj import files
 from xlj.config import splits
-from xlj.data import csr as csr_lib
 from xlj.data import formats
 from xlj.data import names as names_lib
 from xlj.inference import predictor
 
 STDOUT = "-"
+ON_ERROR = ("stop", "skip")
+_SHOWN = 5  # errors that are told
+_NOTHING = np.zeros(0, np.int32), np.zeros(0, np.float32)  # ids and scores
 
 
 def predict(
@@ -32,11 +34,13 @@ def predict(
   labels: str | None = None,
   which: str = "best",
   predict: Mapping[str, Any] | None = None,
+  on_error: str = "stop",
 ) -> int:
   """Writes the k best labels of each row of a file.
 
   The input is read, scored and written block by block, so that it may be of
-  any size, or a pipe. A file appears under its name only when it is whole.
+  any size, or a pipe. A file appears under its name only when it is whole; a
+  pipe, a device or standard output gets what is before an error.
 
   Args:
     workdir: Directory of the run.
@@ -46,12 +50,16 @@ def predict(
       per row, with `names` if they are known. Otherwise tab-separated
       `label:score` pairs (`name:score` if names are known), best first, a
       line per row: the score is what follows the last colon, and the name is
-      written as `names.escaped` says. "-" is standard output.
+      written as `names.escaped` says. "-" is standard output. Where the model
+      scored fewer than k labels of a row there are fewer.
     k: Labels per row; by default as many as `Predictor.topk` gives.
     labels: File with one label name per line; by default those of the run.
     which: "best" checkpoint by the validation metric, or "last".
     predict: Fields of the section `predict` of the config that are not as the
       run has them, such as `{"propensity_power": 0.0}`.
+    on_error: What becomes of a row that cannot be read, or has no finite
+      score: "stop" ends with its error, "skip" gives it an answer without
+      labels, and tells how many there were.
 
   Returns:
     Number of rows written.
@@ -60,42 +68,89 @@ def predict(
     ConfigError: If the directory holds no finished checkpoint, or k is not
       possible.
     DataError: If the input cannot be read or does not fit the model.
+    OSError: If the output cannot be written.
   """
-  run = predictor.load(workdir, which=which, predict=predict)
-  if k is not None and not 1 <= k <= run.num_labels:
+  if on_error not in ON_ERROR:
     raise config_lib.ConfigError(
-      f"--k is {k}; the model has {run.num_labels} labels"
+      f"on_error is {on_error!r}; use one of {ON_ERROR}"
     )
   if input_path == formats.STDIN and jax.process_count() > 1:
     raise config_lib.ConfigError(
       f"--input=- with {jax.process_count()} processes; all of them read the"
       " input, so give a file"
     )
-  names = _names(run, labels)
+  files.local(output_path, "--output")
   line = _json_line if output_path.endswith(".jsonl") else _tab_line
-  count = 0
-  first = jax.process_index() == 0
-  with _open(output_path if first else os.devnull) as output:
-    for features in _blocks(run, input_path):
-      scores, ids = run.topk(features, k)
-      output.writelines(
-        line(row_ids, row_scores, names)
-        for row_ids, row_scores in zip(ids, scores)
+  count, skipped = 0, []
+  # Opened first, or the model would be loaded and rows be scored for nothing.
+  with _open(output_path if jax.process_index() == 0 else os.devnull) as output:
+    run = predictor.load(workdir, which=which, predict=predict)
+    if k is not None and not 1 <= k <= run.num_labels:
+      raise config_lib.ConfigError(
+        f"--k is {k}; the model has {run.num_labels} labels"
       )
+    names = _names(run, labels)
+    for block in _answers(run, input_path, k):
+      for ids, scores, error in block:
+        if error is not None:
+          skipped.append(error)
+          if on_error == "stop":
+            output.flush()
+            raise _told(error, count, output_path)
+        found = ids >= 0
+        output.write(line(ids[found], scores[found], names))
+        count += 1
       output.flush()
-      count += len(ids)
+  if skipped:
+    logging.warning(
+      "%d of %d rows have an answer without labels: %s%s",
+      *(len(skipped), count, "; ".join(map(str, skipped[:_SHOWN]))),
+      "; ..." if len(skipped) > _SHOWN else "",
+    )
   logging.info("Labelled %d rows of %s in %s", count, input_path, output_path)
   return count
 
 
-def _blocks(
-  run: predictor.Predictor, path: str
-) -> Iterator[csr_lib.Csr | np.ndarray]:
-  rows = formats.stream_rows(
+Answer = tuple[np.ndarray, np.ndarray, ValueError | None]
+
+
+def _answers(
+  run: predictor.Predictor, path: str, k: int | None
+) -> Iterator[list[Answer]]:
+  """Ids, scores and error of the rows of a file; with an error there are none.
+
+  Yields:
+    The rows of a block, in order.
+  """
+  row = 0
+  for block in formats.stream_each(
     path, num_features=run.num_features, **splits.reading(run.config)
+  ):
+    if isinstance(block, formats.DataError):
+      answers: list[Answer] = [(*_NOTHING, block)]
+    else:
+      scores, ids, wrong = run.answers(block.features, k)
+      answers = [(*found, None) for found in zip(ids, scores)]
+      for i, why in wrong.items():
+        # Rows of any format have numbers, lines only those of text.
+        error = ValueError(f"{path}: row {row + i + 1} (the first is 1): {why}")
+        answers[i] = (*_NOTHING, error)
+    yield answers
+    row += len(answers)
+
+
+def _told(error: ValueError, count: int, path: str) -> ValueError:
+  """The error of a row with what became of those before it."""
+  rows = "no row" if not count else "1 row" if count == 1 else f"{count} rows"
+  if _is_stdout(path) or files.is_stream(path):
+    where = f"{rows} before it {'is' if count == 1 else 'are'} answered"
+  else:
+    where = f"{path} was not written"
+  error.args = (
+    f"{error}; {where}. With --on_error=skip such rows get an answer without"
+    " labels",
   )
-  for block in rows:
-    yield block.features
+  return error
 
 
 def _names(
@@ -118,7 +173,7 @@ def _json_line(
   }
   if names is not None:
     row["names"] = [names[i] for i in ids]
-  text = json.dumps(row, ensure_ascii=False)
+  text = json.dumps(row, ensure_ascii=False, allow_nan=False)
   return text.translate(names_lib.LINE_ENDS) + "\n"
 
 
@@ -135,15 +190,16 @@ def _tab_line(
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[IO[str]]:
   """Opens the output; a file gets its name when it is complete."""
-  if path == STDOUT:
+  if _is_stdout(path):
     yield sys.stdout
-    return
-  if path == os.devnull:
-    with open(path, "w") as output:
-      yield output
     return
   with (
     files.replacing(path) as partial,
     partial.open("w", encoding="utf-8") as output,
   ):
     yield output
+
+
+def _is_stdout(path: str) -> bool:
+  # By its other name it would be opened anew, and cut off where it is a file.
+  return path in (STDOUT, "/dev/stdout")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xlj import config as config_lib
@@ -19,6 +20,14 @@ from xlj.model import model as model_lib
 from xlj.runs import directory
 
 DEFAULT_K = 5
+_OVERFLOW = (
+  "the values of its features are not finite in float32 once they are weighted"
+  " as in training; give them the scale of the training rows"
+)
+_NO_SCORE = (
+  "its scores are not finite: the values of its features are too large for the"
+  " model; give them the scale of the training rows"
+)
 
 
 def load(
@@ -61,7 +70,7 @@ class Predictor:
     with jax.set_mesh(run.mesh):
       self.model = run.model()
     self.weighting = self._weighting()
-    self._topk = jax.jit(self.model.topk, static_argnums=2)
+    self._topk = jax.jit(self._scored, static_argnums=2)
 
   @property
   def num_labels(self) -> int:
@@ -135,7 +144,32 @@ class Predictor:
         or all where there are fewer.
 
     Returns:
-      float32 scores `[n, k]`, descending (logits), and int32 label ids.
+      float32 scores `[n, k]`, descending (logits), and int32 label ids. Where
+      fewer than k labels were scored, as heads do that search, the last ones
+      are -inf and -1.
+
+    Raises:
+      ValueError: If k or the number of features does not fit the model, or an
+        example has no finite score.
+    """
+    scores, ids, wrong = self.answers(features, k)
+    if wrong:
+      row, why = min(wrong.items())
+      raise ValueError(f"row {row} of the examples (the first is 0): {why}")
+    return scores, ids
+
+  def answers(
+    self, features: batches.Features, k: int | None = None
+  ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """The same; an example without a finite score does not cost the others.
+
+    Args:
+      features: As for `topk`.
+      k: As there.
+
+    Returns:
+      Scores and ids as there, and by row, from 0, what is wrong with those
+      whose scores mean nothing.
 
     Raises:
       ValueError: If k or the number of features does not fit the model.
@@ -144,16 +178,20 @@ class Predictor:
       k = min(DEFAULT_K, self.num_labels)
     if not 1 <= k <= self.num_labels:
       raise ValueError(f"k is {k}; it must be in [1, {self.num_labels}]")
-    scores, ids = [], []
+    scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
+    wrong, start = {}, 0
     for count, inputs in self.batches(features):
       with jax.set_mesh(self.mesh):
         found = self._topk(self.state, inputs, k, None)
-        found = tuple(map(sharding.whole, found))
-      scores.append(found[0][:count])
-      ids.append(self.order.to_data(found[1][:count]))
-    if not scores:
-      return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
-    return np.concatenate(scores), np.concatenate(ids)
+        top, best, finite = (sharding.whole(array)[:count] for array in found)
+      # A search passes over scores that are no numbers.
+      none = ~(top < np.inf).all(1) | (best[:, 0] < 0)
+      for row in np.flatnonzero(~finite | none).tolist():
+        wrong[start + row] = _NO_SCORE if finite[row] else _OVERFLOW
+      scores.append(top)
+      ids.append(self.order.to_data(best))
+      start += count
+    return np.concatenate(scores), np.concatenate(ids), wrong
 
   def embed(self, features: batches.Features) -> np.ndarray:
     """What the encoder makes of examples, the vectors that meet label rows.
@@ -222,6 +260,13 @@ class Predictor:
       with jax.set_mesh(self.mesh):
         placed = sharding.put_batch(inputs)
       yield count, placed
+
+  def _scored(
+    self, state: dict[str, Any], inputs: model_lib.Inputs, k: int, choice: Any
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What `Model.topk` finds, and whether the values of a row are finite."""
+    finite = jnp.isfinite(inputs.feature_values).all(1)
+    return *self.model.topk(state, inputs, k, choice), finite
 
   def _weighting(self) -> weighting_lib.Weighting | None:
     if self.config.data.dense:

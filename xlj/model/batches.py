@@ -188,7 +188,8 @@ def _inputs(
   size += -size % num_devices
   if isinstance(rows, csr_lib.Csr):
     if weighting is not None:
-      rows = weighting(rows)
+      with np.errstate(over="ignore", invalid="ignore"):  # `Predictor` looks
+        rows = weighting(rows)
     width = _power_of_two(max(8, int(rows.row_lengths.max(initial=0))))
     ids, values, _ = rows.pad(width, fill=0)
     feature_ids, feature_values = _fill(ids, size), _fill(values, size)

@@ -1,0 +1,146 @@
+"""Rows of a file to labels in a file, or in what is no file."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from tests.inference import test_predictor
+from xlj.data import errors
+from xlj.inference import predict as predict_lib
+
+GOOD = "0:1 3:2\n", "1:1\n", "2:4 11:1\n"
+HUGE = "10:3e38\n"  # Beyond float32 when it is weighted.
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  return test_predictor.write_run(tmp_path_factory.mktemp("run"), dense=False)
+
+
+@pytest.fixture
+def predict(workdir, tmp_path):
+  """Predicts from lines of text; gives the lines that come out."""
+
+  def run(lines, output="out.tsv", **options):
+    source, path = tmp_path / "in.txt", tmp_path / output
+    source.write_text("".join(lines))
+    count = predict_lib.predict(workdir, str(source), str(path), **options)
+    found = path.read_text().splitlines()
+    assert len(found) == count
+    return found
+
+  return run
+
+
+def test_rows_before_a_bad_one_are_printed(predict, workdir, tmp_path, capsys):
+  expected = predict(GOOD, k=2)
+  source = tmp_path / "in.txt"
+  # Two are wrong: the first one is told.
+  source.write_text("".join((*GOOD, "0:1 x\n", GOOD[0], "9:1 9:1\n")))
+  with pytest.raises(errors.DataError) as caught:
+    predict_lib.predict(workdir, str(source), "-", k=2)
+  assert capsys.readouterr().out.splitlines() == expected
+  assert caught.value.line == 4
+  assert str(caught.value).startswith(f"{source}:4: found 'x'")
+  assert str(caught.value).endswith(
+    "; 3 rows before it are answered. With --on_error=skip such rows get an"
+    " answer without labels"
+  )
+
+
+def test_a_failed_file_is_not_written(predict, tmp_path):
+  path = tmp_path / "out.tsv"
+  for before in ((), (path,)):
+    with pytest.raises(errors.DataError, match=f"{path} was not written"):
+      predict((*GOOD, "x\n"))
+    assert set(tmp_path.iterdir()) == {tmp_path / "in.txt", *before}
+    path.write_text("before")
+  assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_bad_rows_are_skipped_in_their_places(header, predict, caplog):
+  bad = ["x\n", "0:nan\n", "0:1 0:1\n", "12:1\n", "0:1 \0\n", "1:1e99\n", HUGE]
+  if not header:
+    bad.insert(2, "\n")  # elsewhere it is a row without features
+  lines, places = [GOOD[0]], [0]
+  for i, line in enumerate(bad):  # alone and together, the last row too
+    lines += [line, GOOD[1 + i % 2], line, line]
+    places.append(len(lines) - 3)
+  lines.insert(0, f"{len(lines)} 12\n" if header else " \n")
+  good = predict([" \n", *GOOD], k=2)
+  expected = [""] * (len(lines) - header)
+  for i, place in enumerate(places):
+    expected[place + 1 - header] = good[1 + (i and 1 + (i - 1) % 2)]
+  if not header:
+    expected[0] = good[0]
+  found = predict(lines, k=2, on_error="skip")
+  assert found == expected
+  rows = f"{3 * len(bad)} of {len(found)}"
+  assert f"{rows} rows have an answer without labels: " in caplog.text
+  assert "in.txt:3: found label 'x', expected" in caplog.text
+  found = predict(lines, "out.jsonl", k=2, on_error="skip")
+  assert json.loads(found[-1]) == {"labels": [], "scores": []}
+
+
+def test_all_rows_may_be_bad(predict):
+  assert predict(["x\n"] * 50, on_error="skip") == [""] * 50
+
+
+def test_rows_that_a_header_does_not_count_end_it(predict):
+  with pytest.raises(errors.DataError, match=":5: found more rows.* 3 as in"):
+    predict(("3 12\n", *GOOD, GOOD[0]))
+  with pytest.raises(errors.DataError, match="found 3 rows, expected 4 as in"):
+    predict(("4 12\n", *GOOD), on_error="skip")
+
+
+def test_a_row_without_a_finite_score_is_refused(predict):
+  with pytest.raises(ValueError, match=r"row 3 \(the first is 1\): the values"):
+    predict((*GOOD[:2], HUGE))
+
+
+def test_the_output_is_looked_at_first(predict, tmp_path):
+  with pytest.raises(FileNotFoundError, match="none does not exist; make it"):
+    predict_lib.predict(tmp_path / "nothing", "-", str(tmp_path / "none" / "x"))
+  with pytest.raises(IsADirectoryError, match="is a directory"):
+    predict_lib.predict(tmp_path / "nothing", "-", str(tmp_path))
+  with pytest.raises(ValueError, match="--output is gs://a/b, a bucket"):
+    predict_lib.predict(tmp_path / "nothing", "-", "gs://a/b")
+
+
+def test_a_full_disk_costs_no_file(predict):
+  with pytest.raises(OSError, match="/dev/full cannot be written: No space"):
+    predict(GOOD, "/dev/full")
+
+
+def test_a_pipe_gets_the_rows_before_a_bad_one(predict, workdir, tmp_path):
+  expected = predict(GOOD)
+  path, found = tmp_path / "pipe", []
+  os.mkfifo(path)
+  reader = threading.Thread(target=lambda: found.append(path.read_text()))
+  reader.start()
+  source = tmp_path / "in.txt"
+  source.write_text("".join((*GOOD, "x\n")))
+  with pytest.raises(errors.DataError, match="3 rows before it are answered"):
+    predict_lib.predict(workdir, str(source), str(path))
+  reader.join()
+  assert found[0].splitlines() == expected
+
+
+def test_fewer_labels_than_asked_for_are_fewer(predict, monkeypatch):
+  answers = predict_lib.predictor.Predictor.answers
+
+  def few(self, features, k):  # As heads that search do.
+    scores, ids, wrong = answers(self, features, k)
+    scores[:, 1:], ids[:, 1:] = -np.inf, -1
+    return scores, ids, wrong
+
+  first = [line.split("\t")[0] for line in predict(GOOD, k=4)]
+  monkeypatch.setattr(predict_lib.predictor.Predictor, "answers", few)
+  assert predict(GOOD, k=4) == first
+  for line in predict(GOOD, "out.jsonl", k=4):
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert len(row["labels"]) == len(row["scores"]) == 1
