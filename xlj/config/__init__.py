@@ -50,13 +50,17 @@ _FREE = (
   "data.verify",
   "data.effective_features",  # what is made of it is compared
 )
+_LENGTH = ("train.epochs", "train.num_steps", "optim.from_step")
 
 
 Config = checks.Config
 ConfigError = checks.ConfigError
 DataFacts = families.DataFacts
 ORDERS = heads.ORDERS
+num_epochs = training.num_epochs
+reopened = training.reopened
 Measured = data.Measured
+family_reason = families.reason
 
 # In the order in which open fields are decided.
 PARTS = (data, encoders, heads, remedies, optim, training)
@@ -274,6 +278,12 @@ def with_predict(
   return config
 
 
+def is_longer(old: Config, new: Config) -> bool:
+  """Whether a run goes on for more steps than it was begun for."""
+  before, now = (checks.value_of(c, "train.num_steps") for c in (old, new))
+  return now > before
+
+
 def check_same_run(
   old: ml_collections.ConfigDict,
   new: ml_collections.ConfigDict,
@@ -290,13 +300,17 @@ def check_same_run(
     ConfigError: Listing the fields that differ.
   """
   found = differences(old, new)
+  if is_longer(old, new):
+    for name in _LENGTH:
+      found.pop(name, None)
   if found:
     lines = [
       f"{name}: {a!r} there, {b!r} now" for name, (a, b) in found.items()
     ]
     raise ConfigError(
       f"{workdir} holds a run with another config ({'; '.join(lines)});"
-      " use another --workdir, or the same config to continue it"
+      " use another --workdir, or the same config to continue it, for which"
+      " --config can be left out; only train.epochs may grow"
     )
 
 

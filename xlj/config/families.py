@@ -62,14 +62,45 @@ def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:
   Returns:
     One of `FAMILIES`.
   """
+  return _chosen(facts, head, encoder)[0]
+
+
+def reason(
+  family: str, facts: DataFacts, head: str = "dense", encoder: str = "bag"
+) -> str:
+  """Why a run is of a family, for who reads how it went.
+
+  Args:
+    family: Of the run.
+    facts: As those of `choose`.
+    head: Likewise.
+    encoder: Likewise.
+
+  Returns:
+    What `choose` went by, or that it did not choose.
+  """
+  chosen, why = _chosen(facts, head, encoder)
+  return why if chosen == family else f"which the config asks for ({why})"
+
+
+def _chosen(facts: DataFacts, head: str, encoder: str) -> tuple[str, str]:
+  """The family that suits, and why."""
   if encoder != "bag":
-    return "image"
+    return "image", f"for the encoder {encoder!r}"
+  labels = f"for {facts.num_labels:,} labels, which are"
   if facts.num_labels <= FEW_LABELS:
-    return "network"
+    return "network", f"{labels} no more than {FEW_LABELS:,}"
+  labels += f" more than {FEW_LABELS:,}"
+  if facts.dense:
+    return "embedding", f"{labels}, and dense features"
+  if head != "dense":
+    return "embedding", f"{labels}, and a head without linear weights, {head!r}"
   # No more than there are can meet, and each where a row has both.
   pairs = min(
     facts.num_features * facts.num_labels,
     facts.num_rows * facts.features_per_row * facts.labels_per_row,
   )
-  linear = pairs <= MOST_PAIRS and not facts.dense and head == "dense"
-  return "linear" if linear else "embedding"
+  meet = f"at most {pairs:,.0f} pairs of a feature and a label meet"
+  if pairs <= MOST_PAIRS:
+    return "linear", f"{labels}, and sparse features: {meet}"
+  return "embedding", f"{labels}, and {meet}, too many for linear weights"

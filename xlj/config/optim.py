@@ -24,6 +24,8 @@ def fields() -> options.Fields:
     "optim.warmup": auto(float),  # share of the steps
     "optim.decay": auto(str),  # one of DECAYS
     "optim.decay_to": auto(float),  # share of the peak that it ends at
+    # Step that the schedule begins at: where a longer run goes on
+    "optim.from_step": auto(int),
     # SGD of linear weights; a rate for the sum over the batch
     "optim.wide.learning_rate": auto(float),
     # With head.by_example the rates of a label are those times
@@ -45,6 +47,7 @@ def fields() -> options.Fields:
 RANGES: checks.Ranges = {
   "optim.warmup": checks.RATE,
   "optim.decay_to": checks.SHARE,
+  "optim.from_step": checks.Range(0),
   "optim.wide.learning_rate": checks.Range(0),
   "optim.wide.count_power": checks.Range(0, 2),
 }
@@ -76,6 +79,7 @@ def rules(
     "optim.warmup": warmup,
     "optim.decay": decay,
     "optim.decay_to": 0.2 if config.head.by_example else 0.0,
+    "optim.from_step": 0,
     "optim.encoder.name": name,
     "optim.encoder.learning_rate": encoder,
     "optim.head.name": name,
@@ -107,13 +111,15 @@ def schedule_of(
   config: ml_collections.ConfigDict, part: ml_collections.ConfigDict
 ) -> Schedule:
   """The learning rate of a part of the model, a section of `optim`."""
-  return make_schedule(
+  start = config.optim.from_step
+  schedule = make_schedule(
     part.learning_rate,
-    config.train.num_steps,
+    config.train.num_steps - start,
     warmup=config.optim.warmup,
     decay=config.optim.decay,
     decay_to=config.optim.decay_to or 0.0,
   )
+  return (lambda step: schedule(step - start)) if start else schedule
 
 
 def transformation(

@@ -23,7 +23,7 @@ def fields() -> options.Fields:
   return {
     "train.batch_size": auto(int),
     "train.epochs": auto(float),
-    "train.num_steps": auto(int),  # given: replaces epochs
+    "train.num_steps": auto(int),  # given: decides, and epochs follow
     # Added to the seed for the order of batches and dropout: another run from
     # the same start, for averages; see xlj.averaging.soups.
     "train.shuffle": 0,
@@ -85,11 +85,13 @@ def rules(
   }[config.family]
   train = config.train
   steps = train.num_steps
+  batch = batch_size if train.batch_size is None else train.batch_size
   if steps is None:
-    batch = batch_size if train.batch_size is None else train.batch_size
     wanted = epochs if train.epochs is None else train.epochs
     steps = round(wanted * data_config.train_rows(config) / max(batch, 1))
     steps = max(1, steps)
+  else:
+    epochs = _epochs(config, steps, batch)
   power = 0.5
   if by_example or config.family == "image":
     power = 0.0  # Steps by example do rare labels justice.
@@ -138,10 +140,54 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def reopened(
+  config: ml_collections.ConfigDict, begun: ml_collections.ConfigDict
+) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
+  """The configs with an open length, where another one is asked for.
+
+  Args:
+    config: A config, which may be the run's own with a field changed.
+    begun: That of the run that goes on.
+
+  Returns:
+    The two. If `train.num_steps` is new it decides, otherwise `train.epochs`.
+  """
+  steps, epochs = (
+    new not in (None, old)
+    for new, old in (
+      (config.train.num_steps, begun.train.num_steps),
+      (config.train.epochs, begun.train.epochs),
+    )
+  )
+  if not (steps or epochs):
+    return config, begun
+  config, begun = (
+    ml_collections.ConfigDict(c.to_dict()) for c in (config, begun)
+  )
+  if not steps:
+    config.train.num_steps = None
+  elif not epochs:
+    config.train.epochs = None
+  begun.train.num_steps = begun.train.epochs = None
+  return config, begun
+
+
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
   """Steps in which as many examples are seen as there are to train on."""
   rows = data_config.train_rows(config)
   return max(1, round(rows / config.train.batch_size))
+
+
+def num_epochs(config: ml_collections.ConfigDict) -> float:
+  """How often a run sees its training rows, whatever `train.epochs` says."""
+  return _epochs(config, config.train.num_steps, config.train.batch_size)
+
+
+def _epochs(
+  config: ml_collections.ConfigDict, steps: int, batch_size: int
+) -> float:
+  epochs = steps * batch_size / max(data_config.train_rows(config), 1)
+  return float(f"{epochs:.5g}")
 
 
 def _power_of_two(value: float, low: int, high: int) -> int:

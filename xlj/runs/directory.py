@@ -248,6 +248,8 @@ def claim(
 ) -> None:
   """Makes a directory that of a run, or checks that it is of the same.
 
+  A run that is to be longer than it was begun for says so from now on.
+
   Args:
     workdir: The directory.
     config: The resolved config.
@@ -260,7 +262,11 @@ def claim(
   if jax.process_index():
     return
   if (workdir / config_lib.FILE).exists():
-    config_lib.check_same_run(load_config(workdir), config, workdir)
+    begun = load_config(workdir)
+    config_lib.check_same_run(begun, config, workdir)
+    if config_lib.is_longer(begun, config):
+      text = config_lib.to_json(config)
+      files.write_text(workdir / config_lib.FILE, text)
     return
   workdir.mkdir(parents=True, exist_ok=True)
   _begin(workdir, config, order, names)

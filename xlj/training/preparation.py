@@ -100,17 +100,27 @@ def prepare(
       weighting.kind, weighting.l2, *_size(split, weighting)
     )
 
-  begun = _begun(workdir)
+  asked = config.train
+  was = begun = _begun(workdir)
   own = None if begun is None else workdir
   names = splits.label_names(
     config, own, config.data.num_ids or split.num_labels
   )
   if names is not None and begun is None:
     _tell_repeated(names)
+  if begun is not None:
+    config, begun = config_lib.reopened(config, begun)
   room.check(
     config, lambda c: config_lib.resolve(c, about, begun=begun), split, workdir
   )
   config = config_lib.resolve(config, about, measure, begun)
+  if workdir is None or was is None:
+    _check_length(asked, config)
+  elif config_lib.is_longer(was, config):
+    with directory.keeper(workdir, config, read_only=True) as keeper:
+      if keeper.latest_step() == was.train.num_steps:
+        # Its rates may have fallen to nothing.
+        config.optim.from_step = was.train.num_steps
   assert stats is not None
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
@@ -138,6 +148,19 @@ def prepare(
     config.head.wide_pairs = found.columns.shape[1]
     data = dataclasses.replace(data, pairs=found)
   return config, data
+
+
+def _check_length(
+  asked: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> None:
+  """Warns where the epochs asked for are not those that the steps make."""
+  epochs = config_lib.num_epochs(config)
+  if asked.num_steps and asked.epochs not in (None, epochs):
+    logging.warning(
+      "train.num_steps=%d decides: it is %g epochs, and train.epochs=%g does"
+      " not count",
+      *(asked.num_steps, epochs, asked.epochs),
+    )
 
 
 def find_pairs(

@@ -31,6 +31,7 @@ from xlj.report import progress
 from xlj.report import report
 from xlj.runs import directory
 from xlj.runs import label_corrections
+from xlj.training import closing
 from xlj.training import first_stage
 from xlj.training import noisy_labels
 from xlj.training import preparation
@@ -89,6 +90,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
       complete = _loop(model, keeper, config, data, workdir)
       if jax.process_index() == 0:
         report.write_report(workdir)  # while the last checkpoint is saved
+  if jax.process_index() == 0:
+    facts = preparation.facts(data.split)
+    said = closing.text(workdir, config, facts, keeper.latest_step() or 0)
+    logging.info("%s", said)
   return complete
 
 
@@ -237,6 +242,8 @@ def _steps(
     _NotFiniteError: If the loss of a step, or its gradient, is not finite.
   """
   start, stop = int(state.step), config.train.num_steps
+  if start == stop:
+    logging.info("It was complete already: there is nothing to train")
   batch_size, first = config.train.batch_size, jax.process_index() == 0
   validator = _validator(model, config, data)
   step_fn = jax.jit(model.train_step, donate_argnums=0)
@@ -291,6 +298,7 @@ def _steps(
       if validator and validate:
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
+        logging.info("Step %d, held-out rows: %s", step, _shown(scores))
         score = scores.get(config.eval.metric, -math.inf)
         save, best = save or score > best, max(best, score)
       if save:
@@ -309,6 +317,12 @@ def _steps(
   if complete and config.noisy.method != "none":
     _write_suspects(state, config, data, workdir)
   return complete
+
+
+def _shown(scores: Mapping[str, float]) -> str:
+  """The scores that most people look at."""
+  shown = [name for name in scores if name.startswith(("P@", "nDCG@", "PSP@"))]
+  return ", ".join(f"{name} {scores[name]:.2f}" for name in shown)
 
 
 def _correct(

@@ -1,0 +1,113 @@
+"""Runs that go on once they are complete, and what is said at the end."""
+
+import json
+import shlex
+import sys
+
+from absl import logging
+import pytest
+
+from tests import runs
+from xlj import config as config_lib
+from xlj.training import closing
+from xlj.training import train
+
+FACTS = runs.FACTS
+
+
+@pytest.fixture
+def said(monkeypatch):
+  """What is logged."""
+  lines = []
+  monkeypatch.setattr(
+    logging, "info", lambda text, *values: lines.append(text % values)
+  )
+  return lines
+
+
+@pytest.mark.slow
+def test_a_complete_run_goes_on_for_longer(data_dir, tmp_path, said):
+  config = runs.make_config(data_dir, train__epochs=1.0)
+  train.train(config, tmp_path)
+  (score,) = [line for line in said if ", held-out rows: P@1 " in line][-1:]
+  assert score.startswith("Step 13, ")
+  assert said[-1].startswith("The run is complete: 13 steps, ")
+  said.clear()
+  train.train(config, tmp_path)
+  assert "It was complete already: there is nothing to train" in said
+  assert said[-1].startswith("The run is complete: 13 steps, ")
+  own = config_lib.load(tmp_path / "config.json")
+  own.train.epochs = 2.0
+  train.train(own, tmp_path)
+  steps = [row["step"] for row in runs.records(tmp_path, "train")]
+  assert steps == list(range(1, 28))
+  found = config_lib.load(tmp_path / "config.json")
+  assert (found.train.num_steps, found.optim.from_step) == (27, 13)
+  losses = runs.losses(tmp_path)
+  assert losses[-1] < losses[12]  # at rates that have fallen to 0 it is equal
+  with pytest.raises(ValueError, match="train.epochs: 2.0 there, 1.0 now"):
+    train.train(config, tmp_path)
+
+
+def closed(workdir, *records, step=400, **fields):
+  config = runs.resolved(**fields)
+  config.train.num_steps = 400
+  lines = (json.dumps({"time": 0, **record}) + "\n" for record in records)
+  (workdir / "metrics.jsonl").write_text("".join(lines))
+  return closing.text(workdir, config, FACTS, step)
+
+
+def test_the_end_says_the_score_and_the_next_commands(tmp_path, monkeypatch):
+  workdir, data = tmp_path / "a run", tmp_path / "data"
+  workdir.mkdir()
+  data.mkdir()
+  (data / "test.txt").write_text("1 1 1\n0 0:1\n")
+  monkeypatch.setattr(sys, "argv", ["launch/train.py"])
+  text = closed(
+    workdir,
+    {"step": 200, "kind": "eval", "P@1": 50.0},
+    {"step": 400, "kind": "eval", "P@1": 40.0},
+    {"step": 400, "kind": "train", "loss": 1.5},
+    data__dir=str(data),
+    train__batch_size=95,
+  )
+  assert "P@1 40.00 on held-out rows; the best checkpoint is that of" in text
+  assert "step 200, with 50.00" in text
+  assert f"{workdir}/report.html" in text
+  commands = [
+    shlex.split(line.split(":", 1)[1])
+    for line in text.splitlines()
+    if "python" in line
+  ]
+  assert commands == [
+    ["python", "launch/evaluate.py", f"--workdir={workdir}"],
+    [
+      "python",
+      "launch/predict.py",
+      f"--workdir={workdir}",
+      f"--input={data}/test.txt",
+      f"--output={workdir}/predictions.tsv",
+    ],
+    [
+      "python",
+      "launch/train.py",
+      f"--workdir={workdir}",
+      "--config.train.epochs=3.8",
+    ],
+  ]
+
+
+def test_without_held_out_rows_the_end_says_the_loss(tmp_path):
+  text = closed(
+    tmp_path,
+    {"step": 400, "kind": "train", "loss": 1.5},
+    data__dir=str(tmp_path),
+    data__validation=0.0,
+  )
+  assert "loss 1.5, and no rows held out (data.validation=0)" in text
+  assert "evaluate" not in text and "--input=FILE" in text
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
+  text = closed(tmp_path, step=7)
+  assert text.startswith("Stopped: step 7 of 400 is saved; the same command")
