@@ -151,3 +151,8 @@ def test_a_long_name_can_be_written(tmp_path):
   path = tmp_path / ("\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 127)
   files.write_text(path, "text")
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_are_no_utf8_are_kept_in_texts(tmp_path):
+  files.write_text(tmp_path / "file", "of " + os.fsdecode(b"/d\xe9"))
+  assert (tmp_path / "file").read_bytes() == b"of /d\xe9"

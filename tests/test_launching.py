@@ -193,3 +193,22 @@ def test_python_m_says_what_the_commands_are(module, status):
   assert "python launch/train.py  Trains a model" in said
   last = said.splitlines()[-1]
   assert bool(status) == last.startswith(f"error: {module} is no command")
+
+
+# --- names of other letters --------------------------------------------------
+
+
+def test_python_reads_names_as_utf8(monkeypatch):
+  started = []
+  monkeypatch.setattr(launching.os, "execve", lambda *a: started.append(a))
+  launching._use_utf8()
+  assert not started
+  monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+  monkeypatch.setenv("PYTHONUTF8", "0")
+  launching._use_utf8()
+  ((program, arguments, variables),) = started
+  assert arguments == [program, *sys.orig_argv[1:]]
+  assert variables["PYTHONUTF8"] == "1"
+  monkeypatch.setenv("PYTHONUTF8", "1")  # and yet it is another: go on
+  launching._use_utf8()
+  assert len(started) == 1

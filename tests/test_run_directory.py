@@ -1,6 +1,7 @@
 """A run's directory: what is written is read, and what is another's refused."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -100,3 +101,8 @@ def test_an_average_of_edited_runs_knows_their_labels(tmp_path):
   found = directory.load(tmp_path / "out")
   np.testing.assert_array_equal(found.head_ids, run.head_ids)
   assert splits.label_names(found.config, found.workdir) == run.names
+
+
+def test_a_directory_whose_name_is_no_text_is_refused():
+  with pytest.raises(config_lib.ConfigError, match=r"workdir is b'/d\\xe9'"):
+    directory.resolve(os.fsdecode(b"/d\xe9"))

@@ -81,9 +81,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text in UTF-8; a reader sees all of it, or what was there."""
+  """Writes a text in UTF-8; a reader sees all of it, or what was there.
+
+  Bytes of names of files that are no UTF-8 are written as they are.
+  """
   with replacing(path) as partial:
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def local(path: str | os.PathLike[str], name: str) -> Path:

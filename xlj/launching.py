@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib.machinery
 import importlib.util
+import io
 import logging as std_logging
 import os
 import pathlib
@@ -70,7 +71,21 @@ def run(main: Callable[[], int | None]) -> None:
       logging.debug("Refused", exc_info=True)
       _refuse(str(error))
 
+  _use_utf8()
   app.run(guarded, flags_parser=_parse)
+
+
+def _use_utf8() -> None:
+  """Starts Python again where its locale has no letters but a few.
+
+  Names of files and labels could not be read, written or printed there.
+  """
+  if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+    wanted = os.environ | {"PYTHONUTF8": "1"}
+    if wanted != os.environ:  # else it was tried
+      os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interruptible(main: Callable[[], int | None]) -> int | None:

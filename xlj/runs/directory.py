@@ -9,6 +9,7 @@ labels, and their order where a file gave it or they have come or gone (see
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,16 @@ def resolve(directory: str | Path, name: str = "workdir") -> Path:
     The path.
 
   Raises:
-    ConfigError: If it is the URL of a bucket, which has no files to append to.
+    ConfigError: If it is the URL of a bucket, which has no files to append to,
+      or has a name that is not text.
   """
+  try:
+    str(directory).encode()
+  except UnicodeEncodeError:
+    raise config_lib.ConfigError(
+      f"{name} is {os.fsencode(directory)!r}, which is no UTF-8 to Python here;"
+      " give a directory of another name, or set PYTHONUTF8=1 if it is UTF-8"
+    ) from None
   if "://" in str(directory):
     raise config_lib.ConfigError(
       f"{name} is {directory}, a bucket; give a directory of a file system that"

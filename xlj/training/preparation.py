@@ -82,8 +82,18 @@ def prepare(
 
   Returns:
     The resolved config and the data.
+
+  Raises:
+    ConfigError: If the config cannot be run.
+    DataError: If the data are not right, or have no features.
   """
   split = splits.open_split(config)
+  if not split.num_features:
+    raise store.DataError(
+      split.name,
+      "rows without features",
+      "features in some row, or a header that says how many there are",
+    )
   num_labels = config.data.num_labels if config.data.num_ids else None
   about = facts(split)
   if num_labels is not None:
