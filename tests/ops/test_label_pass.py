@@ -3,6 +3,7 @@
 import functools
 
 import jax
+from jax.experimental import checkify
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -215,7 +216,10 @@ def test_a_mesh_with_automatic_axes():
 
 
 def test_shapes_are_checked():
-  x, targets = jnp.zeros((2, 3)), targets_lib.Targets(jnp.zeros((2, 1), int), 0)
+  x, targets = (
+    jnp.zeros((2, 3)),
+    targets_lib.Targets(jnp.zeros((2, 1), int), jnp.ones(2)),
+  )
   loss = softmax.Softmax()
   with pytest.raises(ValueError, match=r"rows \(4, 5\)"):
     label_pass.label_loss(x, jnp.zeros((4, 5)), None, targets, loss)
@@ -346,3 +350,66 @@ def test_chunk_size_follows_memory():
   assert 4 * size * (3 * 64 + 2 * 32) <= 2**20
   assert chunks.chunk_size(2**40, 1000, 64, 32) == 1000
   assert chunks.chunk_size(1, 1000, 64, 32) == 128
+
+
+def checked_inputs():
+  x, rows = np.ones((3, 2), np.float32), np.ones((5, 2), np.float32)
+  return x, rows, np.array([[0, 4], [2, -1], [-1, -1]]), np.ones(3, np.float32)
+
+
+@pytest.mark.parametrize(
+  "change,message",
+  [
+    (dict(ids=[[0, 5], [2, -1], [1, 3]]), r"ids\[0, 1\] is 5: .* from 0 to 4"),
+    (dict(ids=[[0, 1], [2, -2], [1, 3]]), r"ids\[1, 1\] is -2"),
+    (dict(ids=[[0, 1], [2, 2], [1, 3]]), r"ids\[1\] has label 2 twice"),
+    (dict(ids=np.ones((3, 1))), r"must be integers \[N, P\]: got float64 \(3,"),
+    (dict(ids=np.ones((4, 1), int)), r"ids must be \[N, ...\]: got \(4, 1\)"),
+    (dict(weights=np.ones((3, 1))), r"weights must be \[N\]: got \(3, 1\)"),
+    (dict(x=[[1.0, 2.0]]), "x must be an array of jax or numpy: got a list"),
+    (dict(rows=np.ones((5, 2), int)), "rows must be floating: got int64"),
+    (dict(num_labels=6), "num_labels is 6: there are 5 rows"),
+    (dict(label_values={"a": np.ones(4)}), r"\['a'\] must be \[L, ...\]: .*4,"),
+  ],
+)
+def test_what_cannot_be_meant_is_refused(change, message):
+  x, rows, ids, weights = checked_inputs()
+  given = dict(x=x, rows=rows, ids=ids, weights=weights) | change
+  ids, weights = np.asarray(given.pop("ids")), given.pop("weights")
+  t = targets_lib.Targets(ids, weights)
+  with pytest.raises(ValueError, match=message):
+    label_pass.label_loss(bias=None, targets=t, loss=softmax.Softmax(), **given)
+
+
+def test_ids_beyond_the_labels_are_padding_inside_of_jit():
+  x, rows, ids, weights = checked_inputs()
+  rows[:] = np.arange(5)[:, None]
+
+  @jax.jit
+  def loss_of(ids):
+    t = targets_lib.Targets(ids, weights)
+    return label_pass.label_loss(x, rows, None, t, softmax.Softmax())
+
+  beyond = np.where(ids < 0, 5, ids)
+  np.testing.assert_allclose(loss_of(beyond), loss_of(ids))
+
+
+@pytest.mark.parametrize(
+  "ids,message",
+  [
+    ([[0, 4], [2, -1], [-1, -1]], None),
+    ([[0, 5], [2, -1], [-1, -1]], "are from -1 to 5: give ids from 0 to 4"),
+    ([[0, 4], [2, 2], [-1, -1]], "a label twice in an example"),
+  ],
+)
+def test_ids_are_checked_inside_of_jit_on_request(ids, message):
+  x, rows, _, weights = checked_inputs()
+
+  def checked(x, rows, t):
+    targets_lib.check_ids(t.ids, rows.shape[0])
+    return label_pass.label_loss(x, rows, None, t, softmax.Softmax())
+
+  run = jax.jit(checkify.checkify(jax.grad(checked, 1)))
+  error, grad = run(x, rows, targets_lib.Targets(np.asarray(ids), weights))
+  assert grad.shape == rows.shape
+  assert message in error.get() if message else error.get() is None

@@ -112,3 +112,9 @@ def test_temporaries_are_a_few_chunks(devices):
   )
   one_chunk = 4 * chunk * (n + d)
   assert compiled.memory_analysis().temp_size_in_bytes <= 4 * one_chunk
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, "2", True, None])
+def test_k_is_a_whole_number(k):
+  with pytest.raises(ValueError, match="k must be a whole number from 1 on"):
+    label_ranking.label_topk(jnp.ones((2, 3)), jnp.ones((4, 3)), None, k)

@@ -14,7 +14,7 @@ Given labels alone:
 
 What passes are told:
   `Loss`, `Reporting`, `Scheduled`, `Placement`, `Positives`, `Targets`,
-  `Layout`, `Choice`
+  `check_ids`, `Layout`, `Choice`
 
 A step that updates label rows in place:
   `Inputs`, `LabelRows`, `Visit`, `RowFormat`, `RowOptimizer`, `RowState`,
@@ -54,5 +54,6 @@ from xlj.ops.row_optimizer import RowOptimizer as RowOptimizer
 from xlj.ops.row_optimizer import RowState as RowState
 from xlj.ops.row_optimizer import sgd as sgd
 from xlj.ops.shards import Placement as Placement
+from xlj.ops.targets import check_ids as check_ids
 from xlj.ops.targets import Positives as Positives
 from xlj.ops.targets import Targets as Targets

@@ -61,6 +61,7 @@ def label_attend(
   Returns:
     `[N, E]` float32 (or wider), sharded like `q`.
   """
+  shards_lib.check(q, keys, bias, by_label={"values": values})
   rows_plan = shards_lib.plan(keys, q, num_labels, placement)
   shards = rows_plan.shards
   plan = _Plan(scale, rows_plan)

@@ -89,6 +89,7 @@ def find_candidates(
     )
   given = jnp.asarray(targets.ids)
   plan = shards_lib.plan(rows, given, num_labels, placement)
+  targets_lib.look_at_ids(targets.ids, plan.layout.num_labels)
   shards = plan.shards
 
   def local(targets, include, rows, label_share, sample):

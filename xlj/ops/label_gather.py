@@ -84,6 +84,7 @@ def label_logits(
   Returns:
     `[N, P]`, sharded like `x`, float32 or wider.
   """
+  shards_lib.check(x, rows, bias, by_example={"ids": ids})
   plan = shards_lib.plan(rows, x, num_labels, placement)
   shards = plan.shards
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xlj.ops import chunks
 from xlj.ops import loss as loss_lib
@@ -70,7 +71,9 @@ def label_loss(
     x: `[N, D]` examples, floating.
     rows: `[L, D]` label rows, floating; row i is label i.
     bias: `[L]`, or None.
-    targets: Positives and weights of the examples, sharded like `x`.
+    targets: Positives and weights of the examples, sharded like `x`. Outside
+      of `jit` ids are checked; inside, those beyond the labels are padding, and
+      `xlj.ops.check_ids` looks for them.
     loss: What to compute of the logits.
     num_labels: Rows from this one on are padding; None for no padding.
     reduce: Whether to return the weighted mean over the batch; otherwise the
@@ -82,10 +85,12 @@ def label_loss(
     Scalar, or `[N]` sharded like the examples; float32 or wider.
 
   Raises:
-    ValueError: Shapes do not fit, or axes are missing.
+    ValueError: Shapes do not fit, ids are not of labels or repeated, or axes
+      are missing.
   """
-  _check(x, rows, bias, targets)
+  _check(x, rows, bias, targets, label_values or {}, reduce)
   plan = _Plan(loss, shards_lib.plan(rows, x, num_labels, placement))
+  targets_lib.look_at_ids(targets.ids, plan.rows.layout.num_labels)
   shards = plan.rows.shards
 
   def local(x, targets, rows, bias, label_values):
@@ -106,9 +111,10 @@ def _local_loss(plan, reduce, x, targets, rows, bias, label_values):
   x, targets = shards_lib.gather((x, targets), shards)
   # Rows that a user's own mesh axes do not split get the sum over those.
   rows, bias = chunks.mark_varying((rows, bias), tuple(chunks.varying(x)))
-  inputs = _Inputs(
-    *jax.lax.stop_gradient((targets.ids, targets.values, label_values))
-  )
+  # Else ids beyond the labels would have a share of the loss.
+  ids = jnp.asarray(targets.ids)
+  ids = jnp.where(plan.rows.layout.is_label(ids), ids, -1)
+  inputs = _Inputs(*jax.lax.stop_gradient((ids, targets.values, label_values)))
   if not reduce:
     partial = _losses(plan, x, rows, bias, inputs)
     return shards_lib.total_of_own(partial, shards)
@@ -245,14 +251,21 @@ def _gradients(plan, stats, x, rows, bias, inputs, scale):
   return losses, dx.astype(x.dtype), drows, dbias
 
 
-def _check(x, rows, bias, targets):
+def _check(x, rows, bias, targets, label_values, reduce):
   """Raises a ValueError where shapes do not fit."""
-  shapes = f"x {x.shape}, rows {rows.shape}"
-  if x.ndim != 2 or rows.ndim != 2 or x.shape[1] != rows.shape[1]:
-    raise ValueError(f"x must be [N, D] and rows [L, D]: got {shapes}")
-  if bias is not None and bias.shape != rows.shape[:1]:
-    raise ValueError(f"bias must be [L]: got {bias.shape} with {shapes}")
-  if targets.ids.ndim != 2 or targets.ids.shape[0] != x.shape[0]:
+  ids, weights, values = targets.ids, targets.weights, targets.values
+  shards_lib.check(
+    x,
+    rows,
+    bias,
+    by_example={"targets.ids": ids, "targets.values": values},
+    by_label={f"label_values[{k!r}]": v for k, v in label_values.items()},
+  )
+  if values is not None and values.shape != ids.shape:
     raise ValueError(
-      f"targets.ids must be [N, P]: got {targets.ids.shape} with {shapes}"
+      f"targets.values must be [N, P]: got {values.shape} with {ids.shape}"
+    )
+  if reduce and np.shape(weights) != x.shape[:1]:
+    raise ValueError(
+      f"targets.weights must be [N]: got {np.shape(weights)} with x {x.shape}"
     )

@@ -42,9 +42,16 @@ def label_topk(
   Returns:
     Scores `[N, k]`, descending, and int32 ids `[N, k]`, sharded like `x`; -inf
     and -1 where there are fewer than k labels.
+
+  Raises:
+    ValueError: Shapes do not fit, k is not a whole number from 1 on, or axes
+      are missing.
   """
+  shards_lib.check(x, rows, bias, by_example={"exclude": exclude})
   plan = shards_lib.plan(rows, x, num_labels, placement)
   shards = plan.shards
+  if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
+    raise ValueError(f"k must be a whole number from 1 on: got {k!r}")
 
   def local(x, exclude, rows, bias):
     x, exclude = shards_lib.gather((x, exclude), shards)

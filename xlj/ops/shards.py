@@ -2,10 +2,10 @@
 
 Rows are split over the mesh axes `rows`; examples over the axes `batch`, a part
 of those, or not at all. Functions here run inside `shard_map`, but for `find`,
-`plan` and `over`.
+`plan`, `check` and `over`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from xlj.ops import chunks
 from xlj.ops import layout as layout_lib
@@ -165,7 +166,55 @@ def plan(
     raise ValueError(f"a chunk must have at least 1 row: got {chunk}")
   if num_labels is None:
     num_labels = num_rows
+  if not 1 <= num_labels <= num_rows:
+    raise ValueError(f"num_labels is {num_labels}: there are {num_rows} rows")
   return Plan(layout_lib.Layout(num_labels), chunk, shards)
+
+
+def check(
+  x: jax.Array,
+  rows: jax.Array,
+  bias: jax.Array | None = None,
+  *,
+  by_example: Mapping[str, Any] | None = None,
+  by_label: Mapping[str, Any] | None = None,
+) -> None:
+  """Refuses arrays that a pass over labels cannot be of.
+
+  Args:
+    x: To be `[N, D]`, floating.
+    rows: To be `[L, D]`, floating.
+    bias: To be `[L]`, or None.
+    by_example: What else is to be `[N, ...]`, by name; None is left out.
+    by_label: What else is to be `[L, ...]`, by name; None is left out.
+
+  Raises:
+    ValueError: Naming the array and its shape.
+  """
+  arrays = {"x": x, "rows": rows, "bias": bias}
+  arrays |= {**(by_example or {}), **(by_label or {})}
+  for name, array in arrays.items():
+    if array is not None and not isinstance(array, jax.Array | np.ndarray):
+      raise ValueError(
+        f"{name} must be an array of jax or numpy: got a {type(array).__name__}"
+      )
+  shapes = f"x {x.shape}, rows {rows.shape}"
+  if x.ndim != 2 or rows.ndim != 2 or x.shape[1] != rows.shape[1]:
+    raise ValueError(f"x must be [N, D] and rows [L, D]: got {shapes}")
+  for name, array in {"x": x, "rows": rows}.items():
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      raise ValueError(f"{name} must be floating: got {array.dtype}")
+  if bias is not None and bias.shape != rows.shape[:1]:
+    raise ValueError(f"bias must be [L]: got {bias.shape} with {shapes}")
+  for sizes, size, found in (
+    ("[N, ...]", x.shape[0], by_example),
+    ("[L, ...]", rows.shape[0], by_label),
+  ):
+    for name, array in (found or {}).items():
+      if array is not None and array.shape[:1] != (size,):
+        raise ValueError(
+          f"{name} must be {sizes}: got {array.shape} with {shapes}"
+        )
 
 
 def over(

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import checkify
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,7 +30,8 @@ class Targets(NamedTuple):
   """Sparse positives of a batch of N examples, at most P each.
 
   Attributes:
-    ids: `[N, P]` int32 label ids; -1 is padding.
+    ids: `[N, P]` int32 label ids, those of an example distinct; -1 is padding.
+      See `check_ids`.
     weights: `[N]` float32 weight of each example; 0 for padding examples.
     values: `[N, P]` float weight of each positive, for the losses that say
       so; None otherwise.
@@ -40,6 +42,75 @@ class Targets(NamedTuple):
   weights: Array
   values: Array | None = None
   memory: Memory | None = None
+
+
+def check_ids(ids: Array, num_labels: int, name: str = "targets.ids") -> None:
+  """Refuses ids that are not of labels, and the same one twice in an example.
+
+  The passes over labels do so by themselves where ids have values, which is
+  outside of `jit`. Inside, ids beyond the labels count as padding, and what the
+  same one twice counts for depends on the loss. To find out about them there,
+  call this in the function that `jax.experimental.checkify.checkify` is given:
+
+    def checked(x, rows, targets):
+      ops.check_ids(targets.ids, rows.shape[0])
+      return ops.label_loss(x, rows, None, targets, losses.Softmax())
+
+    error, loss = jax.jit(checkify.checkify(checked))(x, rows, targets)
+    error.throw()
+
+  Args:
+    ids: `[N, P]` integers.
+    num_labels: L.
+    name: What to call them in the message.
+
+  Raises:
+    ValueError: Naming the first id that is neither a label nor -1, or that is
+      repeated; from `error.throw()`, a JaxRuntimeError that says so.
+  """
+  if len(np.shape(ids)) != 2 or np.dtype(ids.dtype).kind not in "iu":
+    raise ValueError(f"{name} must be integers [N, P]: got {_kind(ids)}")
+  advice = f"give ids from 0 to {num_labels - 1}, or -1 for padding"
+  if isinstance(ids, jax.core.Tracer):
+    lowest, highest = jnp.min(ids, initial=-1), jnp.max(ids, initial=-1)
+    checkify.check(
+      (lowest >= -1) & (highest < num_labels),
+      f"{name} are from {{lowest}} to {{highest}}: {advice}",
+      lowest=lowest,
+      highest=highest,
+    )
+    ordered = jnp.sort(ids, 1)
+    again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    checkify.check(~again.any(), f"{name} has a label twice in an example")
+    return
+  if isinstance(ids, jax.Array) and not ids.is_fully_addressable:
+    return  # Other processes have the rest.
+  values = np.asarray(ids).astype(np.int64)
+  bad = np.argwhere((values < -1) | (values >= num_labels))
+  if len(bad):
+    n, p = bad[0]
+    raise ValueError(f"{name}[{n}, {p}] is {values[n, p]}: {advice}")
+  values = np.sort(values, 1)
+  again = np.argwhere((values[:, 1:] == values[:, :-1]) & (values[:, 1:] >= 0))
+  if len(again):
+    n, p = again[0]
+    raise ValueError(
+      f"{name}[{n}] has label {values[n, p]} twice: give each label of an"
+      " example once"
+    )
+
+
+def look_at_ids(ids: Array, num_labels: int, name: str = "targets.ids") -> None:
+  """`check_ids` where ids have values."""
+  if not isinstance(ids, jax.core.Tracer):
+    check_ids(ids, num_labels, name)
+
+
+def _kind(value: Any) -> str:
+  """What an argument is, in words."""
+  if hasattr(value, "dtype"):
+    return f"{value.dtype} {tuple(value.shape)}"
+  return type(value).__name__
 
 
 @jax.tree_util.register_dataclass
