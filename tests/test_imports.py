@@ -104,7 +104,8 @@ FLOORS = {
   "data": (
     "csr errors parse",
     "cache checks discover label_pairs lines mapped strict sampler",
-    "arrays names npy order text verification",
+    "names npy order text verification",
+    "arrays",
     "formats",
     "ingest",
     "tokens",

@@ -88,6 +88,8 @@ def test_rows_that_are_no_headers(tmp_path):
   text = "1,2,0 \n# nothing\n1,2 # no features\n3 0:1\n"
   split = opened(tmp_path, text)
   np.testing.assert_array_equal(np.diff(split.labels.indptr), [3, 2, 1])
+  split = opened(tmp_path, " \n1,2 \n3 0:1\n")
+  np.testing.assert_array_equal(np.diff(split.labels.indptr), [0, 2, 1])
   (tmp_path / "train.txt").write_bytes(b"2 3 4\r\n1 0:1\r\n2 1:1\r\n")
   assert store.open_split(tmp_path).num_rows == 2
 

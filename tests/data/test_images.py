@@ -161,11 +161,11 @@ def test_arrays_that_are_no_images_are_refused(tmp_path):
   "array, message",
   [
     (
-      np.ones((2, 2), int),
-      r"found int64 \(2, 2\), expected a NumPy array \[ro",
+      np.full((2, 2), 3),
+      r"found int64 \(2, 2\) of numbers from 3 to 3, expected a NumPy array ",
     ),
     (np.ones(3), r"found float64 \(3,\)"),
-    (np.array([0, 5, 1]), r"in row 1 \(from 0\) label 5, expected a label in"),
+    (np.array([0, 5, 1]), r"in row 1 \(from 0\) label 5, expected an id in"),
     (np.array([0, -2]), r"in row 1 \(from 0\) label -2"),
   ],
 )

@@ -401,7 +401,7 @@ def flipped():
 NPZ = {
   "not an archive": (b"hello", "found no readable zip archive"),
   "cut short": (saved(csr())[:-30], "found no readable zip archive"),
-  "not CSR": (saved(csr().tocsc()), "found layout [b'csc'], expected a CSR"),
+  "not CSR": (saved(csr().tobsr()), "found layout ['bsr'], expected a CSR"),
   "other arrays": (
     without("data"),
     "found an archive of _is_array.npy, format",
@@ -418,7 +418,7 @@ NPZ = {
   ),
   "entries missing": (
     broken_csr(indices=np.array([1])),
-    "found 1 indices, expected 2 as in indptr",
+    "found 1 indices and 2 data, expected as many of both",
   ),
   "ids with fractions": (
     broken_csr(indices=np.array([0.5, 1])),

@@ -1,24 +1,25 @@
-"""SciPy's CSR in `.npz` as a stream of checked blocks.
+"""SciPy's sparse matrices in `.npz` as streams of checked blocks.
 
-SciPy's `save_npz` writes a zip archive of plain arrays, so the entries can be
-read side by side, a block of rows at a time, whether or not they are
-compressed; only the row pointers are held in memory.
+SciPy's `save_npz` writes a zip archive of plain arrays, so those of a CSR
+matrix can be read side by side, a block of rows at a time, whether or not they
+are compressed. CSC and COO matrices are turned around in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import math
 import os
 from typing import IO
 import zipfile
-import zlib
 
 import numpy as np
 
 from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import errors
+from xlj.data import npy
 
 Path = str | os.PathLike[str]
 BLOCK_ENTRIES = 2**18
@@ -31,9 +32,11 @@ _KINDS = {
   "shape": "iu",
   "indptr": "iu",
   "indices": "iu",
+  "row": "iu",
+  "col": "iu",
   "data": "fiub",
 }
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError)
+_FRAME = 64  # most numbers, or bytes of one, of what describes a matrix
 
 
 def stream_npz(
@@ -41,7 +44,7 @@ def stream_npz(
   columns: checks.Columns,
   block_entries: int = BLOCK_ENTRIES,
 ) -> Iterator[csr_lib.Csr]:
-  """Reads a SciPy CSR matrix.
+  """Reads a SciPy matrix: CSR, CSC or COO.
 
   Args:
     path: a file of `scipy.sparse.save_npz`.
@@ -53,37 +56,115 @@ def stream_npz(
     All rows in order.
 
   Raises:
-    DataError: when the file is damaged, not CSR, of another width than the
+    DataError: when the file is damaged, of another layout or width than the
       limit, or has an entry that is not right.
     OSError: when it cannot be opened.
   """
   with contextlib.ExitStack() as stack:
-    file = stack.enter_context(open(path, "rb"))
-    try:
-      archive = stack.enter_context(zipfile.ZipFile(file))
-    except zipfile.BadZipFile as error:
-      raise errors.DataError(
-        path, f"no readable zip archive ({error})", _CSR, hint=_REBUILD
-      ) from error
-    shape, indptr = _read_frame(path, archive)
-    _set_limit(path, columns, shape[1])
-    ids = _member(path, archive, "indices", stack)
-    values = _member(path, archive, "data", stack)
-    for member, name in ((ids, "indices"), (values, "data")):
-      if member.length != indptr[-1]:
-        raise errors.DataError(
-          path, f"{member.length} {name}", f"{indptr[-1]} as in indptr"
-        )
+    archive = _Archive(path, stack)
+    layout, shape = archive.frame()
+    columns.set_width(path, shape[1])
+    if layout == "csr":
+      yield from _stream_csr(archive, columns, shape[0], block_entries)
+    else:
+      yield from _turned(archive, columns, layout, shape, block_entries)
+
+
+def _stream_csr(
+  archive: _Archive, columns: checks.Columns, num_rows: int, block_entries: int
+) -> Iterator[csr_lib.Csr]:
+  """Reads pointers, indices and values side by side."""
+  pointers, ids, values = map(archive.member, ("indptr", "indices", "data"))
+  if pointers.length != num_rows + 1:
+    raise errors.DataError(
+      archive.path,
+      f"{pointers.length} row pointers",
+      f"{num_rows} + 1 for its shape",
+    )
+  if values.length != ids.length:
+    raise errors.DataError(
+      archive.path,
+      f"{ids.length} indices and {values.length} data",
+      "as many of both",
+    )
+  last = _ascending(archive, pointers.read(1), 0)
+  for first_row in range(0, num_rows, block_entries):
+    found = pointers.read(min(block_entries, num_rows - first_row))
+    indptr = np.concatenate([last[-1:], found.astype(np.int64)])
+    last = _ascending(archive, indptr, ids.length)
     for start, stop in _spans(indptr, block_entries):
       count = int(indptr[stop] - indptr[start])
       yield columns.block(
         indptr[start : stop + 1] - indptr[start],
         ids.read(count),
         values.read(count),
-        checks.Place(path, first_row=start),
+        checks.Place(archive.path, first_row=first_row + start),
       )
-    ids.finish()
-    values.finish()
+  if last[-1] != ids.length:
+    raise errors.DataError(
+      archive.path, f"{ids.length} indices", f"{last[-1]} as in indptr"
+    )
+  for member in (pointers, ids, values):
+    member.finish()
+
+
+def _ascending(
+  archive: _Archive, pointers: np.ndarray, limit: int
+) -> np.ndarray:
+  """Checks pointers."""
+  if pointers[0] < 0 or (np.diff(pointers) < 0).any():
+    raise errors.DataError(archive.path, "row pointers that descend", _CSR)
+  if pointers[-1] > limit:
+    raise errors.DataError(
+      archive.path, f"{limit} indices", f"{pointers[-1]} as in indptr"
+    )
+  return pointers
+
+
+def _turned(
+  archive: _Archive,
+  columns: checks.Columns,
+  layout: str,
+  shape: tuple[int, int],
+  block_entries: int,
+) -> Iterator[csr_lib.Csr]:
+  """Reads a CSC or COO matrix; its entries are held in memory."""
+  if layout == "csc":
+    rows = archive.load("indices")
+    indptr = _ascending(archive, archive.load("indptr"), len(rows))
+    if len(indptr) != shape[1] + 1 or indptr[0] or indptr[-1] != len(rows):
+      raise errors.DataError(
+        archive.path,
+        f"{len(indptr)} column pointers for {len(rows)} indices",
+        f"{shape[1]} + 1 for its shape",
+      )
+    ids = np.repeat(np.arange(shape[1]), np.diff(indptr))
+  else:
+    rows, ids = archive.load("row"), archive.load("col")
+  values = archive.load("data")
+  if not len(rows) == len(ids) == len(values):
+    raise errors.DataError(
+      archive.path,
+      f"{len(rows)} rows, {len(ids)} columns and {len(values)} values",
+      "as many of each",
+    )
+  wrong = (rows < 0) | (rows >= shape[0])
+  if wrong.any():
+    raise errors.DataError(
+      archive.path,
+      f"an entry in row {rows[np.argmax(wrong)]} (from 0)",
+      f"a row in [0, {shape[0] - 1}]",
+    )
+  order = np.argsort(rows, kind="stable")
+  rows, ids, values = rows[order], ids[order], values[order]
+  for first_row in range(0, shape[0], block_entries):
+    stop = min(first_row + block_entries, shape[0])
+    # Of the type of the rows, or searchsorted would convert all of them.
+    bounds = np.arange(first_row, stop + 1).astype(rows.dtype)
+    indptr = np.searchsorted(rows, bounds)
+    part = slice(indptr[0], indptr[-1])
+    place = checks.Place(archive.path, first_row=first_row)
+    yield columns.block(indptr - indptr[0], ids[part], values[part], place)
 
 
 def stream_rows(
@@ -100,111 +181,103 @@ def stream_labels(path: Path, labels: checks.Columns) -> Iterator[csr_lib.Csr]:
   return stream_npz(path, labels)
 
 
+class _Archive:
+  """What `numpy.savez` wrote; whatever is wrong with it is a DataError."""
+
+  def __init__(self, path: Path, stack: contextlib.ExitStack):
+    """Opens it; `stack` closes what is opened."""
+    self.path = path
+    self._stack = stack
+    file = stack.enter_context(open(path, "rb"))
+    try:
+      self._zip = stack.enter_context(zipfile.ZipFile(file))
+    except Exception as error:  # see `damaged`
+      raise errors.DataError(
+        path, f"no readable zip archive ({error})", _CSR, hint=_REBUILD
+      ) from error
+
+  def frame(self) -> tuple[str, tuple[int, int]]:
+    """Returns the layout, and the numbers of rows and columns."""
+    layout = np.asarray(self.load("format", _FRAME).astype(str)).tolist()
+    if layout not in (["csr"], ["csc"], ["coo"]):
+      raise errors.DataError(self.path, f"layout {layout}", _CSR, hint=_REBUILD)
+    shape = self.load("shape", _FRAME).tolist()
+    if len(shape) != 2:
+      raise errors.DataError(self.path, f"shape {shape}", "[rows, columns]")
+    if not 1 <= shape[0] < 2**62 or shape[1] < 0:
+      raise errors.DataError(self.path, f"shape {shape}", "at least one row")
+    return layout[0], (shape[0], shape[1])
+
+  def load(self, name: str, most: int | None = None) -> np.ndarray:
+    """Returns a whole array, of so many elements and bytes of one at most."""
+    member = self.member(name)
+    if most and max(member.length, member.dtype.itemsize) > most:
+      raise errors.DataError(
+        self.path, f"{name} of {member.length} {member.dtype}", _CSR
+      )
+    out = member.read(member.length)
+    member.finish()
+    return out
+
+  def member(self, name: str) -> _Member:
+    """Opens an array."""
+    if f"{name}.npy" not in self._zip.namelist():
+      names = ", ".join(sorted(self._zip.namelist())) or "nothing"
+      raise errors.DataError(
+        self.path, f"an archive of {names}", _CSR, hint=_REBUILD
+      )
+    with self.damaged(name):
+      info = self._zip.getinfo(f"{name}.npy")
+      file = self._stack.enter_context(self._zip.open(info))
+      return _Member(self, name, file, info.file_size)
+
+  @contextlib.contextmanager
+  def damaged(self, name: str) -> Iterator[None]:
+    """Says in which array something failed."""
+    try:
+      yield
+    except errors.DataError:
+      raise
+    # An unknown compression is a NotImplementedError, a password a
+    # RuntimeError, and every compression has errors of its own.
+    except Exception as error:
+      raise errors.DataError(
+        self.path, f"damaged {name} ({error})", _CSR, hint=_REBUILD
+      ) from error
+
+
 class _Member:
   """One array of an archive, read from its start to its end."""
 
-  def __init__(self, path: Path, name: str, file: IO[bytes]):
-    self._path = path
+  def __init__(
+    self, archive: _Archive, name: str, file: IO[bytes], num_bytes: int
+  ):
+    """Reads the header; `num_bytes` is what the archive says of its size."""
+    self._archive = archive
     self._name = name
     self._file = file
-    try:
-      version = np.lib.format.read_magic(file)
-      read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-      }[version]
-      self.shape, _, self.dtype = read(file)
-    except (*_DAMAGE, KeyError) as error:
-      raise self._damaged(error) from error
-    kinds = _KINDS[name]
-    if self.dtype.kind not in kinds or self.dtype.hasobject:
-      raise errors.DataError(path, f"{name} of type {self.dtype}", _CSR)
-
-  @property
-  def length(self) -> int:
-    """Number of elements."""
-    return int(np.prod(self.shape))
+    shape, _, self.dtype = npy.read_header(file)
+    if self.dtype.kind not in _KINDS[name]:
+      raise errors.DataError(archive.path, f"{name} of type {self.dtype}", _CSR)
+    self.length = math.prod(shape)
+    missing = self.length * self.dtype.itemsize - num_bytes
+    if missing > 0:
+      raise EOFError(f"{missing} bytes are missing for {self.dtype} {shape}")
 
   def read(self, count: int) -> np.ndarray:
     """Returns the next elements."""
     size = count * self.dtype.itemsize
-    try:
+    with self._archive.damaged(self._name):
       data = self._file.read(size)
       if len(data) < size:
         raise EOFError(f"{size - len(data)} bytes are missing")
-    except _DAMAGE as error:
-      raise self._damaged(error) from error
     return np.frombuffer(data, self.dtype)
 
   def finish(self) -> None:
     """Reads past the end, which is when the checksum is compared."""
-    try:
+    with self._archive.damaged(self._name):
       if self._file.read(1):
         raise EOFError("there is more of it than its header says")
-    except _DAMAGE as error:
-      raise self._damaged(error) from error
-
-  def _damaged(self, error: Exception) -> errors.DataError:
-    return errors.DataError(
-      self._path, f"damaged {self._name} ({error})", _CSR, hint=_REBUILD
-    )
-
-
-def _member(
-  path: Path, archive: zipfile.ZipFile, name: str, stack: contextlib.ExitStack
-) -> _Member:
-  try:
-    file = stack.enter_context(archive.open(f"{name}.npy"))
-  except KeyError as error:
-    names = ", ".join(sorted(archive.namelist())) or "nothing"
-    raise errors.DataError(
-      path, f"an archive of {names}", _CSR, hint=_REBUILD
-    ) from error
-  except zipfile.BadZipFile as error:
-    raise errors.DataError(
-      path, f"damaged {name} ({error})", _CSR, hint=_REBUILD
-    ) from error
-  return _Member(path, name, file)
-
-
-def _read_frame(
-  path: Path, archive: zipfile.ZipFile
-) -> tuple[tuple[int, int], np.ndarray]:
-  """Returns the shape and the checked row pointers, int64 [N + 1]."""
-
-  def load(name: str) -> np.ndarray:
-    with contextlib.ExitStack() as stack:
-      member = _member(path, archive, name, stack)
-      out = member.read(member.length)
-      member.finish()
-      return out
-
-  layout = load("format").tolist()
-  if layout not in ([b"csr"], ["csr"]):
-    raise errors.DataError(path, f"layout {layout}", _CSR, hint=_REBUILD)
-  shape = load("shape").tolist()
-  if len(shape) != 2:
-    raise errors.DataError(path, f"shape {shape}", "[rows, columns]")
-  indptr = load("indptr").astype(np.int64)
-  if len(indptr) != shape[0] + 1 or shape[0] < 1:
-    raise errors.DataError(
-      path, f"{len(indptr)} row pointers", f"{shape[0]} + 1 for its shape"
-    )
-  if indptr[0] != 0 or (np.diff(indptr) < 0).any():
-    raise errors.DataError(path, "row pointers that descend", _CSR)
-  return (shape[0], shape[1]), indptr
-
-
-def _set_limit(path: Path, columns: checks.Columns, width: int) -> None:
-  if width > checks.MAX_COLUMNS:
-    raise errors.DataError(
-      path, f"{width} {columns.what}s", f"at most {checks.MAX_COLUMNS}"
-    )
-  if columns.limit is not None and columns.limit != width:
-    raise errors.DataError(
-      path, f"{width} {columns.what}s", f"{columns.limit} as elsewhere"
-    )
-  columns.limit = width
 
 
 def _spans(indptr: np.ndarray, block_entries: int) -> Iterator[tuple[int, int]]:

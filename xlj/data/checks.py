@@ -104,6 +104,26 @@ class Columns:
       indptr, ids, values = _nonzero(indptr, ids, values)
     return self._in_order(indptr, ids, values, place)
 
+  def set_width(self, path: str | os.PathLike[str], width: int) -> None:
+    """Makes the width that a file states the limit.
+
+    Args:
+      path: the file.
+      width: number of columns.
+
+    Raises:
+      DataError: when it is too large, or not the limit that there is.
+    """
+    if width > MAX_COLUMNS:
+      raise errors.DataError(
+        path, f"{width} {self.what}s", f"at most {MAX_COLUMNS}"
+      )
+    if self.limit is not None and self.limit != width:
+      raise errors.DataError(
+        path, f"{width} {self.what}s", f"{self.limit} as elsewhere"
+      )
+    self.limit = width
+
   @property
   def count(self) -> int:
     """Number of columns: the limit, or what the ids so far need."""
@@ -124,16 +144,16 @@ class Columns:
         f"an id in [{self.first_id}, {bound - 1 + self.first_id}]"
         if bound
         else f"no {self.what}s",
-        self._range_hint(int(ids[entry]), bound),
+        self._range_hint(int(ids[entry]), bound, place),
       )
     self.seen = max(self.seen, high + 1)
 
-  def _range_hint(self, found: int, bound: int) -> str:
+  def _range_hint(self, found: int, bound: int, place: Place) -> str:
     if found == bound and not self.first_id and self.what == "feature":
       return "are the ids counted from 1? then --config.data.zero_based=False"
     if found == -1 and self.first_id:
       return "are the ids counted from 0? then --config.data.zero_based=True"
-    if found == bound and self.what == "label":
+    if found == bound and self.what == "label" and place.first_line:
       return (
         "are the labels counted from 1? then say one label more in the header"
         " (label 0 stays without rows)"

@@ -6,7 +6,9 @@ Images `[N, H, W, C]` are features too: each is a row of numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import math
 import os
+from typing import IO
 
 import numpy as np
 
@@ -16,6 +18,11 @@ from xlj.data import errors
 
 Path = str | os.PathLike[str]
 _BLOCK_ENTRIES = 2**18
+_MAX_AXES = 32
+_LABELS = (
+  "a NumPy array of labels: [rows] ids, [rows, labels] of 0 and 1, or ids"
+  " [rows, most] where shorter rows end with -1"
+)
 _IN_ORDER = "save numpy.ascontiguousarray(images)"
 
 
@@ -67,14 +74,7 @@ def image_shape(path: Path) -> tuple[int, ...]:
 def _open(path: Path) -> np.ndarray:
   """Maps a dense matrix in its own shape."""
   expected = "a NumPy array [rows, features] of numbers"
-  try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise errors.DataError(
-      path, f"no readable array ({error})", expected
-    ) from error
-  if not isinstance(array, np.ndarray):
-    raise errors.DataError(path, "an archive of arrays", expected)
+  array = _map(path, expected)
   if array.ndim not in (2, 4) or array.dtype.kind not in "fiu":
     raise errors.DataError(
       path,
@@ -84,6 +84,56 @@ def _open(path: Path) -> np.ndarray:
   if not array.size:
     raise errors.DataError(path, f"an empty array {array.shape}", expected)
   return array
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Reads what precedes the numbers of an array, and believes none of it.
+
+  Args:
+    file: at the start of what `numpy.save` writes; then at the numbers.
+
+  Returns:
+    The shape, whether the order is Fortran's, and the type.
+
+  Raises:
+    ValueError: when it is damaged.
+  """
+  try:
+    version = np.lib.format.read_magic(file)
+    read = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran, dtype = read(file)
+  # NumPy parses it as Python, of which damage makes anything.
+  except Exception as error:
+    raise ValueError(f"{type(error).__name__}: {error}") from error
+  if len(shape) > _MAX_AXES or min(shape, default=0) < 0 or not dtype.itemsize:
+    raise ValueError(f"{dtype} of shape {shape}")
+  if dtype.hasobject:
+    raise ValueError("Python objects, which are never unpickled")
+  return shape, fortran, dtype
+
+
+def _map(path: Path, expected: str) -> np.ndarray:
+  """Maps an array of any shape and type."""
+
+  def refused(why: object) -> errors.DataError:
+    return errors.DataError(path, f"no readable array ({why})", expected)
+
+  with open(path, "rb") as file:
+    try:
+      shape, fortran, dtype = read_header(file)
+    except ValueError as error:
+      raise refused(error) from error
+    offset, size = file.tell(), os.fstat(file.fileno()).st_size
+  missing = math.prod(shape) * dtype.itemsize - (size - offset)
+  if missing > 0:
+    raise refused(f"{missing} bytes are missing for {dtype} {shape}")
+  if not math.prod(shape):
+    raise errors.DataError(path, f"an empty array {shape}", expected)
+  order = "F" if fortran else "C"
+  return np.memmap(path, dtype, "r", offset, shape, order)
 
 
 def stream_features(
@@ -106,13 +156,12 @@ def stream_features(
     OSError: when it cannot be opened.
   """
   array = open_features(path, num_columns)
-  step = max(1, block_entries // array.shape[1])
-  for start in range(0, len(array), step):
+  for start, rows in _blocks(array, block_entries):
     if array.dtype == np.uint8:
-      yield array[start : start + step]
+      yield rows
       continue
     with np.errstate(over="ignore"):
-      block = np.array(array[start : start + step], np.float32)
+      block = np.array(rows, np.float32)
     finite = np.isfinite(block)
     if not finite.all():
       row, column = np.argwhere(~finite)[0].tolist()
@@ -133,12 +182,23 @@ def stream_rows(
     yield csr_lib.Rows(block, None)
 
 
-def stream_labels(path: Path, labels: checks.Columns) -> Iterator[csr_lib.Csr]:
-  """Reads the one label of each row.
+def stream_labels(
+  path: Path,
+  labels: checks.Columns,
+  block_entries: int = _BLOCK_ENTRIES,
+) -> Iterator[csr_lib.Csr]:
+  """Reads the labels of rows.
+
+  An array is one of these, or refused:
+    [N] whole numbers     the label of each row, or -1 for none
+    [N, L] of 0 and 1     whether a row has a label, of any type of numbers
+    [N, w] whole numbers  ids, of which shorter rows end with -1; at least one
+                          does, or it could be counts, and w = 1 needs none
 
   Args:
-    path: a file of `numpy.save`, whole numbers [N]; -1 for a row without label.
-    labels: has the width that they must have; without, it is what they need.
+    path: a file of `numpy.save`.
+    labels: checks the blocks.
+    block_entries: numbers read at a time, at least a row.
 
   Yields:
     All rows, without values.
@@ -147,25 +207,62 @@ def stream_labels(path: Path, labels: checks.Columns) -> Iterator[csr_lib.Csr]:
     DataError: when it is not such a file, or a label is not below the width.
     OSError: when it cannot be opened.
   """
-  expected = "a NumPy array [rows] of whole numbers, the label of each"
-  try:
-    ids = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise errors.DataError(
-      path, f"no readable array ({error})", expected
-    ) from error
-  if not isinstance(ids, np.ndarray):
-    raise errors.DataError(path, "an archive of arrays", expected)
-  if ids.ndim != 1 or ids.dtype.kind not in "iu":
-    raise errors.DataError(path, f"{ids.dtype} {ids.shape}", expected)
-  limit = checks.MAX_COLUMNS if labels.limit is None else labels.limit
-  wrong = (ids < -1) | (ids >= limit)
-  if wrong.any():
-    row = int(np.argmax(wrong))
-    raise checks.Place(path).error(
-      row, f"label {ids[row]}", f"a label in [-1, {limit - 1}]"
+  array = _map(path, _LABELS)
+  if array.ndim == 1 and array.dtype.kind in "iu":
+    indicator, array = False, array.reshape(-1, 1)
+  elif array.ndim == 2 and array.dtype.kind in "biuf":
+    indicator = _is_indicator(path, array, labels, block_entries)
+  else:
+    raise errors.DataError(path, f"{array.dtype} {array.shape}", _LABELS)
+  if indicator:
+    labels.set_width(path, array.shape[1])
+  for start, block in _blocks(array, block_entries):
+    place = checks.Place(path, first_row=start)
+    known = block != (0 if indicator else -1)
+    late = ~known[:, :-1] & known[:, 1:]
+    if not indicator and late.any():
+      row = int(np.argmax(late.any(axis=1)))
+      raise place.error(row, "an id after -1", "-1 at the end of a row only")
+    indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
+    ids = np.nonzero(known)[1] if indicator else block[known]
+    yield labels.block(indptr.astype(np.int64), ids, None, place)
+
+
+def _is_indicator(
+  path: Path, array: np.ndarray, labels: checks.Columns, block_entries: int
+) -> bool:
+  """Whether a matrix says 0 or 1 of each label; False if it has ids."""
+  # Smallest and largest number, and whether there is any between 0 and 1.
+  low, high, zeros, binary = np.inf, -np.inf, False, True
+  for _, block in _blocks(array, block_entries):
+    low, high = min(low, block.min()), max(high, block.max())
+    zeros = zeros or bool((block == 0).any())
+    binary = binary and bool(((block == 0) | (block == 1)).all())
+  one_column = array.shape[1] == 1 and array.dtype.kind in "iu"
+  if binary and not one_column:
+    return True
+  if one_column and (not binary or (labels.limit or 1) > 1):
+    return False
+  what = f"{array.dtype} {array.shape} of numbers from {low} to {high}"
+  if array.dtype.kind not in "iu" or (low == -1 and high <= 1 and not zeros):
+    hint = "for yes and no, save labels > 0"
+  elif low < 0:
+    return False
+  elif one_column:
+    hint = (
+      "for the id of each row, save labels.ravel(); else labels.astype(bool)"
     )
-  labels.seen = max(labels.seen, int(ids.max(initial=-1)) + 1)
-  known = ids >= 0
-  indptr = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
-  yield csr_lib.Csr(indptr, ids[known].astype(np.int32), None, labels.count)
+  else:
+    hint = (
+      "for ids, add a column of -1; for counts or relevances, save labels > 0"
+    )
+  raise errors.DataError(path, what, _LABELS, hint=hint)
+
+
+def _blocks(
+  array: np.ndarray, block_entries: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Rows of a matrix, with the number of the first."""
+  step = max(1, block_entries // array.shape[1])
+  for start in range(0, len(array), step):
+    yield start, array[start : start + step]

@@ -15,6 +15,7 @@ from xlj.data import parse
 _ID = re.compile(rb"[0-9]+")
 _NUMBER = re.compile(rb"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _MAX_ID = 2**31 - 2  # so that the number of columns fits in int32
+_MAX_DIGITS = 10
 _SHOWN = 40
 
 
@@ -141,12 +142,14 @@ def _id(
     raise errors.DataError(
       path, found, f"a {what} id of digits", line=number, hint=hint
     )
-  value = int(token)
-  if value > _MAX_ID:
+  digits = token.lstrip(b"0") or b"0"
+  # Python refuses to convert thousands of them.
+  if len(digits) > _MAX_DIGITS or int(digits) > _MAX_ID:
+    found = token.decode() if len(token) <= _SHOWN else shown(token)
     raise errors.DataError(
-      path, f"{what} {value}", f"an id of at most {_MAX_ID}", line=number
+      path, f"{what} {found}", f"an id of at most {_MAX_ID}", line=number
     )
-  return value
+  return int(digits)
 
 
 def _value(token: bytes, path: str | os.PathLike[str], number: int) -> float:

@@ -170,7 +170,9 @@ def _check_first_line(text: bytes, path: Path, kind: Kind | None) -> None:
     return
   if b"\r" in line:
     found, hint = "lines that end with '\\r' alone", "end them with '\\n'"
-  elif written[number] == head and (b"," in head or b";" in head):
+  elif b"," in head or b";" in head:
+    if written[0] != head:
+      return
     found = strict.shown(head)
     hint = (
       "a header has spaces, not commas; a row of labels without features ends"
@@ -178,7 +180,7 @@ def _check_first_line(text: bytes, path: Path, kind: Kind | None) -> None:
     )
   elif number:
     found, hint = "a header further down", "remove the lines before it"
-  elif b"#" in written[0] and b"," not in head:
+  elif b"#" in written[0]:
     found, hint = "a header with a comment", "remove the comment"
   else:
     return
