@@ -21,6 +21,7 @@ from xlj.config import earlier
 from xlj.config import encoders
 from xlj.config import families
 from xlj.config import heads
+from xlj.config import neighbours
 from xlj.config import optim
 from xlj.config import options
 from xlj.config import remedies
@@ -63,7 +64,7 @@ Measured = data.Measured
 family_reason = families.reason
 
 # In the order in which open fields are decided.
-PARTS = (data, encoders, heads, remedies, optim, training)
+PARTS = (data, encoders, heads, remedies, optim, training, neighbours)
 SWITCHES = sum((part.SWITCHES for part in PARTS), ())
 CHOICES: dict[str, Sequence[str]] = {"family": families.FAMILIES}
 RANGES: checks.Ranges = {"seed": checks.Range(0)}
@@ -359,7 +360,7 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
     values = earlier.renamed(values, version)
   config = base()  # whose open fields know their types
   with config.ignore_type(), config.unlocked():
-    _set(config, values)
+    _set(config, earlier.WITHOUT | values)
   if version == 1 and config.family is not None:
     _as_decided_now(config)
   return config

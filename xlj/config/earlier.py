@@ -18,6 +18,9 @@ _OPEN = {
   "predict.beam": 0,
 }
 
+# What runs do that do not say whether they do more.
+WITHOUT = {"neighbours.count": 0}
+
 
 def renamed(saved: dict[str, Any], version: int) -> dict[str, Any]:
   """The fields of an earlier version, by dotted name, as they are spelled now.

@@ -120,6 +120,7 @@ def make_scorer(
     run.order,
     batch_size=run.config.eval.batch_size,
     rows=rows,
+    neighbours=run.neighbours,
     **_about(run, ks, run.label_counts()),
   )
 

@@ -21,6 +21,7 @@ from xlj.evaluation import pairs
 from xlj.model import batches
 from xlj.model import label_choice
 from xlj.model import model as model_lib
+from xlj.model import neighbours as neighbours_lib
 
 _BLOCK = 4096  # rows that the popularity baseline scores at a time
 
@@ -58,6 +59,7 @@ class Evaluator:
     label_counts: np.ndarray | None = None,
     per_label: bool = True,
     choice: label_choice.LabelChoice | None = None,
+    neighbours: neighbours_lib.Neighbours | None = None,
   ):
     """Prepares widths and the compiled top-k.
 
@@ -76,14 +78,15 @@ class Evaluator:
       per_label: False keeps nothing by label; see `metrics.Ranking`.
       choice: Labels that may be answers; others are no positives either. Those
         that the split's reciprocal filter forbids may not in any case.
+      neighbours: Training rows whose labels gain, if any.
     """
-    by_row = "offset" in model.head.can
-    self._wanted = (choice or label_choice.LabelChoice()).over(
-      split.num_rows, by_row
-    )
+    self._neighbours = neighbours
+    self._wanted = choice or label_choice.LabelChoice()
+    self._wanted.check_rows(split.num_rows)
     self._choice = self._wanted.without(split.filter)
-    self._most_named = self._choice.most_named
-    self._allowed = self._choice.by_row(model, order)
+    each = "offset" not in model.head.can
+    self._named = {"each": each, "width": self._choice.most_named(each)}
+    self._allowed = None if each else self._choice.by_row(model, order)
     self._model = model
     self._split = split
     self._weighting = weighting
@@ -151,7 +154,10 @@ class Evaluator:
     for number, inputs in enumerate(self._batches()):
       watch.note(f"scoring batch {number}")
       rows = np.asarray(inputs.rows)
-      choice = self._choice.of_rows(rows, self._order, self._most_named)
+      choice = self._choice.of_rows(rows, self._order, **self._named)
+      choice = neighbours_lib.with_neighbours(
+        choice, self._neighbours, inputs, self._order
+      )
       inputs, choice = sharding.put_batch((inputs, choice))
       choice = dataclasses.replace(choice, allowed=self._allowed)
       scores, ids = self._topk(state, inputs, k, choice)

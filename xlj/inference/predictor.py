@@ -16,7 +16,9 @@ from xlj.config import splits
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
 from xlj.model import batches
+from xlj.model import label_choice
 from xlj.model import model as model_lib
+from xlj.model import neighbours as neighbours_lib
 from xlj.runs import directory
 
 DEFAULT_K = 5
@@ -70,6 +72,9 @@ class Predictor:
     with jax.set_mesh(run.mesh):
       self.model = run.model()
     self.weighting = self._weighting()
+    self.neighbours = None
+    if run.config.neighbours.count:
+      self.neighbours = directory.neighbours(run.workdir, run.config)
     self._topk = jax.jit(self._scored, static_argnums=2)
 
   @property
@@ -130,7 +135,13 @@ class Predictor:
     return self.order.by_data_id(self.run.counts())
 
   def topk(
-    self, features: batches.Features, k: int | None = None
+    self,
+    features: batches.Features,
+    k: int | None = None,
+    *,
+    exclude: label_choice.Labels | None = None,
+    among: label_choice.Labels | None = None,
+    threshold: float | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.
 
@@ -142,55 +153,87 @@ class Predictor:
         or a dict from feature id to value for each example.
       k: How many labels, at most the number of labels; by default `DEFAULT_K`,
         or all where there are fewer.
+      exclude: Labels not to be returned, such as what a user has already: ids
+        for all examples (`[3, 7]`), or for each of them (a list of lists,
+        `[n, E]` with -1 as padding, or a sparse matrix `[n, num_ids]`).
+      among: Labels of which no others are to be returned; likewise.
+      threshold: Score that a label has to reach.
 
     Returns:
       float32 scores `[n, k]`, descending (logits), and int32 label ids. Where
-      fewer than k labels were scored, as heads do that search, the last ones
-      are -inf and -1.
+      fewer than k labels may be returned, or were scored, as heads do that
+      search, the last ones are -inf and -1.
 
     Raises:
-      ValueError: If k or the number of features does not fit the model, or an
+      ValueError: If k, the features or the labels do not fit the model, or an
         example has no finite score.
     """
-    scores, ids, wrong = self.answers(features, k)
+    scores, ids, wrong = self.answers(
+      features, k, exclude=exclude, among=among, threshold=threshold
+    )
     if wrong:
       row, why = min(wrong.items())
       raise ValueError(f"row {row} of the examples (the first is 0): {why}")
     return scores, ids
 
   def answers(
-    self, features: batches.Features, k: int | None = None
+    self,
+    features: batches.Features,
+    k: int | None = None,
+    *,
+    exclude: label_choice.Labels | None = None,
+    among: label_choice.Labels | None = None,
+    threshold: float | None = None,
   ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """The same; an example without a finite score does not cost the others.
 
     Args:
       features: As for `topk`.
       k: As there.
+      exclude: As there.
+      among: As there.
+      threshold: As there.
 
     Returns:
       Scores and ids as there, and by row, from 0, what is wrong with those
       whose scores mean nothing.
 
     Raises:
-      ValueError: If k or the number of features does not fit the model.
+      ValueError: If k, the features or the labels do not fit the model.
     """
     if k is None:
       k = min(DEFAULT_K, self.num_labels)
     if not 1 <= k <= self.num_labels:
       raise ValueError(f"k is {k}; it must be in [1, {self.num_labels}]")
+    wanted = label_choice.choose(self.num_ids, exclude, among)
+    free = exclude is None and among is None
+    each = "offset" not in self.model.head.can
+    with jax.set_mesh(self.mesh):
+      allowed = None if each else wanted.by_row(self.model, self.order)
     scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
     wrong, start = {}, 0
-    for count, inputs in self.batches(features):
+    for count, inputs in self._host_batches(features):
+      rows = batches.part_of(start, count, inputs)
+      choice = wanted.of_rows(rows, self.order, each=each)
+      choice = neighbours_lib.with_neighbours(
+        choice, self.neighbours, inputs, self.order
+      )
       with jax.set_mesh(self.mesh):
-        found = self._topk(self.state, inputs, k, None)
+        inputs, choice = sharding.put_batch((inputs, choice))
+        choice = dataclasses.replace(choice, allowed=allowed)
+        found = self._topk(self.state, inputs, k, choice)
         top, best, finite = (sharding.whole(array)[:count] for array in found)
       # A search passes over scores that are no numbers.
-      none = ~(top < np.inf).all(1) | (best[:, 0] < 0)
+      none = ~(top < np.inf).all(1) | (free & (best[:, 0] < 0))
       for row in np.flatnonzero(~finite | none).tolist():
         wrong[start + row] = _NO_SCORE if finite[row] else _OVERFLOW
+      if threshold is not None:
+        missed = top < threshold
+        top, best = np.where(missed, -np.inf, top), np.where(missed, -1, best)
       scores.append(top)
       ids.append(self.order.to_data(best))
       start += count
+    wanted.check_rows(start)
     return np.concatenate(scores), np.concatenate(ids), wrong
 
   def embed(self, features: batches.Features) -> np.ndarray:
@@ -240,6 +283,14 @@ class Predictor:
         found.append(sharding.whole(run(self.state, inputs, by))[:count])
     return np.concatenate(found)
 
+  def _host_batches(
+    self, features: batches.Features
+  ) -> Iterator[tuple[int, model_lib.Inputs]]:
+    """As `batches`, before they are on the devices."""
+    return batches.of_features(
+      self.config, features, self.weighting, self.mesh.size
+    )
+
   def batches(
     self, features: batches.Features
   ) -> Iterator[tuple[int, model_lib.Inputs]]:
@@ -254,9 +305,7 @@ class Predictor:
     Raises:
       ValueError: If the number of features does not fit the model.
     """
-    for count, inputs in batches.of_features(
-      self.config, features, self.weighting, self.mesh.size
-    ):
+    for count, inputs in self._host_batches(features):
       with jax.set_mesh(self.mesh):
         placed = sharding.put_batch(inputs)
       yield count, placed

@@ -154,6 +154,22 @@ def of_features(
     yield _count(part), _inputs(part, weighting, num_devices)
 
 
+def part_of(first: int, count: int, inputs: model_lib.Inputs) -> np.ndarray:
+  """Numbers of the rows of a batch of `of_features` that this process has.
+
+  Args:
+    first: Of the batch.
+    count: How many of the batch are examples, over all processes.
+    inputs: Of this process.
+
+  Returns:
+    int64 `[m]`; -1 for what is no example.
+  """
+  size = len(inputs.weights) * jax.process_count()
+  rows = np.where(np.arange(size) < count, first + np.arange(size), -1)
+  return rows[this_process().of(size)]
+
+
 def _rows(
   config: ml_collections.ConfigDict, features: Features
 ) -> csr_lib.Csr | np.ndarray:

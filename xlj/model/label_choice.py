@@ -58,11 +58,13 @@ class LabelChoice:
       more = _pattern(self.exclude + more)
     return dataclasses.replace(self, exclude=more)
 
-  @property
-  def most_named(self) -> int:
-    """How many labels are named for an example at most."""
-    rows = self.exclude if self.among is None else self.among
-    return 0 if rows is None else int(np.diff(rows.indptr).max(initial=0))
+  def check_rows(self, num_examples: int) -> None:
+    """Refuses what speaks of more or fewer examples than there are."""
+    if self.num_rows not in (None, num_examples):
+      raise ValueError(
+        f"exclude or among is of {self.num_rows} examples, and there are"
+        f" {num_examples}; give labels for each of them, or ids for all"
+      )
 
   def kept(self, labels: csr_lib.Csr, rows: np.ndarray) -> csr_lib.Csr:
     """The true labels `[m, L]` of some examples that may be answers."""
@@ -77,30 +79,6 @@ class LabelChoice:
       found = found.multiply(self.allowed[None])
     return csr_lib.Csr.from_scipy(_pattern(found), values=False)
 
-  def over(self, num_examples: int, by_row: bool) -> "LabelChoice":
-    """The same as far as the head can take it.
-
-    Args:
-      num_examples: n.
-      by_row: Whether the head has rows, which all examples can be forbidden at
-        once. For one that has none each example is told all labels.
-
-    Returns:
-      The choice.
-    """
-    if by_row or self.allowed is None:
-      return self
-    fewer = np.flatnonzero(self.allowed)
-    name = "among"
-    if self.among is None and 2 * len(fewer) > len(self.allowed):
-      fewer, name = np.flatnonzero(~self.allowed), "exclude"
-    repeated = rows_of([fewer] * num_examples, len(self.allowed))
-    before = getattr(self, name)
-    if before is not None:
-      both = before.multiply(repeated) if name == "among" else before + repeated
-      repeated = _pattern(both)
-    return dataclasses.replace(self, allowed=None, **{name: repeated})
-
   def by_row(
     self, model: model_lib.Model, order: label_order.LabelOrder
   ) -> jax.Array | None:
@@ -113,33 +91,66 @@ class LabelChoice:
     rows[layout.row_of_label(numbers[numbers >= 0])] = True
     return sharding.put_rows(len(rows), lambda numbers: rows[numbers])
 
+  def most_named(self, each: bool = False) -> int:
+    """How many labels `of_rows` names for an example at most."""
+    longest = [
+      0 if rows is None else int(np.diff(rows.indptr).max(initial=0))
+      for rows in (self.exclude, self.among)
+    ]
+    fewer = 0
+    if each and self.allowed is not None:
+      fewer = min(int(self.allowed.sum()), int((~self.allowed).sum()))
+    return max(1, longest[0] + fewer, longest[1])
+
   def of_rows(
-    self, rows: np.ndarray, order: label_order.LabelOrder, width: int = 0
+    self,
+    rows: np.ndarray,
+    order: label_order.LabelOrder,
+    *,
+    each: bool = False,
+    width: int = 0,
   ) -> choice_lib.Choice:
     """The choice of some examples, on the host, but for `allowed`.
 
     Args:
       rows: int `[m]` numbers of examples; negative ones have no labels.
       order: The head's numbers of the labels.
+      each: Whether to tell each example what `allowed` says, for heads without
+        rows that all examples could be forbidden at once.
       width: Of the result; by default as wide as it needs, rounded up to a
         power of two.
 
     Returns:
       Of the head's labels.
     """
-    named: Any = self.exclude if self.among is None else self.among
+    exclude, among = self._of(np.maximum(rows, 0), each)
+    named = exclude if among is None else among
     if named is None:
       return choice_lib.Choice()
-    named = named[np.maximum(rows, 0)]
-    if self.among is not None and self.exclude is not None:
-      exclude = self.exclude[np.maximum(rows, 0)]
-      named = named - named.multiply(exclude)
     named = csr_lib.Csr.from_scipy(_pattern(named), values=False)
     longest = max(1, int(named.row_lengths.max(initial=1)))
     width = width or 1 << (longest - 1).bit_length()
-    ids = order.to_head(named.pad(width).ids)
-    ids = np.where(rows[:, None] < 0, -1, ids)
-    return choice_lib.Choice(ids, only=self.among is not None)  # pyrefly: ignore
+    ids: Any = order.to_head(named.pad(width).ids)
+    ids[rows < 0] = -1
+    return choice_lib.Choice(ids, only=among is not None)
+
+  def _of(self, rows: np.ndarray, each: bool) -> tuple[Any, Any]:
+    """What some examples may not have, or what alone they may have."""
+    exclude: Any = None if self.exclude is None else self.exclude[rows]
+    among: Any = None if self.among is None else self.among[rows]
+    if each and self.allowed is not None:
+      fewer = 2 * self.allowed.sum() < len(self.allowed)
+      ids = np.flatnonzero(self.allowed if fewer else ~self.allowed)
+      alike = rows_of([ids] * len(rows), len(self.allowed))
+      if among is not None:
+        among = among.multiply(self.allowed[None])
+      elif fewer:
+        among = alike
+      else:
+        exclude = alike if exclude is None else exclude + alike
+    if among is not None and exclude is not None:
+      return None, among - among.multiply(_pattern(exclude))
+    return exclude, among
 
 
 def choose(

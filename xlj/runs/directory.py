@@ -26,6 +26,7 @@ from xlj.config import splits
 from xlj.data import label_order
 from xlj.data import names as names_lib
 from xlj.model import model as model_lib
+from xlj.model import neighbours as neighbours_lib
 from xlj.report import machine
 from xlj.report import report
 from xlj.runs import label_corrections
@@ -157,6 +158,24 @@ def keeper(
     best_metric=config.eval.metric,
     read_only=read_only,
   )
+
+
+def neighbours(
+  workdir: Path, config: ml_collections.ConfigDict
+) -> neighbours_lib.Neighbours:
+  """The training rows that a run listens to when it predicts.
+
+  Args:
+    workdir: Directory of the run.
+    config: Its config; `neighbours.count` is not 0.
+
+  Returns:
+    The rows.
+
+  Raises:
+    DataError: They cannot be read.
+  """
+  return neighbours_lib.Neighbours.load(workdir, **config.neighbours)
 
 
 def load(
@@ -317,6 +336,8 @@ def write(
     return
   if len(run.corrections):
     run.corrections.save(output)
+  if config.neighbours.count:
+    neighbours(run.workdir, config).save(output)
   _begin(output, config, run.order, run.names)
 
 

@@ -21,6 +21,7 @@ from xlj.data import sampler as sampler_lib
 from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.model import neighbours as neighbours_lib
 from xlj.ops import layout as layout_lib
 from xlj.runs import directory
 from xlj.training import room
@@ -171,6 +172,27 @@ def _check_length(
       " not count",
       *(asked.num_steps, epochs, asked.epochs),
     )
+
+
+def neighbours(
+  config: ml_collections.ConfigDict, data: Data
+) -> neighbours_lib.Neighbours:
+  """The training rows that predictions listen to; see `xlj.model.neighbours`.
+
+  Args:
+    config: A resolved config; `neighbours.count` is not 0.
+    data: Of training.
+
+  Returns:
+    The rows.
+  """
+  assert isinstance(data.split.features, csr_lib.Csr)
+  assert data.weighting is not None
+  return neighbours_lib.Neighbours(
+    data.weighting(data.split.features.take(data.rows)),
+    data.split.labels.take(data.rows),
+    **config.neighbours,
+  )
 
 
 def find_pairs(
