@@ -82,13 +82,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
     data.order.fingerprint(),
     "give all the same software, or name a file in head.order",
   )
-<<<<<<< HEAD
   directory.claim(workdir, config, data.order, data.names)
-=======
-  directory.claim(workdir, config)
   if config.neighbours.count and not jax.process_index():
     preparation.neighbours(config, data).save(workdir)
->>>>>>> 071a4c3 (Networks listen to the training rows nearest to an example; top-k takes labels to leave out or to choose among, and a threshold)
   probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
