@@ -218,3 +218,34 @@ def test_by_default_five_labels_or_all_that_there_are(linear, monkeypatch):
   )
   monkeypatch.setattr(predictor, "DEFAULT_K", L + 1)
   assert linear.topk(features)[1].shape == (2, L)
+
+
+def test_labels_to_leave_out_or_to_choose_among(linear):
+  rng = np.random.default_rng(5)
+  x = rng.random((11, F)).astype(np.float32)  # two batches
+  scores, ids = linear.topk(x, L)
+  z = np.empty((11, L), np.float32)
+  np.put_along_axis(z, ids, scores, 1)
+  own = [rng.permutation(L)[: n % 4].tolist() for n in range(11)]
+  seen = np.zeros((11, L), bool)
+  for n, labels in enumerate(own):
+    seen[n, labels] = True
+  few = np.isin(np.arange(L), [1, 4, 5, 11])
+  for asked, keep in (
+    ({"exclude": own}, ~seen),
+    ({"among": own}, seen),
+    ({"exclude": np.flatnonzero(few)}, np.tile(~few, (11, 1))),
+    ({"among": np.flatnonzero(few), "exclude": own}, few & ~seen),
+    ({"among": few.nonzero()[0], "threshold": 0.1}, few & (z >= 0.1)),
+  ):
+    found, found_ids = linear.topk(x, L, **asked)
+    expected = np.where(keep, z, -np.inf)
+    best = -np.sort(-expected, 1)
+    np.testing.assert_allclose(found, best, rtol=1e-6)
+    for n in range(11):
+      own_ids = found_ids[n][found_ids[n] >= 0]
+      assert set(own_ids) == set(np.flatnonzero(keep[n])), asked
+  with pytest.raises(ValueError, match="of 3 examples, and there are 8 at"):
+    linear.topk(x, exclude=own[:3])
+  with pytest.raises(ValueError, match="of 12 examples, and there are 11;"):
+    linear.topk(x, exclude=[*own, []])

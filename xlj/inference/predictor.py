@@ -213,6 +213,7 @@ class Predictor:
     scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
     wrong, start = {}, 0
     for count, inputs in self._host_batches(features):
+      wanted.check_rows(start + count, more=True)
       rows = batches.part_of(start, count, inputs)
       choice = wanted.of_rows(rows, self.order, each=each)
       choice = neighbours_lib.with_neighbours(

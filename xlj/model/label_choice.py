@@ -58,13 +58,24 @@ class LabelChoice:
       more = _pattern(self.exclude + more)
     return dataclasses.replace(self, exclude=more)
 
-  def check_rows(self, num_examples: int) -> None:
-    """Refuses what speaks of more or fewer examples than there are."""
-    if self.num_rows not in (None, num_examples):
-      raise ValueError(
-        f"exclude or among is of {self.num_rows} examples, and there are"
-        f" {num_examples}; give labels for each of them, or ids for all"
-      )
+  def check_rows(self, num_examples: int, more: bool = False) -> None:
+    """Refuses what speaks of more or fewer examples than there are.
+
+    Args:
+      num_examples: n, or how many there are so far.
+      more: Whether there may be more.
+
+    Raises:
+      ValueError: With both numbers.
+    """
+    given = self.num_rows
+    if given is None or given == num_examples or more and given > num_examples:
+      return
+    raise ValueError(
+      f"exclude or among is of {given} examples, and there are"
+      f" {num_examples}{' at least' if more else ''}; give labels for each of"
+      " them, or ids for all"
+    )
 
   def kept(self, labels: csr_lib.Csr, rows: np.ndarray) -> csr_lib.Csr:
     """The true labels `[m, L]` of some examples that may be answers."""
