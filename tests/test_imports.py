@@ -46,7 +46,8 @@ ALLOWED = {
     "heads.prototypes", "heads.spherical",
   },
   "model": {
-    "sharding", "ops", "losses", "encoders", "heads.head", "data", "config",
+    "files", "sharding", "ops", "losses", "encoders", "heads.head", "data",
+    "config",
   },
   "runs": {
     "files", "sharding", "mesh", "data", "checkpoint", "report", "config",
