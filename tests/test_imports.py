@@ -106,7 +106,7 @@ FLOORS = {
     "csr errors parse",
     "cache checks discover label_pairs lines mapped strict sampler",
     "names npy order text verification",
-    "arrays",
+    "arrays label_lists",
     "formats",
     "ingest",
     "tokens",

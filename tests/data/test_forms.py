@@ -1,8 +1,14 @@
 """Forms in which data come, and what is said about those that are almost so."""
 
+import logging
+
 import numpy as np
 import pytest
+import scipy.sparse
 
+from xlj.data import arrays
+from xlj.data import checks
+from xlj.data import csr as csr_lib
 from xlj.data import formats
 from xlj.data import store
 
@@ -100,3 +106,119 @@ def test_fingerprints_stay_what_they_were(tmp_path):
   assert split.fingerprint == "290425abb410c734164aeb5eb5bb58bd"
   split = opened(tmp_path, "a b\n", context=2)
   assert split.fingerprint == "4f1a3d94d5e1ad7bcca733004b4b2eab"
+
+
+# One set of labels in many forms: row 2 has none.
+LABELS = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]])
+FORMS = {
+  "commas": "0,3\n1\n\n2,3\n",
+  "blanks": "0 3\n1 \n\n 3  2",
+  "both": "0, 3\r\n1\r\n \r\n2 ,3\r\n",
+  "relevances": "0,3::0.5\n1::2.0,0::0\n\n2::1e-3,3\n",
+  "split form": "4 4\n0:1 3:0.5\n1:1\n\n2:1 3:2\n",
+  "indicator": LABELS,
+  "bools": LABELS.astype(bool),
+  "floats": np.asfortranarray(LABELS.astype(np.float16)),
+  "padded": np.array([[3, 0], [1, -1], [-1, -1], [2, 3]]),
+  "csr": scipy.sparse.csr_array(LABELS * 0.25),
+  "csc": scipy.sparse.csc_array(LABELS),
+  "coo": scipy.sparse.coo_array(LABELS.astype(np.float32)),
+}
+
+
+def write_labels(directory, form, stem="Y.trn"):
+  if isinstance(form, str):
+    (directory / f"{stem}.txt").write_bytes(form.encode())
+  elif isinstance(form, np.ndarray):
+    np.save(directory / f"{stem}.npy", form)
+  else:
+    scipy.sparse.save_npz(directory / f"{stem}.npz", form)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_labels(tmp_path, name, caplog):
+  caplog.set_level(logging.INFO, "absl")
+  np.save(tmp_path / "X.trn.npy", np.eye(4, dtype=np.float32))
+  write_labels(tmp_path, FORMS[name])
+  split = store.open_split(tmp_path)
+  assert dense(split.labels) == LABELS.tolist()
+  told = [m for m in caplog.messages if "labels have a relevance" in m]
+  assert len(told) == (name in ("relevances", "split form", "csr"))
+
+
+@pytest.mark.parametrize("form", ["csc", "coo"])
+def test_features_by_columns(tmp_path, form):
+  x = scipy.sparse.random_array(
+    (7, 5), density=0.4, rng=np.random.default_rng(0)
+  )
+  scipy.sparse.save_npz(tmp_path / "X.trn.npz", x.asformat(form))
+  columns = checks.Columns("feature")
+  blocks = list(arrays.stream_npz(tmp_path / "X.trn.npz", columns, 2))
+  found = csr_lib.concatenate(blocks).to_scipy().toarray()
+  np.testing.assert_array_equal(found, x.toarray().astype(np.float32))
+
+
+@pytest.mark.parametrize(
+  "array, hint",
+  [
+    (np.array([[3, 1], [2, 2]]), "for ids, add a column of -1; for counts "),
+    (np.array([[1, -1], [-1, -1]]), "for yes and no, save labels > 0"),
+    (np.array([[0], [1]]), "for the id of each row, save labels.rav"),
+    (np.array([[0.5, 1.0]]), "for yes and no, save labels > 0"),
+    (np.array([[-1, 2], [1, -1]]), "in row 0 (from 0) an id after -1"),
+    (np.array([[2, 2], [1, -1]]), "in row 0 (from 0) label 2 twice in a row"),
+  ],
+)
+def test_labels_that_may_be_either_are_refused(tmp_path, array, hint):
+  np.save(tmp_path / "Y.trn.npy", array)
+  with pytest.raises(formats.DataError) as caught:
+    list(formats.stream_labels(tmp_path / "Y.trn.npy"))
+  assert hint in str(caught.value)
+
+
+def test_one_column_of_ids(tmp_path):
+  np.save(tmp_path / "Y.tst.npy", np.array([[0], [1]]))
+  (labels,) = formats.stream_labels(tmp_path / "Y.tst.npy", num_labels=4)
+  assert dense(labels) == [[1, 0, 0, 0], [0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+  "label", ["3::0.5", "3::.5,1::0", "3::1.50", "3::2e-1", "1::0,3::12"]
+)
+def test_relevances_count_as_1(tmp_path, label, caplog):
+  caplog.set_level(logging.INFO, "absl")
+  split = opened(tmp_path, f"2 3 4\n{label} 0:1\n2::1,0 1:1\n")
+  assert dense(split.labels) == [[0, 0, 0, 1], [1, 0, 1, 0]]
+  assert "above 0 counts as 1, without weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "label, message",
+  [
+    ("3::-1", "value -1 of label 3, expected a relevance, 0 (absent) or above"),
+    ("3::", "no value after the colon"),
+    ("3::x", "value 'x'"),
+    ("3::nan", "value 'nan'"),
+    ("::1", "no label id"),
+  ],
+)
+def test_bad_relevances(tmp_path, label, message):
+  with pytest.raises(formats.DataError) as caught:
+    opened(tmp_path, f"1 3 4\n{label} 0:1\n")
+  assert "train.txt:2: " in str(caught.value)
+  assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("0,3\n1\na b\n", "Y.trn.txt:3: found label 'a'"),
+    ("0,3\n1\n\n2\n1\n", "Y.trn.txt: found 5 rows, expected 4, as many as"),
+  ],
+)
+def test_bad_label_lists(tmp_path, text, message):
+  np.save(tmp_path / "X.trn.npy", np.eye(4, dtype=np.float32))
+  write_labels(tmp_path, text)
+  with pytest.raises(formats.DataError) as caught:
+    store.open_split(tmp_path)
+  assert message in str(caught.value)

@@ -305,10 +305,10 @@ SPLIT_FORM = {
     "2 4\n0:1\n1,2\n",
     ("X_Y", 3, "found '1' without a value, expected label:value; after a head"),
   ),
-  "labels with weights": (
+  "labels of less than no relevance": (
     "2 5\n0:1\n1:1\n",
-    "2 4\n0:1\n1:1 3:0.5\n",
-    ("X_Y", 3, "found value 0.5 of label 3, expected value 1 (or 0: absent)"),
+    "2 4\n0:1\n1:1 3:-0.5\n",
+    ("X_Y", 3, "found value -0.5 of label 3, expected a relevance, 0 (absent)"),
   ),
   "label id too large": (
     "2 5\n0:1\n1:1\n",
@@ -462,12 +462,12 @@ def test_npz_features(tmp_path, name):
 
 def test_npz_labels(tmp_path):
   write(tmp_path / "X.trn.npz", saved(csr()))
-  path = write(tmp_path / "Y.trn.npz", saved(csr(values=(1.0, 3.0))))
+  path = write(tmp_path / "Y.trn.npz", saved(csr(values=(1.0, -3.0))))
   refused(
     lambda: store.open_split(tmp_path),
     path,
     None,
-    "in row 1 (from 0) value 3 of label 2, expected value 1",
+    "in row 1 (from 0) value -3 of label 2, expected a relevance, 0 (abs",
   )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 
 from xlj.data import csr as csr_lib
@@ -64,6 +65,7 @@ class Columns:
     first_id: number of the first column as written, 0 or 1.
     duplicates: one of `DUPLICATES`.
     seen: columns that the ids seen so far need.
+    told: whether a log line has said that labels have relevances.
   """
 
   what: str
@@ -71,6 +73,7 @@ class Columns:
   first_id: int = 0
   duplicates: str = "refuse"
   seen: int = 0
+  told: bool = False
 
   def block(
     self,
@@ -84,8 +87,8 @@ class Columns:
     Args:
       indptr: int64 [n + 1].
       ids: integer [entries], as written.
-      values: [entries], or None for all 1. Those of labels must be 0 or 1, and
-        a label with value 0 is left out.
+      values: [entries], or None for all 1. One of a label is its relevance:
+        above 0 it counts as 1, and with 0 the label is left out.
       place: where the block is.
 
     Returns:
@@ -167,7 +170,7 @@ class Columns:
       single = values.astype(np.float32)
     good, expected = np.isfinite(single), "a finite number within float32"
     if self.what == "label":
-      good, expected = (single == 0) | (single == 1), "value 1 (or 0: absent)"
+      good, expected = good & (single >= 0), "a relevance, 0 (absent) or above"
     if not good.all():
       entry = int(np.argmin(good))
       raise place.error(
@@ -175,7 +178,20 @@ class Columns:
         f"value {values[entry]:g} of {self.what} {ids[entry] + self.first_id}",
         expected,
       )
+    if self.what == "label" and not self.told:
+      self._tell_relevance(single, place)
     return single
+
+  def _tell_relevance(self, values: np.ndarray, place: Place) -> None:
+    """Says, once, that relevances are no weights."""
+    graded = values[(values != 0) & (values != 1)]
+    if len(graded):
+      self.told = True
+      logging.info(
+        "%s: labels have a relevance, such as %g: above 0 counts as 1, without"
+        " weights, and 0 as no label.",
+        *(place.path, graded[0]),
+      )
 
   def _in_order(
     self,

@@ -25,6 +25,7 @@ from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
+from xlj.data import label_lists
 from xlj.data import lines
 from xlj.data import parse
 from xlj.data import strict
@@ -129,9 +130,10 @@ def stream_each(
 def stream_labels(
   path: Path, *, num_labels: int | None = None, duplicates: str = "refuse"
 ) -> Iterator[csr_lib.Csr]:
-  """Reads a file of labels alone: `trn_X_Y.txt`, SciPy CSR, or `.npy`.
+  """Reads a file of labels alone.
 
-  An array in `.npy` holds one label of each row, or -1.
+  That is `trn_X_Y.txt`, a line of ids for each row (see `label_lists`), a
+  SciPy matrix, or an array in `.npy` (see `npy.stream_labels`).
 
   Args:
     path: the file.
@@ -139,17 +141,20 @@ def stream_labels(
     duplicates: as in `stream_rows`.
 
   Yields:
-    Blocks of rows in order, without values; an entry of value 0 is no label.
+    Blocks of rows in order, without values; an entry of value 0 is no label,
+    and one above 0 is one.
 
   Raises:
-    DataError: at the first thing that is not right; a value that is neither 0
-      nor 1 is not.
+    DataError: at the first thing that is not right.
     OSError: when the file cannot be read.
   """
   labels = checks.Columns("label", num_labels, duplicates=duplicates)
   reader = _reader(path)
   if reader is not None:
     yield from reader.stream_labels(path, labels)
+    return
+  if label_lists.holds(path):
+    yield from label_lists.stream(path, labels)
     return
   none = checks.Columns("label")
   for rows in text.stream(path, labels, none, text.Kind.MATRIX):

@@ -36,6 +36,7 @@ class Parsed(NamedTuple):
     indptr: int64 [R + 1].
     ids: int64 [E], feature ids.
     values: float64 [E]; may be infinite when the text overflows.
+    relevances: float64 [E'], those of the labels, or None for all 1.
   """
 
   label_indptr: np.ndarray
@@ -43,6 +44,7 @@ class Parsed(NamedTuple):
   indptr: np.ndarray
   ids: np.ndarray
   values: np.ndarray
+  relevances: np.ndarray | None = None
 
 
 class _Runs(NamedTuple):

@@ -25,7 +25,7 @@ def rows(
   first_line: int,
   what: str = "feature",
 ) -> parse.Parsed:
-  """Parses whole lines `l1,l2 f:v f:v ...`.
+  """Parses whole lines `l1,l2 f:v f:v ...`; a label may be `l1::relevance`.
 
   Args:
     block: lines; spaces are the only white space.
@@ -39,13 +39,14 @@ def rows(
   Raises:
     DataError: at the first token that is not right.
   """
-  label_counts, labels = [0], []
+  label_counts, labels, relevances = [0], [], []
   counts, ids, values = [0], [], []
   for number, line in enumerate(_lines(block), first_line):
     found = _row(line, path, number, what)
     labels += found[0]
-    ids += found[1]
-    values += found[2]
+    relevances += found[1]
+    ids += found[2]
+    values += found[3]
     label_counts.append(len(labels))
     counts.append(len(ids))
   return parse.Parsed(
@@ -54,6 +55,7 @@ def rows(
     np.array(counts, np.int64),
     np.array(ids, np.int64),
     np.array(values, np.float64),
+    np.array(relevances, np.float64) if b"::" in block else None,
   )
 
 
@@ -107,11 +109,16 @@ def _lines(block: bytes) -> list[bytes]:
 
 def _row(
   line: bytes, path: str | os.PathLike[str], number: int, what: str
-) -> tuple[list[int], list[int], list[float]]:
+) -> tuple[list[int], list[float], list[int], list[float]]:
   head, _, rest = line.partition(b" ")
-  if b":" in head:  # a row without labels that does not start with a space
+  # A row without labels may start without a space.
+  if b":" in head.replace(b"::", b""):
     head, rest = b"", line
-  labels = [_id(t, "label", path, number) for t in head.split(b",") if head]
+  labels, relevances = [], []
+  for token in head.split(b",") if head else ():
+    key, marks, value = token.partition(b"::")
+    labels.append(_id(key, "label", path, number))
+    relevances.append(_value(value, path, number) if marks else 1.0)
   ids, values = [], []
   for token in rest.split(b" "):
     if token:
@@ -126,7 +133,7 @@ def _row(
         )
       ids.append(_id(key, what, path, number))
       values.append(_value(value, path, number))
-  return labels, ids, values
+  return labels, relevances, ids, values
 
 
 def _id(

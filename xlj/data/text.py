@@ -2,7 +2,7 @@
 
 Three kinds of file, told apart by their first line:
   ONE_FILE    `N F L`, then N rows `l1,l2 f:v f:v ...` (a row without labels
-              starts with a space)
+              starts with a space; `l1::0.5` is a label with a relevance)
   MATRIX      `N F`, then N rows `f:v f:v ...` (the split form)
   HEADERLESS  rows like ONE_FILE's, as in multi-label svmlight; comments after
               `#` are ignored
@@ -34,6 +34,10 @@ from xlj.data import strict
 
 Path = str | os.PathLike[str]
 
+# Of a label, and above 0.
+_RELEVANCE = re.compile(
+  rb"((?:^|[\n,])\d+)::(?=[0-9.]*[1-9])(\d{1,9}\.?\d{0,9}|\.\d{1,9})(?=[, \n])"
+)
 _COMMENT = re.compile(rb" *#[^\n]*")
 _BETWEEN_SIZES = re.compile(rb" *[,;] *| +")
 
@@ -123,6 +127,21 @@ def stream_each(
       if isinstance(rows, errors.DataError) or rows.features.shape[0]:
         yield rows
   reader.finish()
+
+
+def rows(
+  text: bytes, path: Path, first_line: int, what: str = "feature"
+) -> parse.Parsed:
+  """Parses whole lines; see `strict.rows`, which this does faster."""
+  parsed = parse.rows(text)
+  if parsed is None and b"::" in text:
+    parsed = parse.rows(_RELEVANCE.sub(rb"\1", text))
+    if parsed is not None:
+      # All are above 0, and no more is asked of them than one that is not 1.
+      found = {float(value) for _, value in _RELEVANCE.findall(text)}
+      relevances = np.full(len(parsed.labels), max(found - {1.0}, default=1.0))
+      parsed = parsed._replace(relevances=relevances)
+  return parsed or strict.rows(text, path, first_line, what)
 
 
 _EXPECTED = {
@@ -240,16 +259,14 @@ class _Reader:
     headerless = self._header.kind is Kind.HEADERLESS
     if headerless and b"#" in text:
       text = _COMMENT.sub(b"", text)
-    parsed = parse.rows(text)
-    if parsed is None:
-      parsed = strict.rows(
-        text, self._path, block.first_line, self._columns.what
-      )
+    parsed = rows(text, self._path, block.first_line, self._columns.what)
     keep = self._kept_rows(parsed, block, text)
     place = checks.Place(self._path, block.first_line)
     if self._header.kind is Kind.MATRIX:
       self._check_no_labels(parsed, place)
-    labels = self._labels.block(parsed.label_indptr, parsed.labels, None, place)
+    labels = self._labels.block(
+      parsed.label_indptr, parsed.labels, parsed.relevances, place
+    )
     features = self._columns.block(
       parsed.indptr, parsed.ids, parsed.values, place
     )
