@@ -69,7 +69,7 @@ ALLOWED = {
     "heads.prototypes", "config", "model",
   },
   "training": {
-    "sharding", "mesh", "ops", "heads.head", "data", "distributed",
+    "files", "sharding", "mesh", "ops", "heads.head", "data", "distributed",
     "checkpoint", "report", "config", "model", "planning", "runs", "evaluation",
   },
   "averaging": {

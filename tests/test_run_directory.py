@@ -78,7 +78,9 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_directory_is_claimed_once(tmp_path):
   run = make_run(tmp_path)
   config = run.config
-  directory.check_new(tmp_path / "run")
+  with directory.making(tmp_path / "run"):
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["owner-0.json"]
+  assert not (tmp_path / "run").exists()
   own = run.order, run.names
   directory.claim(tmp_path / "run", config, *own)
   directory.claim(tmp_path / "run", config, *own)
@@ -86,8 +88,11 @@ def test_a_directory_is_claimed_once(tmp_path):
   config.seed += 1
   with pytest.raises(config_lib.ConfigError, match="seed"):
     directory.claim(tmp_path / "run", config, *own)
-  with pytest.raises(config_lib.ConfigError, match="is not empty"):
-    directory.check_new(tmp_path / "run")
+  with (
+    pytest.raises(config_lib.ConfigError, match="is not empty"),
+    directory.making(tmp_path / "run"),
+  ):
+    pass
   with pytest.raises(config_lib.ConfigError, match="no finished checkpoint"):
     directory.load(tmp_path / "run")
 

@@ -225,7 +225,20 @@ def make_soup(
   output = run_directory.resolve(output, "output")
   if mode not in MODES:
     raise config_lib.ConfigError(f"mode is {mode!r}; use one of {MODES}")
-  run_directory.check_new(output)
+  with run_directory.making(output):
+    return _make(workdirs, output, mode, last, metric, data_dir, split)
+
+
+def _make(
+  workdirs: Sequence[str | Path],
+  output: Path,
+  mode: str,
+  last: int,
+  metric: str,
+  data_dir: str | None,
+  split: str,
+) -> dict[str, Any]:
+  """The same, into a directory that is this process's alone."""
   found = find(workdirs, last)
   config = run_directory.load_config(found[0].workdir)
   metric = metric or config.eval.metric
@@ -244,7 +257,6 @@ def make_soup(
     "candidates": soup.candidates,
   }
   if jax.process_index() == 0:
-    output.mkdir(parents=True, exist_ok=True)
     files.write_text(output / FILE, json.dumps(recipe, indent=2) + "\n")
   # Of the same rows as those of validation, or not to be compared with them.
   run_directory.write(run, output, None if split else soup.scores)

@@ -96,7 +96,14 @@ def save(
     DataError: The data cannot be read.
   """
   output = directory.resolve(output, "output")
-  directory.check_new(output)
+  with directory.making(output):
+    _save(run, output, train_dir, steps)
+
+
+def _save(
+  run: directory.Run, output: Path, train_dir: str | Path | None, steps: int
+) -> None:
+  """The same, in a directory that is this process's alone."""
   config = ml_collections.ConfigDict(run.config.to_dict())
   if steps:
     config.train.num_steps = run.step + steps

@@ -7,6 +7,8 @@ labels, and their order where a file gave it or they have come or gone (see
 `xlj.labels`). So nothing is lost where the data are not.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import json
 import os
@@ -30,6 +32,7 @@ from xlj.model import neighbours as neighbours_lib
 from xlj.report import machine
 from xlj.report import report
 from xlj.runs import label_corrections
+from xlj.runs import ownership
 
 ORDER_FILE = "label_order.txt"  # if labels were edited, or a file gave it
 WHICH = ("best", "last")
@@ -300,17 +303,26 @@ def claim(
   _begin(workdir, config, order, names)
 
 
-def check_new(output: Path) -> None:
-  """Refuses a directory that `write` would find something in.
+@contextlib.contextmanager
+def making(output: Path) -> Iterator[None]:
+  """Refuses a directory that `write` would find something in, or others use.
 
   Args:
-    output: The directory.
+    output: The directory; made, and removed again if it is left empty.
+
+  Yields:
+    When this process owns it.
 
   Raises:
-    ConfigError: It is neither missing nor empty.
+    ConfigError: It is neither missing nor empty, or another process owns it.
+    OSError: It cannot be written.
   """
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-    raise config_lib.ConfigError(f"{output} is not empty; use another output")
+  if output.exists() and not output.is_dir():
+    raise config_lib.ConfigError(f"{output} is a file; use another output")
+  with ownership.owning(output):
+    if output.exists() and not all(map(ownership.is_mark, output.iterdir())):
+      raise config_lib.ConfigError(f"{output} is not empty; use another output")
+    yield
 
 
 def write(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlj import files
 from xlj.data import csr as csr_lib
 from xlj.data import names as names_lib
 
@@ -69,4 +70,4 @@ def write(
     ]
     cells = row, ", ".join(texts[:-1]), texts[-1], f"{values[row, best]:.3f}"
     lines.append("\t".join(map(str, cells)))
-  path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+  files.write_text(path, "\n".join([*lines, ""]))

@@ -31,6 +31,7 @@ from xlj.report import progress
 from xlj.report import report
 from xlj.runs import directory
 from xlj.runs import label_corrections
+from xlj.runs import ownership
 from xlj.training import closing
 from xlj.training import first_stage
 from xlj.training import noisy_labels
@@ -61,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
 
   Raises:
     ConfigError: If the config cannot be run, or is not that of the run that
-      `workdir` holds.
+      `workdir` holds, or another process is writing into it.
     DataError: If the data cannot be read.
     FloatingPointError: If the loss is not finite.
     CheckpointError: If the last step cannot be saved, or no checkpoint of the
@@ -70,6 +71,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   """
   workdir = directory.resolve(workdir)
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
+  with ownership.owning(workdir) as owner:
+    return _train(config, workdir, mesh, owner)
+
+
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  mesh: jax.sharding.Mesh,
+  owner: ownership.Owner,
+) -> bool:
+  """The same, in a directory that nobody else writes into."""
   config, data = preparation.prepare(config, workdir)
   config_lib.check_divides(config, mesh.size)
   exchange.check_same(
@@ -89,14 +101,22 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
     with directory.keeper(workdir, config) as keeper:
-      complete = _loop(model, keeper, config, data, workdir)
+      complete = _loop(model, keeper, config, data, workdir, owner)
       if jax.process_index() == 0:
-        report.write_report(workdir)  # while the last checkpoint is saved
+        _report(workdir)  # while the last checkpoint is saved
   if jax.process_index() == 0:
     facts = preparation.facts(data.split)
     said = closing.text(workdir, config, facts, keeper.latest_step() or 0)
     logging.info("%s", said)
   return complete
+
+
+def _report(workdir: Path) -> None:
+  """Writes the report; a run does not end badly for want of it."""
+  try:
+    report.write_report(workdir)
+  except OSError as error:
+    logging.warning("The report is not renewed: %s", error)
 
 
 def _start(
@@ -204,6 +224,7 @@ def _loop(
   config: ml_collections.ConfigDict,
   data: preparation.Data,
   workdir: Path,
+  owner: ownership.Owner,
 ) -> bool:
   """Runs the steps that are left, again where a batch cannot be used.
 
@@ -215,7 +236,7 @@ def _loop(
   data = _weighted_as_learned(data, state)
   while True:
     try:
-      return _steps(model, keeper, state, skip, config, data, workdir)
+      return _steps(model, keeper, state, skip, config, data, workdir, owner)
     except _NotFiniteError as error:
       del state  # it was donated
       skip = _skip_too(error, skip, keeper, config, data, workdir)
@@ -231,6 +252,7 @@ def _steps(
   config: ml_collections.ConfigDict,
   data: preparation.Data,
   workdir: Path,
+  owner: ownership.Owner,
 ) -> bool:
   """Runs the steps that are left, but for those to skip.
 
@@ -271,6 +293,7 @@ def _steps(
       watch.note(f"reading the batch of step {step}")
       batch = next(stream)
       data.split.check()
+      owner.check()
       watch.note(f"taking step {step}")
       metrics = {}
       if step in skip:
@@ -354,7 +377,11 @@ def _write_suspects(
   found = noisy_labels.find(data.split.labels, data.rows, ids, values)
   path = workdir / noisy_labels.FILE
   names = splits.label_names(config, workdir)
-  noisy_labels.write(path, found, data.split.labels, ids, values, names)
+  try:
+    noisy_labels.write(path, found, data.split.labels, ids, values, names)
+  except OSError as error:
+    logging.warning("Wrong labels are not told; train again to see: %s", error)
+    return
   logging.info(
     "%d of %d examples probably have a wrong label: see %s",
     *(len(found), len(data.rows), path),
