@@ -138,3 +138,9 @@ def test_validate_names_what_is_broken(indptr, indices, values, message):
   matrix = csr_lib.Csr(np.array(indptr), np.array(indices, np.int32), values, 3)
   with pytest.raises(ValueError, match=message):
     matrix.validate()
+
+
+@pytest.mark.parametrize("matrix", [np.ones(3), np.ones((2, 3), complex)])
+def test_matrices_of_others_are_real_and_have_two_dimensions(matrix):
+  with pytest.raises(ValueError, match=r"give real numbers \[N, columns\]"):
+    csr_lib.Csr.from_scipy(scipy.sparse.coo_array(matrix))

@@ -1,5 +1,7 @@
 """Prediction from a run's directory, against brute force."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -143,8 +145,9 @@ def test_no_examples_in_any_form(linear, dense):
 def test_fewer_features_than_the_model_has_are_no_error(linear):
   features = make_features(2)
   features[:, 9:] = 0
+  fewer = scipy.sparse.csr_array(features[:, :9])
   np.testing.assert_array_equal(
-    linear.topk(features[:, :9], K)[1], linear.topk(features, K)[1]
+    linear.topk(fewer, K)[1], linear.topk(features, K)[1]
   )
 
 
@@ -156,9 +159,11 @@ def test_features_and_k_that_do_not_fit_are_refused(linear, dense):
         run.topk(form, K)
     with pytest.raises(ValueError, match="12"):
       run.topk([{F: 1.0}], K)
-    for k in (0, -1, L + 1):
-      with pytest.raises(ValueError, match=rf"k is {k}; .* \[1, 13\]"):
+    for k in (0, -1, L + 1, 5.0, True, "5", np.float32(2), [3]):
+      wrong = re.escape(f"k is {k!r}; it must be a whole number in [1, 13]")
+      with pytest.raises(ValueError, match=wrong):
         run.topk(make_features(1), k)
+    assert run.topk(make_features(1), np.int16(2))[1].shape == (1, 2)
 
 
 def test_every_label_can_be_asked_for(linear):

@@ -6,7 +6,7 @@ Legend: N rows, n rows of a selection, nnz entries.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
@@ -214,10 +214,17 @@ class Csr:
       The matrix with sorted columns.
 
     Raises:
-      ValueError: when there are more columns than an int32 can number.
+      ValueError: when it is not 2-d or not of real numbers, or has more columns
+        than an int32 can number.
     """
     import scipy.sparse
 
+    given: Any = matrix  # whose types name neither
+    if len(given.shape) != 2 or given.dtype.kind not in "buif":
+      raise ValueError(
+        f"The matrix is {given.dtype} {given.shape}; give real numbers"
+        " [N, columns], one row as matrix.reshape(1, -1)."
+      )
     out = scipy.sparse.csr_array(matrix)
     num_columns = int(out.shape[1])  # pyrefly: ignore[unsupported-operation]
     if num_columns > np.iinfo(np.int32).max:

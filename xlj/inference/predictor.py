@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,10 @@ class Predictor:
     As one of several processes, all of them have to ask the same.
 
     Args:
-      features: n examples with raw features, as in the data files: CSR (of
-        scipy or `xlj.data.csr`), a dense `[n, F]` array, images `[n, H, W, C]`,
-        or a dict from feature id to value for each example.
+      features: n examples with raw features, as in the data files: a sparse
+        matrix of SciPy (of at most F columns) or `xlj.data.csr`, an array,
+        table or lists `[n, F]`, images `[n, H, W, C]`, or for each example a
+        dict from feature id to value; also from a generator.
       k: How many labels, at most the number of labels; by default `DEFAULT_K`,
         or all where there are fewer.
       exclude: Labels not to be returned, such as what a user has already: ids
@@ -165,8 +167,9 @@ class Predictor:
       search, the last ones are -inf and -1.
 
     Raises:
-      ValueError: If k, the features or the labels do not fit the model, or an
-        example has no finite score.
+      ValueError: k is no number of labels, features or labels are none that the
+        model could read (it says what to give, and in which row something is
+        wrong), or an example has no finite score.
     """
     scores, ids, wrong = self.answers(
       features, k, exclude=exclude, among=among, threshold=threshold
@@ -203,8 +206,11 @@ class Predictor:
     """
     if k is None:
       k = min(DEFAULT_K, self.num_labels)
-    if not 1 <= k <= self.num_labels:
-      raise ValueError(f"k is {k}; it must be in [1, {self.num_labels}]")
+    is_whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
+    if not is_whole or not 1 <= k <= self.num_labels:
+      raise ValueError(
+        f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
+      )
     wanted = label_choice.choose(self.num_ids, exclude, among)
     free = exclude is None and among is None
     each = "offset" not in self.model.head.can
@@ -304,7 +310,7 @@ class Predictor:
       How many rows of a batch are examples, the first ones, and the batch.
 
     Raises:
-      ValueError: If the number of features does not fit the model.
+      ValueError: The features do not fit the model.
     """
     for count, inputs in self._host_batches(features):
       with jax.set_mesh(self.mesh):

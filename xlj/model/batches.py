@@ -4,13 +4,11 @@ What is made here are this process's rows, as numpy; `sharding.put_batch` brings
 them onto the devices.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import math
+from collections.abc import Iterator
 
 import jax
 import ml_collections
 import numpy as np
-import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
@@ -20,15 +18,10 @@ from xlj.data import pipeline
 from xlj.data import sampler as sampler_lib
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.model import examples
 from xlj.model import model as model_lib
 
-Features = (
-  csr_lib.Csr
-  | np.ndarray
-  | scipy.sparse.sparray
-  | scipy.sparse.spmatrix
-  | Sequence[Mapping[int, float]]
-)
+Features = examples.Features
 
 
 def for_training(
@@ -145,9 +138,9 @@ def of_features(
     How many rows of a batch are examples, the first ones, and the batch.
 
   Raises:
-    ValueError: If the number of features does not fit the model.
+    ValueError: They are no examples for the model; see `examples.of`.
   """
-  rows = _rows(config, features)
+  rows = examples.of(config, features)
   size = config.eval.batch_size
   for start in range(0, _count(rows), size):
     part = _slice(rows, start, start + size)
@@ -168,30 +161,6 @@ def part_of(first: int, count: int, inputs: model_lib.Inputs) -> np.ndarray:
   size = len(inputs.weights) * jax.process_count()
   rows = np.where(np.arange(size) < count, first + np.arange(size), -1)
   return rows[this_process().of(size)]
-
-
-def _rows(
-  config: ml_collections.ConfigDict, features: Features
-) -> csr_lib.Csr | np.ndarray:
-  """Checks the examples and brings them to Csr or a dense array."""
-  num_features = config.data.num_features
-  if isinstance(features, Sequence):
-    rows = _from_dicts(features, num_features)
-  elif isinstance(features, csr_lib.Csr | np.ndarray):
-    rows = features
-    if isinstance(rows, np.ndarray) and rows.ndim == 4:
-      rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
-  else:
-    rows = csr_lib.Csr.from_scipy(features)
-  if rows.shape[1] > num_features:
-    raise ValueError(
-      f"the examples have {rows.shape[1]} features, the model {num_features}"
-    )
-  if isinstance(rows, np.ndarray) and not config.data.dense:
-    return csr_lib.Csr.from_scipy(scipy.sparse.csr_array(rows))
-  if isinstance(rows, csr_lib.Csr) and config.data.dense:
-    return rows.to_scipy().toarray()
-  return rows
 
 
 def _inputs(
@@ -222,14 +191,6 @@ def _inputs(
   )
   mine = this_process().of(size)
   return jax.tree.map(lambda array: array[mine], inputs)
-
-
-def _from_dicts(
-  rows: Sequence[Mapping[int, float]], num_features: int
-) -> csr_lib.Csr:
-  ids = [sorted(row) for row in rows]
-  values = [[row[i] for i in order] for row, order in zip(rows, ids)]
-  return csr_lib.Csr.from_rows(ids, num_features, values)
 
 
 def _count(rows: csr_lib.Csr | np.ndarray) -> int:

@@ -1,0 +1,284 @@
+"""Examples that a caller has in memory, looked at and brought to one form.
+
+Files are looked at by their readers; this is the same for what comes from
+Python. Rows are counted from 0.
+
+Legend: n examples, F features of the model.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import math
+import numbers
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import scipy.sparse
+
+from xlj.data import csr as csr_lib
+
+Features = (
+  csr_lib.Csr
+  | np.ndarray
+  | scipy.sparse.sparray
+  | scipy.sparse.spmatrix
+  | Iterable[Mapping[int, float]]
+  | Iterable[Sequence[float]]
+)
+_FORMS = (
+  "give a SciPy matrix or an array [n, {}], or a list with a dict for each"
+  " example, from feature id to value"
+)
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def of(
+  config: ml_collections.ConfigDict, features: Features
+) -> csr_lib.Csr | np.ndarray:
+  """The examples as the model has them: sparse, or dense.
+
+  Args:
+    config: A resolved config.
+    features: n examples with raw features. Sparse ones may have fewer columns
+      than F, as a file may: features that no example has.
+
+  Returns:
+    Csr with F columns at most, or `[n, F]` for a model of dense features, of
+    bytes or float32.
+
+  Raises:
+    ValueError: What is given are no examples of F finite numbers; it says what
+      to give, and in which row something is wrong.
+  """
+  num_features = config.data.num_features
+  rows = _of_any(features, config)
+  if isinstance(rows, csr_lib.Csr):
+    if rows.num_columns > num_features:
+      _refuse_width(rows.num_columns, num_features)
+    if not config.data.dense:
+      return rows
+    dense = np.zeros((rows.num_rows, num_features), np.float32)
+    dense[:, : rows.num_columns] = rows.to_scipy().toarray()
+    return dense
+  if rows.shape[1] != num_features:
+    _refuse_width(rows.shape[1], num_features)
+  rows = _finite(rows)
+  return rows if config.data.dense else _of_sparse(scipy.sparse.csr_array(rows))
+
+
+def _of_any(
+  features: Any, config: ml_collections.ConfigDict
+) -> csr_lib.Csr | np.ndarray:
+  """Csr, or numbers `[n, columns]`."""
+  num_features = config.data.num_features
+  forms = _FORMS.format(num_features)
+  if isinstance(features, csr_lib.Csr):
+    features.validate()  # It names rows, too.
+    return features
+  if scipy.sparse.issparse(features):
+    return _of_sparse(features)
+  if hasattr(features, "to_numpy"):  # a table of pandas or polars
+    features = features.to_numpy()
+  if isinstance(features, np.ma.MaskedArray) and np.ma.is_masked(features):
+    raise ValueError("the features have masked values; fill them first")
+  if hasattr(features, "__array__"):
+    array = np.asarray(features)
+    if array.dtype != object or array.ndim != 1:
+      return _of_array(array, config)
+    features = array.tolist()
+  if isinstance(features, Mapping):
+    raise ValueError("the features are one dict; give a list of them: [{...}]")
+  if isinstance(features, str | bytes | set | frozenset) or not isinstance(
+    features, Iterable
+  ):
+    raise ValueError(f"the features are {_name(features)}; {forms}")
+  rows = list(features)
+  if all(isinstance(row, Mapping) for row in rows):
+    return _of_dicts(rows, num_features)
+  for i, row in enumerate(rows):
+    if isinstance(row, str | bytes | Mapping | set) or not hasattr(
+      row, "__len__"
+    ):
+      one = "; one example is [features]" if _is_number(row) else ""
+      raise ValueError(f"row {i} of the features is {_name(row)}{one}; {forms}")
+    if len(row) != len(rows[0]):
+      raise ValueError(
+        f"row {i} of the features has {len(row)} values and row 0"
+        f" {len(rows[0])}; {forms}"
+      )
+  return _of_array(np.asarray(rows), config)
+
+
+def _of_array(
+  array: np.ndarray, config: ml_collections.ConfigDict
+) -> np.ndarray:
+  """Numbers `[n, columns]` of an array of any type and shape."""
+  num_features = config.data.num_features
+  image = tuple(config.encoder.image or ())
+  if not array.size and len(array.shape) == 1:
+    array = array.reshape(0, num_features)
+  forms = _FORMS.format(num_features)
+  if image:
+    forms = f"give images [n, {', '.join(map(str, image))}]"
+  if jnp.issubdtype(array.dtype, jnp.bfloat16):
+    array = array.astype(np.float32)
+  if array.dtype == object:
+    try:
+      array = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+      raise ValueError(f"the features are no numbers ({error})") from error
+  if array.dtype.kind not in "buif":
+    raise ValueError(f"the features are of type {array.dtype}; {forms}")
+  if array.ndim > 2 and image and array.shape[1:] in (image, _flat(image)):
+    array = array.reshape(len(array), math.prod(image))
+  elif array.ndim == 4 and not image:
+    array = array.reshape(len(array), math.prod(array.shape[1:]))
+  if array.ndim != 2:
+    one = ""
+    if array.ndim in (1, len(image)):
+      one = "; one example is features[None]"
+    raise ValueError(f"the features have shape {array.shape}{one}; {forms}")
+  is_bytes = image and config.encoder.input_scale == 1 / 255
+  if is_bytes and array.dtype.kind == "f" and array.size and array.max() <= 1:
+    raise ValueError(
+      f"the images are of {array.dtype} up to {array.max()}; the model reads"
+      " numbers from 0 to 255, as its training data had them"
+    )
+  return array
+
+
+def _flat(image: tuple[int, ...]) -> tuple[int, ...] | None:
+  """The shape of an image without its axis of channels, if that has one."""
+  return image[:2] if image[-1] == 1 else None
+
+
+def _of_sparse(matrix: Any) -> csr_lib.Csr:
+  """A SciPy matrix of any form."""
+  if len(matrix.shape) != 2:
+    raise ValueError(
+      f"the sparse features have shape {matrix.shape}; give [n, F], for one"
+      " example features.reshape(1, -1)"
+    )
+  if matrix.dtype.kind not in "buif":
+    raise ValueError(
+      f"the sparse features are of type {matrix.dtype}; give float32"
+    )
+  if hasattr(matrix, "check_format"):
+    try:  # SciPy's own conversions believe what a matrix says.
+      matrix.check_format(full_check=True)
+    except ValueError as error:
+      raise ValueError(f"the sparse features are damaged: {error}") from error
+  found = scipy.sparse.csr_array(matrix)
+  # Before entries that are there twice are added up, and after.
+  _check_entries(found, found.data)
+  with np.errstate(over="ignore"):
+    rows = csr_lib.Csr.from_scipy(found)
+  _check_entries(rows, rows.values)
+  return rows
+
+
+def _of_dicts(
+  examples: Sequence[Mapping[int, float]], num_features: int
+) -> csr_lib.Csr:
+  """A dict from feature id to value for each example."""
+  ids = []
+  for i, row in enumerate(examples):
+    try:
+      ids.append(sorted(row))
+    except TypeError:
+      _refuse_id(i, next(k for k in row if not _is_id(k)), num_features)
+    for key in ids[-1]:
+      if not _is_id(key) or not 0 <= key < num_features:
+        _refuse_id(i, key, num_features)
+      if not _is_number(row[key]):
+        raise ValueError(
+          f"row {i} of the features has {_name(row[key])} at feature {key};"
+          " give a number"
+        )
+  values = [[float(row[k]) for k in order] for row, order in zip(examples, ids)]
+  flat = np.array([v for row in values for v in row], np.float64)
+  indptr = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+  flat_ids = np.array([k for row in ids for k in row], np.int32)
+  rows = csr_lib.Csr(indptr, flat_ids, flat, num_features)
+  _check_entries(rows, flat)
+  return dataclasses.replace(rows, values=flat.astype(np.float32))
+
+
+def _check_entries(rows: Any, values: np.ndarray | None) -> None:
+  """Refuses values of the entries of rows that float32 does not hold."""
+
+  def place(entry: int) -> tuple[int, int]:
+    row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
+    return row, int(rows.indices[entry])
+
+  if values is not None:
+    _refuse_infinite(values, place)
+
+
+def _finite(rows: np.ndarray) -> np.ndarray:
+  """The same as bytes or float32."""
+  if rows.dtype == np.uint8:
+    return rows  # The encoder makes floats of them on the device.
+  _refuse_infinite(rows.reshape(-1), lambda entry: divmod(entry, rows.shape[1]))
+  return rows.astype(np.float32)
+
+
+def _refuse_infinite(
+  values: np.ndarray, place: Callable[[int], tuple[int, int]]
+) -> None:
+  """Refuses numbers that float32 does not hold.
+
+  Args:
+    values: Any numbers.
+    place: Row and feature of one of them, by its place.
+
+  Raises:
+    ValueError: With the first one, its row and feature.
+  """
+  with np.errstate(over="ignore"):
+    bad = ~np.isfinite(values.astype(np.float32))
+  if bad.any():
+    entry = int(np.argmax(bad))
+    row, feature = place(entry)
+    why = "beyond float32" if np.isfinite(values[entry]) else "not finite"
+    raise ValueError(
+      f"row {row} of the features has {values[entry]} at feature {feature},"
+      f" which is {why}"
+    )
+
+
+def _refuse_id(row: int, key: Any, num_features: int) -> NoReturn:
+  raise ValueError(
+    f"row {row} of the features has {_name(key)} as a feature id; ids are whole"
+    f" numbers from 0 to {num_features - 1}"
+  )
+
+
+def _refuse_width(num_columns: int, num_features: int) -> NoReturn:
+  raise ValueError(
+    f"the examples have {num_columns} features, the model {num_features}; give"
+    " the columns that its training data had"
+  )
+
+
+def _is_id(key: Any) -> bool:
+  return isinstance(key, numbers.Integral) and not isinstance(key, bool)
+
+
+def _is_number(value: Any) -> bool:
+  """Whether it is one real number, of Python, NumPy or JAX."""
+  if isinstance(value, numbers.Real | np.bool_):
+    return True
+  return (
+    np.shape(value) == ()
+    and getattr(value, "dtype", np.dtype(object)).kind in "buif"
+  )
+
+
+def _name(value: Any) -> str:
+  """A value or what it is, in words."""
+  if value is None or _is_number(value) or isinstance(value, str):
+    return repr(value)[:40]
+  return f"of type {type(value).__name__}"
