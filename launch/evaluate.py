@@ -7,6 +7,7 @@ from absl import flags
 
 from xlj import launching
 from xlj.evaluation import evaluate
+from xlj.inference import label_files
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
@@ -21,6 +22,7 @@ _CHECKPOINT = flags.DEFINE_enum(
 _KS = flags.DEFINE_list(
   "ks", [], "Cut-offs of the metrics, e.g. 1,5,20; default: the config's."
 )
+_ASKED = launching.define_label_files()
 _PREDICT = launching.define_predict()
 
 
@@ -33,6 +35,7 @@ def main() -> None:
     which=_CHECKPOINT.value,
     ks=[int(k) for k in _KS.value],
     predict=_PREDICT.value,
+    asked=label_files.Asked(**_ASKED()),
   )
 
 

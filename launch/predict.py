@@ -7,6 +7,7 @@ python launch/predict.py --workdir=runs/bibtex --input=FILE \
 from absl import flags
 
 from xlj import launching
+from xlj.inference import label_files
 from xlj.inference import predict
 
 _WORKDIR = flags.DEFINE_string(
@@ -41,6 +42,10 @@ _ON_ERROR = flags.DEFINE_enum(
   predict.ON_ERROR,
   "A row that cannot be read ends it, or gets an answer without labels.",
 )
+_THRESHOLD = flags.DEFINE_float(
+  "threshold", None, "Score that a label has to reach."
+)
+_ASKED = launching.define_label_files()
 _PREDICT = launching.define_predict()
 
 
@@ -54,6 +59,8 @@ def main() -> None:
     labels=_LABELS.value,
     which=_CHECKPOINT.value,
     predict=_PREDICT.value,
+    asked=label_files.Asked(**_ASKED()),
+    threshold=_THRESHOLD.value,
     on_error=_ON_ERROR.value,
   )
 

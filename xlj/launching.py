@@ -276,6 +276,36 @@ def define_predict() -> flags.FlagHolder:
     _refuse(_unknown_field(sys.argv))
 
 
+def define_label_files() -> Callable[[], dict[str, str | None]]:
+  """Defines flags for labels that may be answers; returns what they say.
+
+  What it returns is for `xlj.inference.label_files.Asked`, once they are
+  parsed.
+  """
+  of_rows = "or 'labels' or 'features': those that rows of the input have."
+  flags.DEFINE_string(
+    "exclude",
+    None,
+    "File of labels that no row gets, an id or a name in a line.",
+  )
+  flags.DEFINE_string(
+    "among", None, "File of labels of which no row gets others; likewise."
+  )
+  flags.DEFINE_string(
+    "exclude_rows",
+    None,
+    "File with a line for each row: ids of labels that it does not get, with"
+    f" commas or blanks between them; {of_rows}",
+  )
+  flags.DEFINE_string(
+    "among_rows",
+    None,
+    f"Likewise, labels of which a row gets no others; {of_rows}",
+  )
+  names = "exclude", "among", "exclude_rows", "among_rows"
+  return lambda: {name: flags.FLAGS[name].value for name in names}
+
+
 def _keep_compiled(directory: str) -> None:
   """Keeps compiled programs, also small ones: there are many of them."""
   for name, value in {

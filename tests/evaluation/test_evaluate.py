@@ -8,6 +8,7 @@ from tests import runs
 from xlj import config as config_lib
 from xlj.evaluation import evaluate
 from xlj.heads.dense import head as dense
+from xlj.inference import label_files
 from xlj.inference import predictor
 from xlj.training import train
 
@@ -41,6 +42,20 @@ def test_held_out_generated_rows_are_scored(generated, capsys):
   stored = json.loads((generated / "evaluation.json").read_text())
   assert stored["baselines"].keys() == {"popularity"}
   assert len(stored["deciles"]) > 1
+
+
+@pytest.mark.slow
+def test_labels_to_choose_among_are_the_only_ones(generated, tmp_path):
+  evaluate.evaluate(generated)
+  before = (generated / "evaluation.json").read_text()
+  few = tmp_path / "few.txt"
+  few.write_text("0\n7\n11\n")
+  asked = label_files.Asked(among=str(few))
+  found = evaluate.evaluate(generated, asked=asked, ks=(1, 3))
+  # One label a row: where it is among them, it is one of three.
+  assert 0 < found["P@1"] <= 3 * found["P@3"] < 100
+  assert found["Recall@3"] == 100
+  assert (generated / "evaluation.json").read_text() == before
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from tests.inference import test_predictor
 from xlj.data import errors
+from xlj.inference import label_files
 from xlj.inference import predict as predict_lib
 
 GOOD = "0:1 3:2\n", "1:1\n", "2:4 11:1\n"
@@ -133,8 +134,8 @@ def test_a_pipe_gets_the_rows_before_a_bad_one(predict, workdir, tmp_path):
 def test_fewer_labels_than_asked_for_are_fewer(predict, monkeypatch):
   answers = predict_lib.predictor.Predictor.answers
 
-  def few(self, features, k):  # As heads that search do.
-    scores, ids, wrong = answers(self, features, k)
+  def few(self, *asked):  # As heads that search do.
+    scores, ids, wrong = answers(self, *asked)
     scores[:, 1:], ids[:, 1:] = -np.inf, -1
     return scores, ids, wrong
 
@@ -144,3 +145,67 @@ def test_fewer_labels_than_asked_for_are_fewer(predict, monkeypatch):
   for line in predict(GOOD, "out.jsonl", k=4):
     row = json.loads(line, parse_constant=pytest.fail)
     assert len(row["labels"]) == len(row["scores"]) == 1
+
+
+def ids_of(line):
+  return [int(cell.split(":")[0]) for cell in line.split("\t") if cell]
+
+
+def test_files_say_which_labels_may_be_answers(predict, tmp_path):
+  rows = *GOOD, "4:1\n"
+  everything = [ids_of(line) for line in predict(rows, k=test_predictor.L)]
+
+  def asked(**texts):
+    for name, text in texts.items():
+      if text not in label_files.OF_ROWS:
+        (tmp_path / name).write_text(text)
+        texts[name] = str(tmp_path / name)
+    return {"asked": label_files.Asked(**texts), "k": test_predictor.L}
+
+  def expected(keep):
+    return [[i for i in ids if keep(n, i)] for n, ids in enumerate(everything)]
+
+  for texts, keep in (
+    ({"exclude": "3\n5\n"}, lambda n, i: i not in (3, 5)),
+    ({"among": "3\n5\n"}, lambda n, i: i in (3, 5)),
+    (
+      {"exclude_rows": "1,2\n\n0\n11 12\n"},
+      lambda n, i: i not in ([1, 2], [], [0], [11, 12])[n],
+    ),
+    (
+      {"among_rows": "1,2\n\n0\n3\n", "exclude": "2\n"},
+      lambda n, i: i in ([1], [], [0], [3])[n],
+    ),
+    # The third row has feature 2 and 11, which are labels, too.
+    (
+      {"exclude_rows": "features"},
+      lambda n, i: i not in ([0, 3], [1], [2, 11], [4])[n],
+    ),
+  ):
+    found = [ids_of(line) for line in predict(rows, **asked(**texts))]
+    assert found == expected(keep), texts
+  seen = "3,5 0:1 3:2\n", " 1:1\n"
+  found = [ids_of(x) for x in predict(seen, **asked(exclude_rows="labels"))]
+  assert found == [[i for i in everything[0] if i not in (3, 5)], everything[1]]
+
+
+@pytest.mark.parametrize(
+  "name, text, message",
+  [
+    ("exclude", "1\n13\n", ":2: found '13', expected a label: an id below 13"),
+    ("among", "one\n", "; the run has no names"),
+    ("exclude_rows", "1\nx\n\n", ":2: found 'x', expected label ids below 13"),
+    ("among_rows", "1\n", ": found 1 lines, expected a line for each row"),
+    ("among_rows", "1\n" * 4, ": found 4 lines, expected 3, one for each row"),
+  ],
+)
+def test_files_that_do_not_fit_are_refused(
+  predict, tmp_path, name, text, message
+):
+  path = tmp_path / "labels.txt"
+  path.write_text(text)
+  with pytest.raises(errors.DataError) as caught:
+    predict(GOOD, asked=label_files.Asked(**{name: str(path)}))
+  assert str(caught.value).startswith(str(path)) and message in str(
+    caught.value
+  )

@@ -17,7 +17,9 @@ from xlj.data import statistics
 from xlj.data import store
 from xlj.evaluation import evaluator
 from xlj.evaluation import metrics
+from xlj.inference import label_files
 from xlj.inference import predictor
+from xlj.model import label_choice
 from xlj.report import report
 from xlj.synthetic import topics as synthetic
 
@@ -30,6 +32,7 @@ def evaluate(
   which: str = "best",
   ks: Sequence[int] = (),
   predict: Mapping[str, Any] | None = None,
+  asked: label_files.Asked = label_files.NOTHING,
 ) -> dict[str, float]:
   """Scores a run, prints a table and one line of JSON, renews the report.
 
@@ -45,6 +48,8 @@ def evaluate(
     ks: Cut-offs of the metrics; by default those of the config.
     predict: Fields of the section `predict` of the config that are not as the
       run has them, such as `{"propensity_power": 0.0}`.
+    asked: Files of labels that may be answers; by default all may. Others are
+      no positives either, nothing is compared with, and the report stays.
 
   Returns:
     The metrics by name, in percent, and `loss` and `perplexity` if there are.
@@ -65,18 +70,21 @@ def evaluate(
   logging.info(
     "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step
   )
+  choices = label_files.Choices(asked, run)
+  choice = choices.of(0, data.features, data.labels)
+  choices.check_end(data.num_rows)
   start = time.monotonic()
   counts = run.label_counts()
   about = _about(run, ks, counts)
   with jax.set_mesh(run.mesh):
-    scorer = make_scorer(run, data, ks=ks)
+    scorer = make_scorer(run, data, ks=ks, choice=choice)
     ranking = scorer.run(run.state)
     seconds = time.monotonic() - start
     loss = scorer.loss(run.state)
   data.check()
   by_name = {"xlj": ranking.compute()}
   directory = data_dir or run.config.data.dir
-  if counts is not None:
+  if counts is not None and not asked:
     known = dataclasses.replace(data, labels=run.order.known(data.labels))
     by_name |= _baselines(known, directory, split, counts, about)
   values = by_name["xlj"] | loss
@@ -90,7 +98,8 @@ def evaluate(
       "baselines": baselines,
       "deciles": deciles,
     }
-    _write(Path(workdir), found)
+    if not asked:
+      _write(Path(workdir), found)
     _print(by_name, loss, data.num_rows, seconds)
   return values
 
@@ -101,6 +110,7 @@ def make_scorer(
   *,
   ks: Sequence[int] = (),
   rows: np.ndarray | None = None,
+  choice: label_choice.LabelChoice = label_choice.ALL,
 ) -> evaluator.Evaluator:
   """What scores models like that of a run; the mesh in context is the run's.
 
@@ -109,6 +119,7 @@ def make_scorer(
     data: A split.
     ks: Cut-offs of the metrics; by default those of the config.
     rows: Rows of the split to score; by default all.
+    choice: Labels that may be answers.
 
   Returns:
     The evaluator.
@@ -120,6 +131,7 @@ def make_scorer(
     run.order,
     batch_size=run.config.eval.batch_size,
     rows=rows,
+    choice=choice,
     neighbours=run.neighbours,
     **_about(run, ks, run.label_counts()),
   )

@@ -58,7 +58,7 @@ class Evaluator:
     deciles: np.ndarray | None = None,
     label_counts: np.ndarray | None = None,
     per_label: bool = True,
-    choice: label_choice.LabelChoice | None = None,
+    choice: label_choice.LabelChoice = label_choice.ALL,
     neighbours: neighbours_lib.Neighbours | None = None,
   ):
     """Prepares widths and the compiled top-k.
@@ -81,7 +81,7 @@ class Evaluator:
       neighbours: Training rows whose labels gain, if any.
     """
     self._neighbours = neighbours
-    self._wanted = choice or label_choice.LabelChoice()
+    self._wanted = choice
     self._wanted.check_rows(split.num_rows)
     self._choice = self._wanted.without(split.filter)
     each = "offset" not in model.head.can

@@ -17,6 +17,7 @@ from xlj import files
 from xlj.config import splits
 from xlj.data import formats
 from xlj.data import names as names_lib
+from xlj.inference import label_files
 from xlj.inference import predictor
 
 STDOUT = "-"
@@ -35,6 +36,8 @@ def predict(
   which: str = "best",
   predict: Mapping[str, Any] | None = None,
   on_error: str = "stop",
+  asked: label_files.Asked = label_files.NOTHING,
+  threshold: float | None = None,
 ) -> int:
   """Writes the k best labels of each row of a file.
 
@@ -60,6 +63,8 @@ def predict(
     on_error: What becomes of a row that cannot be read, or has no finite
       score: "stop" ends with its error, "skip" gives it an answer without
       labels, and tells how many there were.
+    asked: Files of labels that may be answers; by default all may.
+    threshold: Score that a label has to reach.
 
   Returns:
     Number of rows written.
@@ -90,7 +95,8 @@ def predict(
         f"--k is {k}; the model has {run.num_labels} labels"
       )
     names = _names(run, labels)
-    for block in _answers(run, input_path, k):
+    choices = label_files.Choices(asked, run)
+    for block in _answers(run, input_path, k, choices, threshold):
       for ids, scores, error in block:
         if error is not None:
           skipped.append(error)
@@ -101,6 +107,7 @@ def predict(
         output.write(line(ids[found], scores[found], names))
         count += 1
       output.flush()
+    choices.check_end(count)
   if skipped:
     logging.warning(
       "%d of %d rows have an answer without labels: %s%s",
@@ -115,7 +122,11 @@ Answer = tuple[np.ndarray, np.ndarray, ValueError | None]
 
 
 def _answers(
-  run: predictor.Predictor, path: str, k: int | None
+  run: predictor.Predictor,
+  path: str,
+  k: int | None,
+  choices: label_files.Choices,
+  threshold: float | None,
 ) -> Iterator[list[Answer]]:
   """Ids, scores and error of the rows of a file; with an error there are none.
 
@@ -129,7 +140,8 @@ def _answers(
     if isinstance(block, formats.DataError):
       answers: list[Answer] = [(*_NOTHING, block)]
     else:
-      scores, ids, wrong = run.answers(block.features, k)
+      choice = choices.of(row, block.features, block.labels)
+      scores, ids, wrong = run.answers(block.features, k, choice, threshold)
       answers = [(*found, None) for found in zip(ids, scores)]
       for i, why in wrong.items():
         # Rows of any format have numbers, lines only those of text.

@@ -171,9 +171,8 @@ class Predictor:
         model could read (it says what to give, and in which row something is
         wrong), or an example has no finite score.
     """
-    scores, ids, wrong = self.answers(
-      features, k, exclude=exclude, among=among, threshold=threshold
-    )
+    choice = label_choice.choose(self.num_ids, exclude, among)
+    scores, ids, wrong = self.answers(features, k, choice, threshold)
     if wrong:
       row, why = min(wrong.items())
       raise ValueError(f"row {row} of the examples (the first is 0): {why}")
@@ -183,9 +182,7 @@ class Predictor:
     self,
     features: batches.Features,
     k: int | None = None,
-    *,
-    exclude: label_choice.Labels | None = None,
-    among: label_choice.Labels | None = None,
+    choice: label_choice.LabelChoice = label_choice.ALL,
     threshold: float | None = None,
   ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """The same; an example without a finite score does not cost the others.
@@ -193,8 +190,7 @@ class Predictor:
     Args:
       features: As for `topk`.
       k: As there.
-      exclude: As there.
-      among: As there.
+      choice: Labels that may be returned.
       threshold: As there.
 
     Returns:
@@ -211,27 +207,25 @@ class Predictor:
       raise ValueError(
         f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
       )
-    wanted = label_choice.choose(self.num_ids, exclude, among)
-    free = exclude is None and among is None
     each = "offset" not in self.model.head.can
     with jax.set_mesh(self.mesh):
-      allowed = None if each else wanted.by_row(self.model, self.order)
+      allowed = None if each else choice.by_row(self.model, self.order)
     scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
     wrong, start = {}, 0
     for count, inputs in self._host_batches(features):
-      wanted.check_rows(start + count, more=True)
+      choice.check_rows(start + count, more=True)
       rows = batches.part_of(start, count, inputs)
-      choice = wanted.of_rows(rows, self.order, each=each)
-      choice = neighbours_lib.with_neighbours(
-        choice, self.neighbours, inputs, self.order
+      of_rows = neighbours_lib.with_neighbours(
+        choice.of_rows(rows, self.order, each=each),
+        *(self.neighbours, inputs, self.order),
       )
       with jax.set_mesh(self.mesh):
-        inputs, choice = sharding.put_batch((inputs, choice))
-        choice = dataclasses.replace(choice, allowed=allowed)
-        found = self._topk(self.state, inputs, k, choice)
+        inputs, of_rows = sharding.put_batch((inputs, of_rows))
+        of_rows = dataclasses.replace(of_rows, allowed=allowed)
+        found = self._topk(self.state, inputs, k, of_rows)
         top, best, finite = (sharding.whole(array)[:count] for array in found)
       # A search passes over scores that are no numbers.
-      none = ~(top < np.inf).all(1) | (free & (best[:, 0] < 0))
+      none = ~(top < np.inf).all(1) | (choice.is_free & (best[:, 0] < 0))
       for row in np.flatnonzero(~finite | none).tolist():
         wrong[start + row] = _NO_SCORE if finite[row] else _OVERFLOW
       if threshold is not None:
@@ -240,7 +234,7 @@ class Predictor:
       scores.append(top)
       ids.append(self.order.to_data(best))
       start += count
-    wanted.check_rows(start)
+    choice.check_rows(start)
     return np.concatenate(scores), np.concatenate(ids), wrong
 
   def embed(self, features: batches.Features) -> np.ndarray:

@@ -44,6 +44,11 @@ class LabelChoice:
   among: scipy.sparse.csr_array | None = None
 
   @property
+  def is_free(self) -> bool:
+    """Whether all labels may be answers."""
+    return self.allowed is None and self.num_rows is None
+
+  @property
   def num_rows(self) -> int | None:
     """Of how many examples it speaks; None if of all alike."""
     rows = self.exclude if self.among is None else self.among
@@ -79,7 +84,7 @@ class LabelChoice:
 
   def kept(self, labels: csr_lib.Csr, rows: np.ndarray) -> csr_lib.Csr:
     """The true labels `[m, L]` of some examples that may be answers."""
-    if self.allowed is None and self.num_rows is None:
+    if self.is_free:
       return labels
     found = _pattern(labels.to_scipy())
     if self.exclude is not None:
@@ -164,6 +169,9 @@ class LabelChoice:
     return exclude, among
 
 
+ALL = LabelChoice()
+
+
 def choose(
   num_ids: int, exclude: Labels | None = None, among: Labels | None = None
 ) -> LabelChoice:
@@ -213,6 +221,15 @@ def rows_of(
   ones = np.ones(len(flat), np.float32)
   shape = len(ids), num_ids
   return _pattern(scipy.sparse.csr_array((ones, flat, indptr), shape))
+
+
+def within(rows: csr_lib.Csr, num_ids: int) -> scipy.sparse.csr_array:
+  """Where rows are not 0, `[n, L]`, without columns that are no labels."""
+  entries = rows.to_scipy().tocoo()
+  inside = entries.col < num_ids
+  found = entries.data[inside], (entries.row[inside], entries.col[inside])
+  shape = rows.num_rows, num_ids
+  return _pattern(scipy.sparse.coo_array(found, shape=shape))
 
 
 def _read(
