@@ -105,7 +105,7 @@ FLOORS = {
   "data": (
     "csr errors parse",
     "cache checks discover label_pairs lines mapped strict sampler",
-    "names npy order text verification",
+    "names npy order row_split text verification",
     "arrays label_lists",
     "formats",
     "ingest",

@@ -1,5 +1,6 @@
 """Forms in which data come, and what is said about those that are almost so."""
 
+import functools
 import logging
 
 import numpy as np
@@ -9,6 +10,7 @@ import scipy.sparse
 from xlj.data import arrays
 from xlj.data import checks
 from xlj.data import csr as csr_lib
+from xlj.data import discover
 from xlj.data import formats
 from xlj.data import store
 
@@ -222,3 +224,79 @@ def test_bad_label_lists(tmp_path, text, message):
   with pytest.raises(formats.DataError) as caught:
     store.open_split(tmp_path)
   assert message in str(caught.value)
+
+
+def write_rows(directory, **files):
+  """One file of 5 rows, row i with label and feature i, and split files."""
+  rows = "".join(f"{i} {i}:{i + 1}\n" for i in range(5))
+  (directory / "Set_data.txt").write_text(f"5 5 5\n{rows}")
+  for name, text in files.items():
+    (directory / f"set_{name}.txt").write_text(text)
+
+
+def test_splits_by_row_numbers(tmp_path):
+  write_rows(tmp_path, trSplit="3 1\n1 2\n5 4\n", tstSplit="2\t5\n4\t3\n")
+  for column, train, test in ((1, [2, 0, 4], [1, 3]), (2, [0, 1, 3], [4, 2])):
+    for split, rows in (("train", train), ("test", test)):
+      found = store.open_split(tmp_path, split, column=column)
+      assert found.labels.indices.tolist() == rows
+      assert found.features.values.tolist() == [row + 1 for row in rows]
+      assert (found.num_features, found.num_labels) == (5, 5)
+  assert not discover.has_split(tmp_path, "validation")
+
+
+@pytest.mark.parametrize(
+  "rows, column, message",
+  [
+    ("1 2\n3\n", 2, "set_trSplit.txt:2: found 1 columns, expected at least 2"),
+    ("1\n0\n", 1, "set_trSplit.txt:2: found '0', expected a row from 1"),
+    ("1\nx\n", 1, "set_trSplit.txt:2: found 'x', expected a row from 1"),
+    ("1\n6\n", 1, "set_trSplit.txt: found row 6, expected a row in [1, 5]"),
+    ("4\n4\n", 1, "set_trSplit.txt: found row 4 twice in column 1"),
+    ("\n", 1, "set_trSplit.txt: found an empty file, expected numbers of rows"),
+  ],
+)
+def test_bad_row_numbers(tmp_path, rows, column, message):
+  write_rows(tmp_path, trSplit=rows)
+  with pytest.raises(formats.DataError) as caught:
+    store.open_split(tmp_path, column=column)
+  assert message in str(caught.value)
+
+
+def test_a_column_where_there_are_none(tmp_path):
+  with pytest.raises(formats.DataError, match="leave --config.data.split out"):
+    opened(tmp_path, "2 3 4\n1 0:1\n2 1:1\n", column=3)
+
+
+def test_directories_as_pecos_has_them(tmp_path):
+  eye = functools.partial(scipy.sparse.eye, format="csr")
+  features = tmp_path / "tfidf-attnxml"
+  features.mkdir()
+  for split in ("trn", "tst"):
+    scipy.sparse.save_npz(features / f"X.{split}.npz", eye(3, 4))
+    scipy.sparse.save_npz(tmp_path / f"Y.{split}.npz", eye(3))
+    (tmp_path / f"X.{split}.txt").write_text("some words\nothers\nand more\n")
+  (tmp_path / "output-items.txt").write_text("a\nb\nc\n")
+  for place in (tmp_path, features):
+    for split in ("train", "test"):
+      found = store.open_split(place, split)
+      assert (found.num_features, found.num_labels) == (4, 3)
+    assert store.label_names(place) == ["a", "b", "c"]
+  other = tmp_path / "other"
+  other.mkdir()
+  scipy.sparse.save_npz(other / "X.trn.npz", eye(3, 5))
+  with pytest.raises(formats.DataError) as caught:
+    store.open_split(tmp_path)
+  assert "other/X.trn.npz, tfidf-attnxml/X.trn.npz, exp" in str(caught.value)
+  assert f"--config.data.dir={tmp_path}/..." in str(caught.value)
+  assert store.open_split(other).num_features == 5
+
+
+@pytest.mark.parametrize(
+  "name", ["trn.json.gz", "train.jsonl", "X.trn.txt", "train_raw_texts.txt"]
+)
+def test_text_of_documents_is_told_from_rows(tmp_path, name):
+  (tmp_path / name).write_text("words")
+  with pytest.raises(formats.DataError) as caught:
+    store.open_split(tmp_path)
+  assert f"{name}: found text of documents, expected" in str(caught.value)

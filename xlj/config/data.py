@@ -77,6 +77,8 @@ def fields() -> options.Fields:
     "data.zero_based": True,  # False: the text counts features from 1
     # What becomes of ids twice in a row: "refuse", "sum" (of values) or "first"
     "data.duplicates": "refuse",
+    # Column of NAME_trSplit.txt and NAME_tstSplit.txt, the first is 1
+    "data.split": 1,
     "data.validation": auto(float),  # share of the training rows held out
     # Of sparse features: "none", "log", "tfidf" or "log_tfidf"
     "data.weighting": auto(str),
@@ -105,6 +107,7 @@ def fields() -> options.Fields:
 
 RANGES: checks.Ranges = {
   "data.context": checks.Range(0, 4096),
+  "data.split": checks.Range(1),
   "data.generator.rows": checks.Range(0),
   "data.generator.test_rows": checks.Range(1),
   "data.generator.factors": checks.Range(1),

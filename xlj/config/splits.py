@@ -62,6 +62,7 @@ def open_split(
     cache_dir=data.cache_dir or None,
     num_features=num_features,
     num_labels=None if data.num_ids else num_labels,
+    column=data.split,
     context=data.context,
     **reading(config),
     verify=data.verify,

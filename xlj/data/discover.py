@@ -7,6 +7,11 @@ For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
   split form   P_X_Xf.txt with P_X_Y.txt
   arrays       X.P.npz, X.P.npy, P_X.npz or P_X.npy, with Y.P.npz, P_Y.npz,
                or either as .npy (one label of each row) or .txt
+  rows of one  NAME_data.txt with NAME_trSplit.txt, NAME_tstSplit.txt: columns
+               of row numbers from 1, as the Extreme Classification Repository
+               has them
+  below        Y.P.npz, and X.P.npz in the only directory below that has one, as
+               PECOS has them; or in that directory, with Y.P.npz above it
   filter       filter_labels_P.txt (optional)
 
 A next-word set (see `tokens`) has text as its one file.
@@ -42,9 +47,16 @@ ONE_FILE = {
   ".libsvm": "text",
 }
 
+# Files that say which rows of one file a split has.
+_ROWS = {
+  "train": "trn?|train",
+  "test": "te|ts|tst|test",
+  "validation": "va|val|valid|validation|dev",
+}
+_RAW = r"([._-]raw)?([._-]texts?)?(\.jsonl?|\.txt)(\.gz)?"
 # Files that come with data sets and hold no rows of numbers.
 _NOT_ROWS = re.compile(
-  r"(^|[._])(text|texts|raw|ids?|users?|items?|names?|map|labels?|filter)([._]|$)"
+  r"(^|[._])(text|texts|raw|ids?|users?|items?|names?|map|labels?|filter|splits?)([._]|$)"
 )
 
 
@@ -57,16 +69,18 @@ class Files:
     labels: a file of labels alone, or None.
     filter: pairs to leave out when scoring, or None.
     vocabulary: of a next-word set: the tokens of the training split.
+    rows: which rows of the features are the split's, or None for all.
   """
 
   features: pathlib.Path
   labels: pathlib.Path | None = None
   filter: pathlib.Path | None = None
   vocabulary: pathlib.Path | None = None
+  rows: pathlib.Path | None = None
 
   def all(self) -> list[pathlib.Path]:
     """Returns the files that there are."""
-    paths = (self.features, self.labels, self.filter, self.vocabulary)
+    paths = dataclasses.astuple(self)
     return [path for path in paths if path is not None]
 
 
@@ -90,18 +104,22 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
   root = pathlib.Path(data_dir)
   if not root.is_dir():
     raise errors.DataError(root, "no such directory", "a data set")
-  names = sorted(path.name for path in root.iterdir() if path.is_file())
-  prefix = f"({'|'.join(PREFIXES[split])})"
-  found = _exact(names, prefix) or _loose(names, prefix)
+  names = _names(root)
+  prefix = _prefix(split)
+  found = _candidates(root, names, split)
   if len(found) != 1:
     raise _refusal(root, split, names, found)
   ((features, pattern),) = found.items()
-  labels = None
-  if pattern:
-    labels = root / _one(root, _matching(names, pattern), _partner(split))
+  labels = rows = None
+  if split_files := _split_files(names, split):
+    rows = root / _one(root, split_files, f"one file of the {split} rows")
+  elif pattern:
+    place = _place_of(root, pattern)
+    there = _matching(_names(place), pattern)
+    labels = place / _one(place, there, _partner(split))
   filters = _matching(names, rf"filter_labels_{prefix}\.txt(\.gz)?")
   filter_path = root / _one(root, filters, "one filter") if filters else None
-  return Files(root / features, labels, filter_path)
+  return Files(root / features, labels, filter_path, rows=rows)
 
 
 def find_tokens(data_dir: str | os.PathLike[str], split: str) -> Files:
@@ -142,15 +160,60 @@ def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
     True also when `find` would refuse what is there, so that it is not
     overlooked.
   """
-  names = sorted(os.listdir(data_dir))
-  prefix = f"({'|'.join(PREFIXES[split])})"
-  return bool(_exact(names, prefix) or _loose(names, prefix))
+  root = pathlib.Path(data_dir)
+  return bool(_candidates(root, _names(root), split))
+
+
+def place_of_labels(data_dir: str | os.PathLike[str]) -> pathlib.Path:
+  """Tells where the labels of a data set are: in its directory, or above it."""
+  return _place_of(pathlib.Path(data_dir), _labels(_prefix("train")))
+
+
+def _place_of(root: pathlib.Path, pattern: str) -> pathlib.Path:
+  """The directory above if it has the labels, and this one has them not."""
+  above = root.absolute().parent
+  if _matching(_names(root), pattern) or not _matching(_names(above), pattern):
+    return root
+  return above
+
+
+def _prefix(split: str) -> str:
+  return f"({'|'.join(PREFIXES[split])})"
+
+
+def _names(root: pathlib.Path) -> list[str]:
+  paths = root.iterdir() if root.is_dir() else ()
+  return sorted(path.name for path in paths if path.is_file())
+
+
+def _candidates(
+  root: pathlib.Path, names: list[str], split: str
+) -> dict[str, str]:
+  """Feature files of a split -> pattern of the label file; see `_exact`."""
+  prefix = _prefix(split)
+  found = _exact(names, prefix) or _loose(names, prefix)
+  if not found and _split_files(names, split):
+    data = _matching(names, rf"(.*[._-])?data{_one_file()}")
+    found = dict.fromkeys(data, "")
+  if not found and _matching(names, _labels(prefix)):
+    below = (d for d in root.iterdir() if d.is_dir() and d.name[0] != ".")
+    found = {
+      f"{directory.name}/{name}": pattern
+      for directory in sorted(below)
+      for name, pattern in _exact(_names(directory), prefix).items()
+      if pattern
+    }
+  return found
+
+
+def _split_files(names: list[str], split: str) -> list[str]:
+  pattern = rf"(.*[._-])?({_ROWS[split]})[._-]?split\.txt(\.gz)?"
+  return _matching(names, pattern)
 
 
 def _exact(names: list[str], prefix: str) -> dict[str, str]:
   """Feature files -> pattern of the label file ("" if it is the same file)."""
-  arrays = _any_of(ARRAYS)
-  labels = rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y)({arrays}|\.txt|\.txt\.gz)"
+  arrays, labels = _any_of(ARRAYS), _labels(prefix)
   kinds = (
     (rf"{prefix}{_one_file()}", ""),
     (rf"{prefix}_X_Xf\.txt(\.gz)?", labels),
@@ -161,6 +224,11 @@ def _exact(names: list[str], prefix: str) -> dict[str, str]:
     for pattern, partner in kinds
     for name in _matching(names, pattern)
   }
+
+
+def _labels(prefix: str) -> str:
+  endings = rf"({_any_of(ARRAYS)}|\.txt|\.txt\.gz)"
+  return rf"(Y\.{prefix}|{prefix}_Y|{prefix}_X_Y){endings}"
 
 
 def _loose(names: list[str], prefix: str) -> dict[str, str]:
@@ -206,11 +274,24 @@ def _refusal(
   root: pathlib.Path, split: str, names: list[str], found: dict[str, str]
 ) -> errors.DataError:
   if found:
+    hint = "move the others out of the directory"
+    if any("/" in name for name in found):
+      hint = f"give the directory that has it, --config.data.dir={root}/..."
     return errors.DataError(
       root,
       f"several candidates for the {split} split: {', '.join(sorted(found))}",
       "one",
-      hint="move the others out of the directory",
+      hint=hint,
+    )
+  prefix = _prefix(split)
+  if raw := _matching(names, rf"(X\.)?{prefix}{_RAW}"):
+    return errors.DataError(
+      root / raw[0],
+      "text of documents",
+      f"their features as numbers, such as {PREFIXES[split][0]}.txt, or"
+      f" X.{PREFIXES[split][-1]}.npz with Y.{PREFIXES[split][-1]}.npz",
+      hint="take the bag-of-words features that such sets also come with, or"
+      " make some (scikit-learn's TfidfVectorizer, scipy.sparse.save_npz)",
     )
   looked = [
     wanted

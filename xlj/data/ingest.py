@@ -18,6 +18,7 @@ from xlj.data import errors
 from xlj.data import formats
 from xlj.data import mapped
 from xlj.data import npy
+from xlj.data import row_split
 from xlj.data import text
 
 # Dense float32 features, or bytes, are not copied: the source is mapped.
@@ -37,6 +38,7 @@ class Options:
     zero_based: False if features are numbered from 1.
     labelled: True refuses rows of which none has a label.
     duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
+    column: of files of row numbers, from 1; see `row_split`.
   """
 
   num_features: int | None
@@ -44,6 +46,7 @@ class Options:
   zero_based: bool
   labelled: bool
   duplicates: str = "refuse"
+  column: int = 1
 
 
 def ingest(
@@ -134,7 +137,11 @@ def _rows(
     duplicates=options.duplicates,
     kind=text.Kind.MATRIX if files.labels is not None else None,
   )
-  for features, labels in _logged(stream, files.features):
+  stream = _logged(stream, files.features)
+  if files.rows is not None:
+    chosen = row_split.read(files.rows, options.column)
+    stream = [row_split.take(stream, chosen, files.rows)]
+  for features, labels in stream:
     num_features = features.shape[1]
     num_rows += features.shape[0]
     if isinstance(features, csr_lib.Csr):

@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from xlj import files
+from xlj.data import discover
 from xlj.data import errors
 from xlj.data import lines
 
@@ -64,11 +65,14 @@ def label_names(
 def find(data_dir: str | os.PathLike[str]) -> pathlib.Path | None:
   """The file of the names of a data set's labels; None if it has none."""
   root = pathlib.Path(data_dir)
-  for name in FILES:
-    for path in (root / name, root / f"{name}.gz"):
-      if path.is_file():
-        return path
-  return None
+  found = [
+    path
+    for place in (root, discover.place_of_labels(root))
+    for name in FILES
+    for path in (place / name, place / f"{name}.gz")
+    if path.is_file()
+  ]
+  return found[0] if found else None
 
 
 def read_names(

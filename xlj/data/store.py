@@ -40,7 +40,7 @@ Path = str | os.PathLike[str]
 # Part of every key: raise it when what is written changes.
 _VERSION = 1
 # Options that came later, with what keys without them stand for.
-_LATER = {"duplicates": "refuse"}
+_LATER = {"duplicates": "refuse", "column": 1}
 # Sets up to this size are compared with their checksums whenever opened, which
 # takes a tenth of a second at most; `verify` does it for larger ones.
 _CHECKED_BYTES = 2**26
@@ -121,6 +121,7 @@ def open_split(
   num_labels: int | None = None,
   zero_based: bool = True,
   duplicates: str = "refuse",
+  column: int = 1,
   context: int = 0,
   verify: bool = True,
 ) -> Split:
@@ -137,6 +138,7 @@ def open_split(
     zero_based: False if text numbers features from 1; labels count from 0.
     duplicates: what becomes of ids that a row has twice: "refuse", or "sum"
       adds their values up, or "first" keeps the first one.
+    column: of the files of row numbers, from 1, where a data set has those.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
     verify: whether arrays too large to be checked now are compared with their
@@ -161,8 +163,15 @@ def open_split(
   else:
     files = discover.find(data_dir, split)
     options = ingest.Options(
-      num_features, num_labels, zero_based, True, duplicates
+      num_features, num_labels, zero_based, True, duplicates, column
     )
+    if column != 1 and files.rows is None:
+      raise DataError(
+        data_dir,
+        "no files of row numbers (NAME_trSplit.txt)",
+        f"one with {column} columns, as data.split is {column}",
+        hint="leave --config.data.split out",
+      )
   found = _open(files, options, name, cache_dir)
   return _verifying(found) if verify else found
 
@@ -289,11 +298,11 @@ def _key(
   """Hashes content and options, but neither directories nor stems of names."""
   roles = [
     (role, getattr(files, role).suffix.removesuffix(".gz"))
-    for role in ("features", "labels", "filter")
+    for role in ("features", "labels", "filter", "rows")
     if getattr(files, role) is not None
   ]
   settings = [
-    value
+    [option, value] if option in _LATER else value
     for option, value in dataclasses.asdict(options).items()
     if value != _LATER.get(option, ())
   ]
