@@ -181,8 +181,8 @@ def define_config(
 
   Args:
     text: Help.
-    of_run: Flags that name a run; the config of the first one given is taken
-      where `--config` is not.
+    of_run: Flags that name a run; the config of the first one that exists is
+      taken where `--config` is not given.
 
   Returns:
     The holder of the config.
@@ -378,7 +378,8 @@ def _with_config(argv: Sequence[str]) -> list[str]:
   given = [run for name in parser.of_run if (run := flags.FLAGS[name].value)]
   if not given or "://" in given[0]:  # a bucket, which is refused later on
     return argv
-  path = os.path.join(given[0], config_lib.FILE)
+  paths = [os.path.join(run, config_lib.FILE) for run in given]
+  path = next(filter(os.path.isfile, paths), paths[-1])
   if not os.path.isfile(path):
     raise config_lib.ConfigError(
       f"{path} does not exist; is this the working directory of a run? A new"

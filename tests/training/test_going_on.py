@@ -2,14 +2,18 @@
 
 import json
 import shlex
+import shutil
 import sys
 
 from absl import logging
+import numpy as np
 import pytest
 
 from tests import runs
+import xlj
 from xlj import config as config_lib
 from xlj.training import closing
+from xlj.training import successor
 from xlj.training import train
 
 FACTS = runs.FACTS
@@ -111,3 +115,76 @@ def test_without_held_out_rows_the_end_says_the_loss(tmp_path):
 def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
   text = closed(tmp_path, step=7)
   assert text.startswith("Stopped: step 7 of 400 is saved; the same command")
+
+
+# --- from another run --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def complete(data_dir, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("complete")
+  train.train(runs.make_config(data_dir, train__epochs=1.0), workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def other_data(data_dir, tmp_path_factory):
+  """Half of the training rows, with the same labels and features."""
+  directory = tmp_path_factory.mktemp("other")
+  for name in ("test.txt", "labels.txt"):
+    shutil.copy(data_dir / name, directory)
+  header, *rows = (data_dir / "train.txt").read_text().splitlines(True)
+  _, *sizes = header.split()
+  rows = rows[: len(rows) // 2]
+  text = f"{len(rows)} {' '.join(sizes)}\n{''.join(rows)}"
+  (directory / "train.txt").write_text(text)
+  return directory
+
+
+def own_config(workdir, data_dir):
+  config = config_lib.load(workdir / "config.json")
+  config.data.dir, config.train.epochs = str(data_dir), 2.0
+  return config
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_another_one_on_other_data(
+  complete, other_data, tmp_path
+):
+  for own in (complete, tmp_path):  # The same command again goes on, too.
+    config = own_config(own, other_data)
+    config = successor.begin(config, complete, tmp_path)
+    train.train(config, tmp_path)
+  steps = [row["step"] for row in runs.records(tmp_path, "train")]
+  assert steps == list(range(14, 27))  # 428 rows in batches of 64, twice
+  assert runs.losses(tmp_path)[0] < 0.95 * runs.losses(complete)[0]
+  found = config_lib.load(tmp_path / "config.json")
+  assert config_lib.num_epochs(found) == 2
+  rows = [{3: 2.0, 40: 1.0}]
+  old, new = (xlj.load(d).topk(rows)[0] for d in (complete, tmp_path))
+  assert not np.allclose(old, new)
+
+
+@pytest.mark.slow
+def test_what_does_not_go_with_the_other_run_is_refused(
+  complete, other_data, tmp_path
+):
+  output = tmp_path / "run"
+  wider = own_config(complete, other_data)
+  wider.encoder.dim = 32
+  with pytest.raises(ValueError, match="encoder.dim is 16 there and 32 here"):
+    successor.begin(wider, complete, output)
+  data = tmp_path / "data"
+  shutil.copytree(other_data, data)
+  names = (data / "labels.txt").read_text().splitlines()
+  names[3] = "another"
+  (data / "labels.txt").write_text("\n".join(names) + "\n")
+  with pytest.raises(ValueError, match="label 3 is .* there and 'another' in"):
+    successor.begin(own_config(complete, data), complete, output)
+  (data / "train.txt").write_text("2 501 700\n1 3:1\n2 500:1\n")
+  with pytest.raises(ValueError, match="num_features is 500 there and 501"):
+    successor.begin(own_config(complete, data), complete, output)
+  (data / "train.txt").write_text("2 500 701\n1 3:1\n700 5:1\n")
+  with pytest.raises(ValueError, match="701 label ids, expected at most 700"):
+    successor.begin(own_config(complete, data), complete, output)
+  assert not output.exists()

@@ -24,6 +24,8 @@ def fields() -> options.Fields:
     "train.batch_size": auto(int),
     "train.epochs": auto(float),
     "train.num_steps": auto(int),  # given: decides, and epochs follow
+    # Of the run that this one began with, by --from; not in epochs
+    "train.steps_before": 0,
     # Added to the seed for the order of batches and dropout: another run from
     # the same start, for averages; see xlj.averaging.soups.
     "train.shuffle": 0,
@@ -54,6 +56,7 @@ RANGES: checks.Ranges = {
   "train.batch_size": checks.Range(1, 2**20),
   "train.epochs": checks.Range(0, 1e6, above=True),
   "train.num_steps": checks.Range(1),
+  "train.steps_before": checks.Range(0),
   "train.shuffle": checks.Range(0),
   "train.log_every": checks.Range(1),
   "train.skip_nonfinite": checks.Range(0),
@@ -88,8 +91,7 @@ def rules(
   batch = batch_size if train.batch_size is None else train.batch_size
   if steps is None:
     wanted = epochs if train.epochs is None else train.epochs
-    steps = round(wanted * data_config.train_rows(config) / max(batch, 1))
-    steps = max(1, steps)
+    steps = _steps(config, wanted, batch)
   else:
     epochs = _epochs(config, steps, batch)
   power = 0.5
@@ -180,13 +182,24 @@ def steps_per_epoch(config: ml_collections.ConfigDict) -> int:
 
 def num_epochs(config: ml_collections.ConfigDict) -> float:
   """How often a run sees its training rows, whatever `train.epochs` says."""
-  return _epochs(config, config.train.num_steps, config.train.batch_size)
+  train = config.train
+  if _steps(config, train.epochs, train.batch_size) == train.num_steps:
+    return train.epochs
+  return _epochs(config, train.num_steps, train.batch_size)
+
+
+def _steps(
+  config: ml_collections.ConfigDict, epochs: float, batch_size: int
+) -> int:
+  steps = round(epochs * data_config.train_rows(config) / max(batch_size, 1))
+  return config.train.steps_before + max(1, steps)
 
 
 def _epochs(
   config: ml_collections.ConfigDict, steps: int, batch_size: int
 ) -> float:
-  epochs = steps * batch_size / max(data_config.train_rows(config), 1)
+  examples = (steps - config.train.steps_before) * batch_size
+  epochs = examples / max(data_config.train_rows(config), 1)
   return float(f"{epochs:.5g}")
 
 
