@@ -5,7 +5,7 @@ here from facts about the data set, so that a resolved config has no open
 field; it is saved with the run and in every checkpoint.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import difflib
 import functools
 import json
@@ -29,6 +29,7 @@ from xlj.config import training
 
 VERSION = 3  # of what is saved; 1 was not said
 FILE = "config.json"
+_LATER = "data.effective_features"  # a fact that earlier versions did not know
 # Fields that may differ between a run and its continuation: they do not
 # change what is learned.
 _FREE = (
@@ -49,7 +50,7 @@ _FREE = (
   "train.skip_nonfinite",
   "train.check_room",
   "data.verify",
-  "data.effective_features",  # what is made of it is compared
+  _LATER,  # what is made of it is compared
 )
 _LENGTH = ("train.epochs", "train.num_steps", "optim.from_step")
 
@@ -266,12 +267,10 @@ def with_predict(
   before = config.predict
   config = ml_collections.ConfigDict(config.to_dict())
   for name, value in fields.items():
-    if name not in config.predict:
-      near = difflib.get_close_matches(name, config.predict, n=1, cutoff=0.0)
-      raise ConfigError(
-        f"there is no config field 'predict.{name}'; did you mean"
-        f" 'predict.{near[0]}'?"
-      )
+    field = f"predict.{name}"
+    if field not in types():
+      raise ConfigError(_unknown(field, [f"predict.{n}" for n in before]))
+    checks.each({field: value}, types(), CHOICES, RANGES)
     if value is not None:
       config.predict[name] = value
   if config.predict != before:
@@ -336,34 +335,64 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
     The config; fields that did not exist when it was written are as in `base`.
 
   Raises:
-    ConfigError: If the file is missing or is not JSON.
+    ConfigError: If the file is missing, or does not hold a config that can be
+      used; the message names it and the field.
   """
   try:
-    saved = json.loads(Path(path).read_text())
-  except FileNotFoundError:
-    raise ConfigError(
-      f"{path} does not exist; is this the working directory of a run?"
-    ) from None
-  except json.JSONDecodeError as error:
-    raise ConfigError(f"{path} is not a JSON config: {error}") from None
+    return _of_saved(checks.read_json(path))
+  except ConfigError as error:
+    raise ConfigError(f"{path}: {error}") from None
+
+
+def _of_saved(saved: dict[str, Any]) -> ml_collections.ConfigDict:
+  """The config of what `to_json` wrote, if it is of a run a whole one."""
   version = saved.pop("version", 1)
+  if type(version) is not int or not 1 <= version <= VERSION:
+    raise ConfigError(
+      f"version is {checks.shown(version)}; this xlj reads 1 to {VERSION}"
+    )
   values = {
     name: tuple(value) if isinstance(value, list) else value
-    for name, value in checks.flatten(saved)
+    for name, value in checks.fields_of(saved, types())
   }
   if version < VERSION:
-    if values["head.wide"]:
+    if values.get("head.wide"):
       raise ConfigError(
-        f"{path} is of a run with linear weights for every feature and label,"
-        " as earlier versions had them; train it again"
+        "it is of a run with linear weights for every feature and label, as"
+        " earlier versions had them; train it again"
       )
     values = earlier.renamed(values, version)
-  config = base()  # whose open fields know their types
-  with config.ignore_type(), config.unlocked():
+  config = base()
+  default = dict(_raw(config))
+  for name, value in values.items():
+    if name not in default:
+      raise ConfigError(_unknown(name, default))
+    if value is None and default[name] is not None:
+      raise ConfigError(f"{name} is null; it must have a value")
+  checks.each(values, types(), CHOICES, RANGES)
+  with config.ignore_type():  # 1 is a number
     _set(config, earlier.WITHOUT | values)
-  if version == 1 and config.family is not None:
-    _as_decided_now(config)
+  if config.family is not None:
+    if version == 1:
+      _as_decided_now(config)
+    _check_whole(config)
+    check(config)
   return config
+
+
+def _check_whole(config: ml_collections.ConfigDict) -> None:
+  """Refuses a config without a fact or a decision that something reads."""
+  values = dict(_raw(config))
+  free = options.unread(SWITCHES, values).keys() | {_LATER}
+  for name in sorted(values.keys() - free):
+    if values[name] is None:
+      raise ConfigError(f"{name} has no value; the file is not whole")
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+  """Says that a field does not exist, and which one does."""
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+  return f"there is no config field {name!r}; did you mean {near[0]!r}?"
 
 
 def _as_decided_now(config: ml_collections.ConfigDict) -> None:

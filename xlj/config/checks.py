@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -117,6 +118,74 @@ def _is_of(kind: type, value: Any) -> bool:
   return isinstance(value, kind) and (
     kind is bool or value is not True and value is not False
   )
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+  """Reads a JSON object, whatever is in its place.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The object.
+
+  Raises:
+    ConfigError: It is missing, cannot be read, or is something else.
+  """
+
+  def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+      if name in found:
+        raise ConfigError(f"it has {shown(name)} twice")
+      found[name] = value
+    return found
+
+  try:
+    # Some editors begin with a mark.
+    text = Path(path).read_text(encoding="utf-8-sig")
+    found = json.loads(text, object_pairs_hook=once)
+  except FileNotFoundError:
+    raise ConfigError(
+      "it does not exist; is this the working directory of a run?"
+    ) from None
+  except OSError as error:
+    raise ConfigError(f"it cannot be read ({error.strerror})") from None
+  except ConfigError:
+    raise
+  except (ValueError, RecursionError) as error:
+    raise ConfigError(f"it is not a JSON config: {error}") from None
+  if not isinstance(found, dict):
+    raise ConfigError(f"it is not a JSON config but {shown(found)}")
+  return found
+
+
+def fields_of(
+  saved: Mapping[str, Any], known: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """The values in a saved config by dotted name, whatever they are.
+
+  Args:
+    saved: Sections and fields.
+    known: The fields that there are.
+    prefix: Of the names.
+
+  Yields:
+    Names and values; a section with something else in its place is a value.
+
+  Raises:
+    ConfigError: A name has a dot in it.
+  """
+  sections = tuple(known)
+  for key, value in saved.items():
+    name = prefix + key
+    if "." in key:
+      raise ConfigError(f"there is no section or field {shown(key)}")
+    inside = any(field.startswith(f"{name}.") for field in sections)
+    if inside and isinstance(value, dict):
+      yield from fields_of(value, known, f"{name}.")
+    else:
+      yield name, value
 
 
 def choices(config: Config, allowed: Mapping[str, Collection[Any]]) -> None:

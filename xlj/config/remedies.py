@@ -166,6 +166,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise checks.ConfigError(
         f"noisy.method is {noisy.method!r}, which needs head.type=dense"
       )
+    most = max(config.data.num_labels, fields()["noisy.remembered"])
+    if noisy.remembered > most:
+      raise checks.ConfigError(
+        f"noisy.remembered is {noisy.remembered} for {config.data.num_labels}"
+        f" labels; give at most {most}"
+      )
   if tail.weights != "none" or tail.adjustment:
     if config.head.order == "none":
       raise checks.ConfigError(

@@ -1,5 +1,7 @@
 """A row for each value of a digit of labels: `head.type` "mhp"."""
 
+import math
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -51,6 +53,17 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       f"head.lengths is {tuple(head.lengths)} and head.digits {head.digits};"
       " set one of them"
+    )
+  count = config.data.num_labels
+  if max(head.lengths) > count or math.prod(head.lengths) < count:
+    raise checks.ConfigError(
+      f"head.lengths is {tuple(head.lengths)} for {count} labels; give numbers"
+      f" up to {count} whose product is not less, or head.digits alone"
+    )
+  if head.components > 1 and not head.init_scale:
+    raise checks.ConfigError(
+      f"head.init_scale is 0 and head.components {head.components}: all would"
+      " stay the same; set head.init_scale"
     )
   if head.components > 1 and head.loss != "softmax":
     raise checks.ConfigError(
