@@ -209,6 +209,7 @@ def test_networks_hold_out_rows_where_there_are_many(num_rows, share):
 def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
   config = config_lib.base()
   config.head.loss = "bce"
+  config = config_lib.resolve(config, FACTS)
   saved = json.loads(config_lib.to_json(config))
   del saved["head"]["kernels"], saved["mesh"]
   path = tmp_path / "config.json"

@@ -277,6 +277,45 @@ def test_a_half_removed_entry_is_written_again(tmp_path):
   assert_same(store.open_split(tmp_path).labels, Y)
 
 
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda text: text[: len(text) // 2],
+    lambda text: "",
+    lambda text: "[]",
+    lambda text: "[" * 100_000,
+    lambda text: text.replace('"num_features": 5', '"num_features": 6'),
+    lambda text: text.replace('"num_features": 5', '"num_features": "5"'),
+    lambda text: text.replace('"num_features": 5,', ""),
+    lambda text: text.replace('"arrays": {', '"arrays": {"x": null, '),
+    lambda text: text.replace("num_rows", "n\xe9"),
+  ],
+)
+def test_an_entry_with_another_description_is_made_anew(
+  damage, tmp_path, caplog
+):
+  one_file(tmp_path)
+  split = store.open_split(tmp_path)
+  path = split.cache_dir / cache.META
+  text = path.read_text()
+  path.write_bytes(damage(text).encode("latin-1"))
+  assert path.read_text("latin-1") != text
+  with caplog.at_level("WARNING", logger="absl"):
+    assert_same(store.open_split(tmp_path).labels, Y)
+  assert path.read_text() == text
+  (line,) = caplog.messages
+  assert line.endswith(f"{path} is not as written")
+
+
+def test_headers_of_arrays_are_not_believed(tmp_path):
+  one_file(tmp_path)
+  split = store.open_split(tmp_path)
+  for path in split.cache_dir.glob("*.npy"):
+    with path.open("r+b") as file:
+      file.write(b"x" * 20)
+  assert_same(store.open_split(tmp_path).labels, Y)
+
+
 def test_a_refused_file_leaves_nothing_behind(tmp_path):
   (tmp_path / "train.txt").write_text("1 5 4\n1 9:1\n")
   with pytest.raises(formats.DataError):

@@ -326,7 +326,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def load(path: str | Path) -> ml_collections.ConfigDict:
-  """Reads a config written by `to_json`, of this version or an earlier one.
+  """Reads the config of a run, written by this version or an earlier one.
 
   Args:
     path: The JSON file.
@@ -345,7 +345,7 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
 
 
 def _of_saved(saved: dict[str, Any]) -> ml_collections.ConfigDict:
-  """The config of what `to_json` wrote, if it is of a run a whole one."""
+  """The config of what `to_json` wrote of a resolved one."""
   version = saved.pop("version", 1)
   if type(version) is not int or not 1 <= version <= VERSION:
     raise ConfigError(
@@ -372,11 +372,10 @@ def _of_saved(saved: dict[str, Any]) -> ml_collections.ConfigDict:
   checks.each(values, types(), CHOICES, RANGES)
   with config.ignore_type():  # 1 is a number
     _set(config, earlier.WITHOUT | values)
-  if config.family is not None:
-    if version == 1:
-      _as_decided_now(config)
-    _check_whole(config)
-    check(config)
+  if version == 1 and config.family is not None:
+    _as_decided_now(config)
+  _check_whole(config)
+  check(config)
   return config
 
 

@@ -37,6 +37,7 @@ except ImportError:  # not POSIX
 
 DIRECTORY = ".xlj_cache"
 META = "meta.json"
+_SEAL = "seal"
 
 _STALE_SECONDS = 24 * 3600
 # A file that changed this shortly before it was hashed could change again
@@ -110,7 +111,7 @@ def content_hash(
   facts = path.stat()
   stamp = {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
   for place in places:
-    known = _read_json(_stamp_path(place, path))
+    known = _read_sealed(_stamp_path(place, path))
     if known and {**stamp, "sha256": known.get("sha256")} == known:
       return known["sha256"], {}
   settled = time.time_ns() - facts.st_mtime_ns > _TICK_NS
@@ -133,7 +134,7 @@ def write_stamp(
   target = _stamp_path(place, path)
   target.parent.mkdir(exist_ok=True)
   with files.replacing(target) as partial:
-    partial.write_text(json.dumps(stamp))
+    partial.write_text(_sealed(stamp))
 
 
 @contextlib.contextmanager
@@ -222,7 +223,7 @@ def write_meta(directory: pathlib.Path, meta: dict[str, Any]) -> None:
     directory: of the entry.
     meta: anything that JSON can hold.
   """
-  (directory / META).write_text(json.dumps(meta, indent=1))
+  (directory / META).write_text(_sealed(meta))
 
 
 def read_meta(entry: pathlib.Path) -> dict[str, Any] | None:
@@ -232,9 +233,9 @@ def read_meta(entry: pathlib.Path) -> dict[str, Any] | None:
     entry: path of the entry.
 
   Returns:
-    What `write_meta` wrote, or None when there is none that can be read.
+    What `write_meta` wrote, or None when it is missing or not as written.
   """
-  return _read_json(entry / META)
+  return _read_sealed(entry / META)
 
 
 def _hash(path: pathlib.Path) -> str:
@@ -247,12 +248,25 @@ def _stamp_path(place: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   return place / "stamps" / f"{name}.json"
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any] | None:
+def _sealed(document: dict[str, Any]) -> str:
+  """A JSON text with a checksum of what is in it."""
+  return json.dumps({**document, _SEAL: _checksum(document)}, indent=1)
+
+
+def _read_sealed(path: pathlib.Path) -> dict[str, Any] | None:
+  """What `_sealed` was given; None when there is something else."""
   try:
     out = json.loads(path.read_bytes())
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return None
-  return out if isinstance(out, dict) else None
+  if not isinstance(out, dict) or _SEAL not in out:
+    return None
+  return out if out.pop(_SEAL) == _checksum(out) else None
+
+
+def _checksum(document: dict[str, Any]) -> str:
+  text = json.dumps(document, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _remove_stale(place: pathlib.Path) -> None:

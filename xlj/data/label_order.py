@@ -237,7 +237,9 @@ def _labels_of(
 ) -> list[int]:
   """The label ids that a line consists of, at least one."""
   words = text.split()
-  labels = [int(word) if word.isdigit() else -1 for word in words] or [-1]
+  labels = [
+    int(word) if word.isdigit() and len(word) < 20 else -1 for word in words
+  ] or [-1]
   one = several or len(labels) == 1
   if not one or not all(0 <= label < num_ids for label in labels):
     raise errors.DataError(

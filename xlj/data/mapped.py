@@ -94,8 +94,9 @@ def open_array(path: pathlib.Path, facts: dict[str, Any]) -> np.ndarray:
   if size != expected:
     found = "no file" if size < 0 else f"{size} bytes"
     raise errors.DataError(path, found, f"{expected} bytes", hint=_REBUILD)
+  shape = tuple(facts["shape"])  # whatever its header says
   # The class np.memmap would cost time on every access.
-  return np.asarray(np.load(path, mmap_mode="r"))
+  return np.asarray(np.memmap(path, facts["dtype"], "r", _HEADER, shape))
 
 
 def check_array(

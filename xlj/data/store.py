@@ -317,7 +317,7 @@ def _load(
   meta = cache.read_meta(entry)
   if meta is None:
     if entry.exists():
-      _discard(entry, "it has no description")
+      _discard(entry, f"{entry / cache.META} is not as written")
     return None
   try:
     if _is_small(meta):

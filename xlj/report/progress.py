@@ -294,7 +294,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     and counted in the log.
   """
   path = pathlib.Path(path)
-  if not path.exists():
+  if not path.is_file():
     return []
   lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
   records = [record for record in map(_parsed, lines) if record is not None]
@@ -308,10 +308,24 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _parsed(line: str) -> dict[str, Any] | None:
   try:
     record = json.loads(line)
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):
     return None
-  whole = isinstance(record, dict) and all(key in record for key in _RESERVED)
+  whole = (
+    isinstance(record, dict)
+    and isinstance(record.get("kind"), str)
+    and isinstance(record.get("step"), int)
+    and all(is_number(record.get(key)) for key in ("step", "time"))
+  )
   return record if whole else None
+
+
+def is_number(value: object) -> bool:
+  """Whether a value read from JSON is a number that can be shown."""
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and abs(value) < 1e30  # NaN is not
+  )
 
 
 def _drop_after(path: pathlib.Path, step: int) -> list[dict[str, Any]]:

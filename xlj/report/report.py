@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 from xlj import files
@@ -66,14 +67,14 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   config = _read_json(workdir / _CONFIG_FILE)
-  evaluation = _read_json(workdir / EVALUATION_FILE)
+  evaluation = _read_evaluation(workdir / EVALUATION_FILE)
   records = progress.read_metrics(workdir / progress.METRICS_FILE)
   machine = _read_json(workdir / MACHINE_FILE)
   name = _name(config) or workdir.resolve().name
   body = [
     _summary(name, config, evaluation, records, machine),
     _curves(records),
-    _by_frequency(evaluation.get("deciles", [])),
+    _by_frequency(evaluation["deciles"]),
     _results(evaluation),
     _config(config),
     _machine(machine),
@@ -97,7 +98,7 @@ def _summary(
   cards = [
     (metric, f"{evaluation['metrics'][metric]:.2f}")
     for metric in _CARDS
-    if metric in evaluation.get("metrics", {})
+    if metric in evaluation["metrics"]
   ]
   text = " ".join(filter(None, sentences)) or "Nothing is recorded yet."
   return page.header(name, _state(config, records), text, cards)
@@ -115,7 +116,7 @@ def _state(config: Values, records: Sequence[Values]) -> str:
 def _what(
   name: str, config: Values, records: Sequence[Values], machine: Values
 ) -> str:
-  data = config.get("data", {})
+  data = _mapping(config.get("data"))
   parts = [f"A classifier for {name}"]
   if isinstance(data.get("num_labels"), int):
     parts.append(f"with {data['num_labels']:,} labels")
@@ -125,7 +126,8 @@ def _what(
     parts.append(f"trained for {last:,} steps")
   if speed := _speed(config, records):
     parts.append(f"at {speed:,.0f} examples/s")
-  if devices := machine.get("devices"):
+  devices = machine.get("devices")
+  if devices and isinstance(devices, str):
     on_cpu = devices.startswith("cpu") and machine.get("cores")
     parts.append(
       f"on {machine['cores']} CPU cores" if on_cpu else f"on {devices}"
@@ -134,7 +136,7 @@ def _what(
 
 
 def _how_good(evaluation: Values) -> str:
-  metrics = evaluation.get("metrics", {})
+  metrics = evaluation["metrics"]
   shown = [f"P@{k}" for k in (1, 3, 5) if f"P@{k}" in metrics]
   if not shown:
     return ""
@@ -145,7 +147,7 @@ def _how_good(evaluation: Values) -> str:
   )
   others = [
     f"{other} {values['P@1']:.2f}"
-    for other, values in evaluation.get("baselines", {}).items()
+    for other, values in evaluation["baselines"].items()
     if "P@1" in values
   ]
   return (
@@ -201,7 +203,7 @@ def _by_frequency(deciles: Sequence[Values]) -> str:
 
 
 def _decile_label(row: Values) -> str:
-  if "min_count" not in row:
+  if not {"min_count", "max_count"} <= row.keys():
     return str(row["decile"])
   low, high = _short(row["min_count"]), _short(row["max_count"])
   span = low if low == high else f"{low}\N{EN DASH}{high}"
@@ -218,9 +220,8 @@ def _short(count: int) -> str:
 
 
 def _results(evaluation: Values) -> str:
-  columns = {"this run": evaluation.get("metrics", {})}
-  columns |= evaluation.get("baselines", {})
-  names = [name for name in columns["this run"] if "@" in name]
+  columns = {"this run": evaluation["metrics"], **evaluation["baselines"]}
+  names = list(columns["this run"])
   families = list(dict.fromkeys(name.split("@")[0] for name in names))
   ks = sorted({int(name.split("@")[1]) for name in names})
   rows = [
@@ -265,17 +266,56 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   """The object in a file; an empty one where it is missing or half written."""
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError):
+  except (OSError, ValueError, RecursionError):
     return {}
+  return _mapping(value)
+
+
+def _read_evaluation(path: pathlib.Path) -> dict[str, Any]:
+  """What is shown of an evaluation; of something else, nothing."""
+  value = _read_json(path)
+  deciles = value.get("deciles")
+  rows = map(_numbers, deciles if isinstance(deciles, list) else [])
+  baselines = _mapping(value.get("baselines"))
+  found: dict[str, Any] = {
+    "metrics": _metrics(value.get("metrics")),
+    "baselines": {name: _metrics(of) for name, of in baselines.items()},
+    "deciles": [row for row in rows if "decile" in row],
+  }
+  if isinstance(value.get("split"), str):
+    found["split"] = value["split"]
+  if _is_count(value.get("step")):
+    found["step"] = value["step"]
+  return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
   return value if isinstance(value, dict) else {}
 
 
+def _numbers(value: Any) -> dict[str, Any]:
+  """Those values of an object that are numbers."""
+  return {k: v for k, v in _mapping(value).items() if progress.is_number(v)}
+
+
+def _metrics(value: Any) -> dict[str, Any]:
+  """Numbers by name and cut-off, such as P@1."""
+  found = _numbers(value).items()
+  return {k: v for k, v in found if re.fullmatch(r"[^@]+@[0-9]{1,9}", k)}
+
+
+def _is_count(value: Any) -> bool:
+  return progress.is_number(value) and isinstance(value, int)
+
+
 def _name(config: Values) -> str:
-  return pathlib.Path(config.get("data", {}).get("dir") or "").name
+  directory = _mapping(config.get("data")).get("dir")
+  return pathlib.Path(directory).name if isinstance(directory, str) else ""
 
 
 def _total_steps(config: Values) -> int | None:
-  return config.get("train", {}).get("num_steps")
+  total = _mapping(config.get("train")).get("num_steps")
+  return total if _is_count(total) else None
 
 
 def _last_step(records: Iterable[Values]) -> int:
@@ -284,14 +324,14 @@ def _last_step(records: Iterable[Values]) -> int:
 
 def _speed(config: Values, records: Sequence[Values]) -> float | None:
   """Median examples/s between training records; pauses do not count."""
-  batch_size = config.get("train", {}).get("batch_size")
+  batch_size = _mapping(config.get("train")).get("batch_size")
   train = [r for r in records if r["kind"] == "train"]
   speeds = sorted(
     (after["step"] - before["step"]) / (after["time"] - before["time"])
     for before, after in zip(train, train[1:])
     if after["time"] > before["time"]
   )
-  if not batch_size or not speeds:
+  if not _is_count(batch_size) or not speeds:
     return None
   return batch_size * speeds[len(speeds) // 2]
 
@@ -300,7 +340,7 @@ def _series(records: Iterable[Values], kind: str, name: str) -> figures.Line:
   points = [
     (record["step"], record[name])
     for record in records
-    if record["kind"] == kind and record.get(name) is not None
+    if record["kind"] == kind and progress.is_number(record.get(name))
   ]
   return [x for x, _ in points], [y for _, y in points]
 

@@ -8,7 +8,6 @@ mesh.
 from __future__ import annotations
 
 from pathlib import Path
-import zipfile
 
 import numpy as np
 
@@ -106,8 +105,7 @@ class LabelCorrections:
       The log; an empty one if there is no file.
 
     Raises:
-      OSError: If the file cannot be read.
-      ValueError: If it is damaged.
+      ValueError: If the file cannot be read, or is damaged.
     """
     out = cls()
     path = directory / FILE
@@ -116,7 +114,9 @@ class LabelCorrections:
     try:
       with np.load(path) as file:
         log = np.stack([file["step"], file["row"], file["label"]], 1)
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      if log.dtype != np.int64 or log.ndim != 2 or log.min(initial=0) < 0:
+        raise ValueError("not of whole numbers from 0 up")
+    except Exception as error:  # whatever NumPy and zipfile say of damage
       raise ValueError(
         f"{path} is damaged ({error}); restore it, or begin a new run"
       ) from None
