@@ -58,15 +58,15 @@ def damaged(data, rng):
 @pytest.mark.parametrize(
   "data, message",
   [
-    (b"", "it is not a JSON config"),
-    (b"[]", r"it is not a JSON config but \[\]"),
-    (b"[" * 100_000, "it is not a JSON config"),
-    (b'{"seed": ' + b"9" * 5_000 + b"}", "it is not a JSON config"),
-    (b'{"data": "\xe9"}', "it is not a JSON config"),
+    (b"", "is not a JSON config"),
+    (b"[]", r"is not a JSON config but \[\]"),
+    (b"[" * 100_000, "is not a JSON config"),
+    (b'{"seed": ' + b"9" * 5_000 + b"}", "is not a JSON config"),
+    (b'{"data": "\xe9"}', "is not a JSON config"),
     (b'{"version": 4}', "version is 4; this xlj reads 1 to 3"),
     (b'{"version": "x"}', "version is 'x'"),
     (b'{"version": -1}', "version is -1"),
-    (b'{"seed": 0, "seed": 1}', "it has 'seed' twice"),
+    (b'{"seed": 0, "seed": 1}', "has 'seed' twice"),
     (b'{"version": 3}', "checkpoint.every has no value; the file is not"),
     (b'{"version": 3, "seed": null}', "seed is null; it must have a value"),
     (b'{"version": 3, "seed": {}}', "seed is {}; it must be a whole number"),
@@ -85,11 +85,11 @@ def test_odd_configs_are_refused_by_name(data, message, tmp_path):
   path.write_bytes(data)
   with pytest.raises(config_lib.ConfigError, match=message) as refusal:
     config_lib.load(path)
-  assert str(refusal.value).startswith(f"{path}: ")
+  assert str(refusal.value).startswith(str(path))
 
 
 def test_what_is_no_file_is_no_config(tmp_path):
-  with pytest.raises(config_lib.ConfigError, match="it cannot be read"):
+  with pytest.raises(config_lib.ConfigError, match="cannot be read"):
     config_lib.load(tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_mutated_configs_load_or_are_refused(tmp_path):
         config_lib.check(config_lib.load(path))
       except config_lib.ConfigError as error:
         refused += 1
-        assert str(error).startswith(f"{path}: ") and len(str(error)) < 2_000
+        assert str(error).startswith(str(path)) and len(str(error)) < 2_000
   assert refused > 80
 
 

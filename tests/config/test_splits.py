@@ -38,16 +38,14 @@ def test_text(tmp_path):
   assert words == ["a", "b", "a", "<eos>", "<unk>", "<eos>"]
 
 
-def test_generated_rows(tmp_path):
+def test_generated_rows():
   config = make_config(
     data__generator__rows=100,
     data__generator__test_rows=9,
     data__generator__factors=(3, 4),
     data__generator__features=5,
   )
-  path = tmp_path / "config.json"
-  path.write_text(config_lib.to_json(config))
-  split = splits.open_split(config_lib.load(path))
+  split = splits.open_split(config)
   assert (split.num_rows, split.num_features, split.num_labels) == (100, 5, 12)
   assert splits.open_split(config, "test").features[:].shape == (9, 5)
   assert splits.label_names(config) is None

@@ -338,8 +338,9 @@ def load(path: str | Path) -> ml_collections.ConfigDict:
     ConfigError: If the file is missing, or does not hold a config that can be
       used; the message names it and the field.
   """
+  saved = checks.read_json(path)
   try:
-    return _of_saved(checks.read_json(path))
+    return _of_saved(saved)
   except ConfigError as error:
     raise ConfigError(f"{path}: {error}") from None
 

@@ -137,7 +137,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
       if name in found:
-        raise ConfigError(f"it has {shown(name)} twice")
+        raise ConfigError(f"{path} has {shown(name)} twice")
       found[name] = value
     return found
 
@@ -147,16 +147,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
     found = json.loads(text, object_pairs_hook=once)
   except FileNotFoundError:
     raise ConfigError(
-      "it does not exist; is this the working directory of a run?"
+      f"{path} does not exist; is this the working directory of a run?"
     ) from None
   except OSError as error:
-    raise ConfigError(f"it cannot be read ({error.strerror})") from None
+    raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
   except ConfigError:
     raise
   except (ValueError, RecursionError) as error:
-    raise ConfigError(f"it is not a JSON config: {error}") from None
+    raise ConfigError(f"{path} is not a JSON config: {error}") from None
   if not isinstance(found, dict):
-    raise ConfigError(f"it is not a JSON config but {shown(found)}")
+    raise ConfigError(f"{path} is not a JSON config but {shown(found)}")
   return found
 
 
