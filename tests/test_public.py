@@ -1,6 +1,7 @@
 """The names that `xlj.ops` and `xlj.losses` promise."""
 
 import inspect
+import pydoc
 import subprocess
 import sys
 import types
@@ -8,6 +9,7 @@ import types
 import pytest
 
 from tests import test_imports
+import xlj
 from xlj import losses
 from xlj import ops
 
@@ -56,3 +58,27 @@ def test_nothing_of_the_framework_is_loaded():
     text=True,
   )
   assert out.stdout.strip() == "[]"
+
+
+def test_the_package_shows_what_there_is():
+  assert {*xlj.__all__} <= {*dir(xlj)}
+  for name in xlj.__all__:
+    assert f"`{name}`" in xlj.__doc__, name
+  text = pydoc.plain(pydoc.render_doc(xlj))
+  assert "load(workdir" in text and 'xlj.load("WD")' in text
+
+
+def test_rooms_are_imported_when_they_are_asked_for():
+  code = (
+    "import sys, xlj; assert 'jax' not in sys.modules;"
+    "xlj.ops.label_loss; xlj.losses.Softmax; xlj.heads.DenseHead;"
+    "assert 'orbax.checkpoint' not in sys.modules; print(xlj.load.__name__)"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    check=True,
+    cwd=test_imports.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert out.stdout.strip() == "load"

@@ -1,25 +1,60 @@
-"""Extreme classification in JAX: thousands to billions of labels."""
+"""Extreme classification in JAX: thousands to billions of labels.
 
+Train, from a shell (`python -m xlj` says what the commands are):
+
+  python launch/train.py --config=configs/xmc.py --config.data.dir=D \\
+    --workdir=WD
+
+Predict, in Python:
+
+  run = xlj.load("WD")
+  run.warm_up()
+  scores, ids = run.topk([{3: 1.0, 17: 0.5}], k=5)
+  run.names(ids)
+
+Loss and search over very many labels in a model of your own:
+
+  targets = xlj.ops.Targets(ids, weights)
+  loss = xlj.ops.label_loss(x, rows, bias, targets, xlj.losses.Softmax())
+
+What is here:
+  `load`: a trained run as a `Predictor`
+  `ops`: the label layer: losses, searches and updates over label rows
+  `losses`: what it can be told to compute
+  `heads`: label rows with what else a model has of its labels
+  `open_world`: examples of no known label, distances between labels
+
+The first three rooms need neither the packages that data and checkpoints need
+nor those of training. All are imported when they are asked for.
+"""
+
+import importlib
 import sys
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from xlj import heads as heads
+  from xlj import losses as losses
+  from xlj import open_world as open_world
+  from xlj import ops as ops
   from xlj.inference.predictor import load as load
 
 __version__ = "0.1.0"
+__all__ = ["heads", "load", "losses", "open_world", "ops"]
 
 
 def __getattr__(name: str) -> Any:
-  """Imports `load` when it is asked for.
-
-  The label layer (`xlj.ops`, `xlj.losses`, `xlj.heads`) can be used alone,
-  without the packages that data and checkpoints need.
-  """
+  """Imports what `__all__` names when it is asked for."""
   if name == "load":
-    from xlj.inference import predictor
-
-    return predictor.load
+    return importlib.import_module("xlj.inference.predictor").load
+  if name in __all__:
+    return importlib.import_module(f"xlj.{name}")
   raise AttributeError(f"module 'xlj' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  """What there is, imported or not."""
+  return sorted({*globals(), *__all__})
 
 
 if sys.argv[:1] == ["-m"]:  # python -m xlj.MODULE, before it runs the module

@@ -254,3 +254,27 @@ def test_labels_to_leave_out_or_to_choose_among(linear):
     linear.topk(x, exclude=own[:3])
   with pytest.raises(ValueError, match="of 12 examples, and there are 11;"):
     linear.topk(x, exclude=[*own, []])
+
+
+def test_a_few_programs_answer_whatever_is_asked(tmp_path):
+  run = predictor.load(write_run(tmp_path, dense=False))
+  run.warm_up(examples=5, features=F, k=K)
+  count = run._topk._cache_size()
+  assert count == 2 * 1  # 8 devices share 8 rows at least; widths 8 and 16
+  rng = np.random.default_rng(5)
+  for _ in range(12):
+    features = make_features(rng.integers(1, 9))
+    scores, ids = run.topk(features, rng.integers(1, 9))
+    expected = run.topk(features, L)
+    width = ids.shape[1]
+    np.testing.assert_array_equal(ids, expected[1][:, :width])
+    np.testing.assert_array_equal(scores, expected[0][:, :width])
+  # All L labels are programs of their own.
+  assert run._topk._cache_size() <= count + 2
+
+
+def test_a_predictor_says_what_it_is_of(linear):
+  assert repr(linear) == (
+    f"<Predictor of {linear.workdir}, step 1: 13 labels, 12 features, head"
+    f" 'dense', devices {jax.device_count()}>"
+  )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
+import math
 import numbers
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from xlj import config as config_lib
 from xlj import sharding
 from xlj.config import splits
+from xlj.data import csr as csr_lib
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
 from xlj.model import batches
@@ -77,6 +79,16 @@ class Predictor:
     if run.config.neighbours.count:
       self.neighbours = directory.neighbours(run.workdir, run.config)
     self._topk = jax.jit(self._scored, static_argnums=2)
+    self._embed = jax.jit(self.model.embed)
+    self._confidence = jax.jit(self.model.confidence, static_argnums=2)
+
+  def __repr__(self) -> str:
+    """The run, and what of."""
+    return (
+      f"<Predictor of {self.workdir}, step {self.step}: {self.num_labels}"
+      f" labels, {self.num_features} features, head {self.model.head.name!r},"
+      f" devices {self.mesh.size}>"
+    )
 
   @property
   def num_labels(self) -> int:
@@ -207,6 +219,7 @@ class Predictor:
       raise ValueError(
         f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
       )
+    k = int(k)
     each = "offset" not in self.model.head.can
     with jax.set_mesh(self.mesh):
       allowed = None if each else choice.by_row(self.model, self.order)
@@ -222,8 +235,9 @@ class Predictor:
       with jax.set_mesh(self.mesh):
         inputs, of_rows = sharding.put_batch((inputs, of_rows))
         of_rows = dataclasses.replace(of_rows, allowed=allowed)
-        found = self._topk(self.state, inputs, k, of_rows)
+        found = self._topk(self.state, inputs, self._rounded(k), of_rows)
         top, best, finite = (sharding.whole(array)[:count] for array in found)
+      top, best = top[:, :k], best[:, :k]
       # A search passes over scores that are no numbers.
       none = ~(top < np.inf).all(1) | (choice.is_free & (best[:, 0] < 0))
       for row in np.flatnonzero(~finite | none).tolist():
@@ -236,6 +250,39 @@ class Predictor:
       start += count
     choice.check_rows(start)
     return np.concatenate(scores), np.concatenate(ids), wrong
+
+  def warm_up(
+    self, examples: int = 1, features: int | None = None, k: int | None = None
+  ) -> None:
+    """Compiles what `topk` will need, so that no answer has to wait for it.
+
+    There is a program for each power of two of examples, of features of the
+    longest row among them, and of labels; this takes a fraction of a second
+    for each.
+
+    Args:
+      examples: How many there will be at most, at a time.
+      features: How many a row will have at most, where they are sparse; by
+        default four times the mean of the training rows.
+      k: How many labels, as for `topk`; up to 8 share a program, and so do
+        those up to each power of two beyond.
+
+    Raises:
+      ValueError: k is no number of labels.
+    """
+    data, batch_size = self.config.data, self.config.eval.batch_size
+    if features is None:
+      features = math.ceil(4 * data.features_per_row)
+    longest = max(1, min(features, self.num_features))
+    for count in _powers(min(examples, batch_size)):
+      if data.dense:
+        dtype = np.uint8 if self.config.encoder.image else np.float32
+        self.answers(np.ones((count, self.num_features), dtype), k)
+        continue
+      for width in _powers(longest):
+        row = list(range(min(width, longest)))
+        rows = csr_lib.Csr.from_rows([row] * count, self.num_features)
+        self.answers(rows, k)
 
   def embed(self, features: batches.Features) -> np.ndarray:
     """What the encoder makes of examples, the vectors that meet label rows.
@@ -251,11 +298,10 @@ class Predictor:
     """
     if not self.config.encoder.dim:
       raise ValueError("the model has no encoder: encoder.dim is 0")
-    run = jax.jit(self.model.embed)
     found = [np.zeros((0, self.model.head.dim), np.float32)]
     for count, inputs in self.batches(features):
       with jax.set_mesh(self.mesh):
-        x = sharding.whole(run(self.state, inputs))
+        x = sharding.whole(self._embed(self.state, inputs))
       found.append(x[:count].astype(np.float32))
     return np.concatenate(found)
 
@@ -277,11 +323,11 @@ class Predictor:
       ValueError: It is not known by what, or the head has no such thing.
     """
     head_lib.check_confidence(self.model.head, by)
-    run = jax.jit(self.model.confidence, static_argnums=2)
     found = [np.zeros(0, np.float32)]
     for count, inputs in self.batches(features):
       with jax.set_mesh(self.mesh):
-        found.append(sharding.whole(run(self.state, inputs, by))[:count])
+        values = self._confidence(self.state, inputs, by)
+        found.append(sharding.whole(values)[:count])
     return np.concatenate(found)
 
   def _host_batches(
@@ -311,6 +357,12 @@ class Predictor:
         placed = sharding.put_batch(inputs)
       yield count, placed
 
+  def _rounded(self, k: int) -> int:
+    """k, or for fewer programs more; the first k are the same."""
+    if self.config.head.prototypes > 1:  # k says which labels are scored
+      return k
+    return min(self.num_labels, max(8, _powers(k)[-1]))
+
   def _scored(
     self, state: dict[str, Any], inputs: model_lib.Inputs, k: int, choice: Any
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -324,3 +376,8 @@ class Predictor:
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
+
+
+def _powers(most: int) -> list[int]:
+  """Powers of two, up to the first that is not less than `most`."""
+  return [1 << i for i in range(max(0, most - 1).bit_length() + 1)]
