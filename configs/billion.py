@@ -25,8 +25,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   Args:
     arg: `num_labels`, `dim` (of embeddings and label rows), `dtype` (of label
-      rows), `optimizer` (of label rows), `loss`, `batch_size` and `blocks`
-      (a multiple of the number of devices), each `key=value`.
+      rows), `optimizer` (of label rows), `loss`, `batch_size` and
+      `blocks`, each `key=value`.
 
   Returns:
     A config that holds the facts about its data.

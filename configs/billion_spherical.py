@@ -24,8 +24,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Args:
     arg: `num_labels` (the cube of a whole number), `dim` (of embeddings and
       label rows), `loss` (one of `SPHERICAL` in `xlj.config.losses`), `rows` of
-      training data, `learning_rate` of label rows, and `blocks` (a multiple of
-      the number of devices), each `key=value`.
+      training data, `learning_rate` of label rows, and `blocks`, each
+      `key=value`.
 
   Returns:
     The config.

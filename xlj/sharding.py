@@ -33,6 +33,20 @@ def num_shards() -> int:
   return math.prod(shape[axis] for axis in axes())
 
 
+def fill(count: int) -> int:
+  """How many to append to `count` for each device to have as many."""
+  return -count % num_shards()
+
+
+def one_device() -> jax.sharding.Mesh:
+  """A mesh of one device of this process."""
+  return jax.sharding.Mesh(
+    np.array(jax.local_devices()[:1]).reshape(1, 1),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Explicit,) * 2,
+  )
+
+
 def named(mesh: jax.sharding.Mesh, specs: Any) -> Any:
   """Turns a tree of `PartitionSpec` into a tree of `NamedSharding`."""
   return jax.tree.map(
@@ -146,6 +160,25 @@ def put_rows(
 
   shape = num_rows, *part(np.arange(0)).shape[1:]
   return jax.make_array_from_callback(shape, target, of_device)
+
+
+def put_blocks(blocks: np.ndarray) -> jax.Array:
+  """Puts an array by block onto the mesh in context, each device its own.
+
+  Args:
+    blocks: `[B, ...]`, the same in every process.
+
+  Returns:
+    `[C, ...]`, sharded by `LABELS`; 0 in the blocks behind that `fill` counts.
+  """
+  count = len(blocks)
+
+  def part(numbers: np.ndarray) -> np.ndarray:
+    own = blocks[numbers[numbers < count]]
+    empty = len(numbers) - len(own)
+    return np.pad(own, ((0, empty), (0, 0))) if empty else own
+
+  return put_rows(count + fill(count), part)
 
 
 def replicate(tree: Any) -> Any:

@@ -73,6 +73,19 @@ def test_it_is_the_same_on_every_mesh(shape, dtype, few, monkeypatch):
   assert got == {name: by_definition(a) for name, (a, _) in cases.items()}
 
 
+@pytest.mark.parametrize("few", [0, 10_000])
+def test_rows_behind_those_that_count_do_not(few, monkeypatch):
+  monkeypatch.setattr(checksum, "_FEW_ELEMENTS", few)
+  monkeypatch.setattr(checksum, "_CHUNK_ELEMENTS", 12)
+  cases = {"long": make((40, 3), "float32"), "wide": make((8, 16), "uint16")}
+  rows = {"long": 33, "wide": 6}
+  with meshes.mesh((2, 4)) as mesh:
+    placed = {k: put(mesh, a, sharding.LABELS) for k, a in cases.items()}
+    got = checksum.checksums(placed, rows)
+  checksum._program.cache_clear()
+  assert got == {k: by_definition(a[: rows[k]]) for k, a in cases.items()}
+
+
 def test_every_flipped_bit_and_every_swap_is_seen():
   with meshes.mesh((2, 4)) as mesh:
 
@@ -100,7 +113,7 @@ def test_it_needs_no_copy(dtype):
   with meshes.mesh((2, 4)) as mesh:
     target = jax.NamedSharding(mesh, sharding.LABELS)
     wanted = jax.ShapeDtypeStruct((1 << 27, 80), dtype, sharding=target)
-    program = checksum._program((target,)).lower([wanted]).compile()
+    program = checksum._program(((target, None),)).lower([wanted]).compile()
   assert program.memory_analysis().temp_size_in_bytes < 16 << 20
 
 

@@ -208,28 +208,6 @@ def test_open_tuples_can_be_given_as_flags(text, value, monkeypatch):
   assert values.config.head.lengths is None
 
 
-def test_groups_have_to_divide():
-  sampled = runs.resolved(head__type="mhs", head__groups=(24,))
-  sampled.train.batch_size = sampled.eval.batch_size = 24
-  config_lib.check_divides(sampled, 3)  # it does not read head.blocks
-  config = runs.resolved(head__type="mhc", head__groups=(16, 24))
-  config_lib.check_divides(config, 8)
-  with pytest.raises(
-    config_lib.ConfigError,
-    match=r"head.groups is \(16, 24\), .*--config.head.groups=16,32",
-  ):
-    config_lib.check_divides(config, 16)
-
-
-@pytest.mark.parametrize("head", ["mhc", "mhs"])
-def test_groups_of_any_number_of_labels_divide(head):
-  for count in (16, 60, 700, 1_999, 4_000, 5_119, 30_000, 1_000_000):
-    facts = dataclasses.replace(runs.FACTS, num_labels=count)
-    config = runs.resolved(facts, head__type=head, train__batch_size=64)
-    for devices in (1, 2, 4, 8, 16):
-      config_lib.check_divides(config, devices)
-
-
 def test_predictions_can_be_changed():
   config = runs.resolved(head__type="mhc")
   changed = config_lib.with_predict(

@@ -203,13 +203,6 @@ def test_holdout_refuses_to_leave_nothing(size):
     pipeline.holdout(10, size, seed=0)
 
 
-def test_batch_size_must_divide():
-  with pytest.raises(ValueError, match="batch_size 10 .* 4 processes"):
-    pipeline.train_batches(
-      _split(), None, batch_size=10, seed=0, process=pipeline.Slice(0, 4)
-    )
-
-
 def test_shapes_are_few_and_nothing_is_cut():
   split = _split()
   batches = pipeline.train_batches(split, None, batch_size=4, seed=0)
@@ -377,6 +370,20 @@ def test_a_process_reads_its_own_rows_alone(monkeypatch):
   np.testing.assert_array_equal(
     mine, np.concatenate([whole[i][process.of(16)] for i in range(10)])
   )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_is_filled_up_for_all_devices(count):
+  options = {"batch_size": 16, "seed": 5, "num_threads": 0}
+  (alone,) = _take(pipeline.train_batches(_split(), None, **options), 1)
+  parts = [pipeline.Slice(i, count, devices=6) for i in range(count)]
+  padded = _merge(
+    _take(pipeline.train_batches(_split(), None, process=p, **options), 1)[0]
+    for p in parts
+  )
+  _assert_equal(jax.tree.map(lambda a: a[:16], padded), alone)
+  assert len(padded.rows) == 18 and (padded.rows[16:] == -1).all()
+  assert not padded.weights[16:].any() and (padded.label_ids[16:] < 0).all()
 
 
 def test_a_late_step_costs_no_more_than_the_first(monkeypatch):

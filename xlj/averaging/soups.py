@@ -73,10 +73,12 @@ class Candidate(NamedTuple):
   directory: Any
   step: int
 
-  def read(self, name: str, abstract: Any) -> tuple[Any, dict[str, Any]]:
+  def read(self, model: model_lib.Model, name: str) -> tuple[Any, dict]:
     """An item of the checkpoint, and its facts; all processes have to ask."""
+    wanted = {name: getattr(model.abstract(), name)}
+    rows = run_directory.saved_rows(model)
     try:
-      found, facts = reader.read(self.directory, self.step, {name: abstract})
+      found, facts = reader.read(self.directory, self.step, wanted, rows)
     except errors.CheckpointError as error:
       raise errors.CheckpointError(f"{self}: {error}") from None
     return found[name], facts
@@ -290,7 +292,7 @@ def _mix(
   single: dict[Candidate, float] = {}
   if scorer is not None:
     for i, candidate in enumerate(candidates, 1):
-      scores = _score(scorer, candidate.read("model", abstract)[0], metric)
+      scores = _score(scorer, candidate.read(model, "model")[0], metric)
       single[candidate] = scores[metric]
       logging.info(
         "Scored %d of %d: %s of %s is %.3f",
@@ -299,7 +301,7 @@ def _mix(
     candidates = sorted(candidates, key=single.__getitem__, reverse=True)
   mean, buffers, best, told, kept = {}, {}, {}, [], 0
   for i, candidate in enumerate(candidates, 1):
-    found, _ = candidate.read("model", abstract)
+    found, _ = candidate.read(model, "model")
     buffers, values = found["buffers"], average.decode(found)
     del found  # Narrow rows would stay beside their values.
     trial = average.blend(mean, values, kept + 1) if kept else values
@@ -401,7 +403,7 @@ def _run(
   abstract, workdir = model.abstract(), first.workdir
   params = average.encode(soup.values, abstract.model)
   params["buffers"] = soup.buffers
-  training, facts = first.read("training", abstract.training)
+  training, facts = first.read(model, "training")
   renew = jax.jit(
     lambda saved, head: average.continued(
       saved, model.head.init_optimizer(head)

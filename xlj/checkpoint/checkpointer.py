@@ -46,6 +46,7 @@ class Checkpointer:
     best_metric: str = "P@1",
     timeout: int = 1200,
     read_only: bool = False,
+    rows: Mapping[str, trees_lib.Rows] | None = None,
   ):
     """Opens (or creates) the directory.
 
@@ -58,10 +59,14 @@ class Checkpointer:
       best_metric: Metric whose best checkpoint is kept as well.
       timeout: Seconds after which a save is given up.
       read_only: Open for restoring alone.
+      rows: By item ("model" and "training"), how many rows of an array, by its
+        name as in "head/rows", are saved, where not all are; others are 0 when
+        it is restored.
     """
     self._path = steps.resolve(directory)
     self._keep, self._keep_every = keep, keep_every
     self._best_metric = best_metric
+    self._rows = rows or {}
     self._first = exchange.process_id() == 0
     self._scores: dict[int, float] = {}
     self._bad: set[int] = set()  # checkpoints that could not be restored
@@ -122,7 +127,8 @@ class Checkpointer:
         "facts": dict(meta),
         "metrics": dict(metrics or {}),
         "arrays": {
-          name: trees_lib.describe(flat) for name, flat in items.items()
+          name: trees_lib.describe(flat, self._rows.get(name, trees_lib.ALL))
+          for name, flat in items.items()
         },
       }
     )
@@ -351,7 +357,7 @@ class Checkpointer:
     faults = {}
     for step in json.loads(said[0]):
       try:
-        restored, facts = reader.read(self._path, step, trees)
+        restored, facts = reader.read(self._path, step, trees, self._rows)
       except errors.CheckpointError as error:
         faults[step] = str(error)
         self._bad.add(step)

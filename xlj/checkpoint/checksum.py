@@ -32,7 +32,9 @@ _CHUNK_ELEMENTS = 1 << 20
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
-def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
+def checksums(
+  arrays: Mapping[str, jax.Array], rows: Mapping[str, int] | None = None
+) -> dict[str, int]:
   """The checksum of each array; see above.
 
   All processes have to ask the same.
@@ -40,22 +42,27 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
   Args:
     arrays: By name; of 1, 2 or 4 bytes per element, sharded by
       `NamedSharding`s of one mesh.
+    rows: How many rows of an array count, by its name; all where it is not
+      named.
 
   Returns:
     Checksums in [0, 2^32), by name.
   """
+  rows = rows or {}
   size = sum(array.size for array in arrays.values())
   if size <= _FEW_ELEMENTS and jax.process_count() == 1:
-    return {name: _on_host(array) for name, array in arrays.items()}
+    return {
+      name: _on_host(array, rows.get(name)) for name, array in arrays.items()
+    }
   names = sorted(arrays)
-  shardings = tuple(arrays[name].sharding for name in names)
-  sums = jax.device_get(_program(shardings)([arrays[name] for name in names]))
+  parts = tuple((arrays[name].sharding, rows.get(name)) for name in names)
+  sums = jax.device_get(_program(parts)([arrays[name] for name in names]))
   return {name: int(value) for name, value in zip(names, sums)}
 
 
-def _on_host(array: jax.Array) -> int:
+def _on_host(array: jax.Array, rows: int | None) -> int:
   """The checksum of an array that this process has all of."""
-  values = np.atleast_1d(np.asarray(array))
+  values = np.atleast_1d(np.asarray(array))[:rows]
   keys = sum(
     _keys(np.uint32(0), size, axis, values.ndim, np)
     for axis, size in enumerate(values.shape)
@@ -66,22 +73,22 @@ def _on_host(array: jax.Array) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(shardings: tuple[jax.NamedSharding, ...]) -> Any:
-  """One compiled function for all arrays with these shardings."""
-  parts = [
+def _program(parts: tuple[tuple[jax.NamedSharding, int | None], ...]) -> Any:
+  """One compiled function for all arrays with these shardings and rows."""
+  sums = [
     jax.shard_map(
-      functools.partial(_add_up, spec=sharding.spec),
+      functools.partial(_add_up, spec=sharding.spec, rows=rows),
       mesh=sharding.mesh,
       in_specs=sharding.spec,
       out_specs=jax.P(),
       check_vma=False,
     )
-    for sharding in shardings
+    for sharding, rows in parts
   ]
-  return jax.jit(lambda arrays: [add(x) for add, x in zip(parts, arrays)])
+  return jax.jit(lambda arrays: [add(x) for add, x in zip(sums, arrays)])
 
 
-def _add_up(shard: jax.Array, *, spec: jax.P) -> jax.Array:
+def _add_up(shard: jax.Array, *, spec: jax.P, rows: int | None) -> jax.Array:
   """The checksum of an array, from its shards; a uint32 scalar."""
   split = [_names(entry) for entry in spec] + [()] * (shard.ndim - len(spec))
   firsts = [
@@ -90,7 +97,7 @@ def _add_up(shard: jax.Array, *, spec: jax.P) -> jax.Array:
     else jnp.uint32(0)
     for names, size in zip(split, shard.shape)
   ]
-  total = _add_up_shard(shard, firsts)
+  total = _add_up_shard(shard, firsts, rows)
   used = tuple(name for names in split for name in names)
   return jax.lax.psum(total, used) if used else total
 
@@ -102,12 +109,15 @@ def _names(entry: Any) -> tuple[str, ...]:
   return entry if isinstance(entry, tuple) else (entry,)
 
 
-def _add_up_shard(shard: jax.Array, firsts: list[jax.Array]) -> jax.Array:
+def _add_up_shard(
+  shard: jax.Array, firsts: list[jax.Array], rows: int | None = None
+) -> jax.Array:
   """Adds up the elements of a shard.
 
   Args:
     shard: Any shape.
     firsts: Global index of its first element along each dimension, uint32.
+    rows: How many rows of the array count; None for all.
 
   Returns:
     A uint32 scalar.
@@ -131,8 +141,13 @@ def _add_up_shard(shard: jax.Array, firsts: list[jax.Array]) -> jax.Array:
     first = firsts[axis] + start.astype(jnp.uint32)
     keys = others + _keys(first, c, axis, shard.ndim)
     terms = _mix(piece ^ keys)
-    rows = start + jax.lax.broadcasted_iota(jnp.int32, piece.shape, axis)
-    terms = jnp.where(rows >= i * c, terms, jnp.uint32(0))
+    new = start + jax.lax.broadcasted_iota(jnp.int32, piece.shape, axis)
+    used = new >= i * c
+    if rows is not None:
+      row = firsts[0] + jax.lax.broadcasted_iota(jnp.uint32, piece.shape, 0)
+      row += start.astype(jnp.uint32) if axis == 0 else jnp.uint32(0)
+      used &= row < rows
+    terms = jnp.where(used, terms, jnp.uint32(0))
     return total + terms.sum(dtype=jnp.uint32)
 
   return jax.lax.fori_loop(0, -(-n // c), add, jnp.uint32(0))

@@ -1,5 +1,6 @@
 """Reads one checkpoint, and compares it with what was noted at its saving."""
 
+from collections.abc import Mapping
 import time
 from typing import Any
 
@@ -17,7 +18,10 @@ from xlj.distributed import exchange
 
 
 def read(
-  directory: epath.Path, step: int, trees: dict[str, Any]
+  directory: epath.Path,
+  step: int,
+  trees: dict[str, Any],
+  rows: Mapping[str, trees_lib.Rows] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads some items of a checkpoint; all processes have to.
 
@@ -25,6 +29,7 @@ def read(
     directory: Of the checkpoints.
     step: Which one.
     trees: Trees of `ShapeDtypeStruct` with shardings, by item.
+    rows: By item, how many rows of its arrays are saved, where not all are.
 
   Returns:
     The trees of arrays by item, and the facts given to `save`.
@@ -32,14 +37,15 @@ def read(
   Raises:
     CheckpointError: In all processes, if one of them finds a fault.
   """
-  begun = time.monotonic()
+  begun, rows = time.monotonic(), rows or {}
   wanted = {name: trees_lib.flat(tree) for name, tree in trees.items()}
   document, found, fault = {}, {}, ""
   try:
     document = steps.read_meta(directory, step)
     for name, flat in wanted.items():
-      trees_lib.check_same(document["arrays"].get(name, {}), flat)
-      found[name] = stream.read(directory / str(step) / name, flat)
+      saved = rows.get(name, trees_lib.ALL)
+      trees_lib.check_same(document["arrays"].get(name, {}), flat, saved)
+      found[name] = stream.read(directory / str(step) / name, flat, saved)
   except errors.CheckpointError as error:
     fault = str(error)
   # Before the devices of all processes work together.
@@ -48,7 +54,8 @@ def read(
   complete = time.monotonic()
   for name, flat in found.items():
     saved = document["arrays"][name]
-    for array, value in checksum.checksums(flat).items():
+    sums = checksum.checksums(flat, rows.get(name))
+    for array, value in sums.items():
       if value != saved[array]["checksum"]:
         raise errors.CheckpointError(
           f"array {array} is damaged: its checksum is {value:08x}, and was"

@@ -1,6 +1,7 @@
 """Trees of arrays as arrays by name, and what is noted about them."""
 
 from collections.abc import Mapping
+import types
 from typing import Any
 
 import jax
@@ -9,6 +10,10 @@ from xlj.checkpoint import checksum
 from xlj.checkpoint import errors
 
 Flat = dict[str, Any]
+# How many rows of an array are in a checkpoint, by its name, where there are
+# more of it: empty ones behind them that make the shares of devices equal.
+Rows = Mapping[str, int]
+ALL: Rows = types.MappingProxyType({})
 
 
 def flat(tree: Any) -> Flat:
@@ -19,12 +24,12 @@ def flat(tree: Any) -> Flat:
   }
 
 
-def describe(arrays: Flat) -> dict[str, Any]:
-  """Shape, type and checksum of each array."""
-  sums = checksum.checksums(arrays)
+def describe(arrays: Flat, rows: Rows) -> dict[str, Any]:
+  """Shape, type and checksum of each array, without rows behind `rows`."""
+  sums = checksum.checksums(arrays, rows)
   return {
     name: {
-      "shape": list(array.shape),
+      "shape": shape(name, array, rows),
       "dtype": array.dtype.name,
       "checksum": sums[name],
     }
@@ -32,12 +37,21 @@ def describe(arrays: Flat) -> dict[str, Any]:
   }
 
 
-def check_same(saved: Mapping[str, Any], wanted: Flat) -> None:
+def shape(name: str, array: Any, rows: Rows) -> list[int]:
+  """The shape of an array in a checkpoint."""
+  first = [rows[name]] if name in rows else array.shape[:1]
+  return [*first, *array.shape[1:]]
+
+
+def check_same(
+  saved: Mapping[str, Any], wanted: Flat, rows: Rows = ALL
+) -> None:
   """Refuses arrays of another model.
 
   Args:
     saved: What `describe` said of those of a checkpoint.
     wanted: Those to restore.
+    rows: How many rows of them are saved, where not all are.
 
   Raises:
     CheckpointError: Naming the first array that differs.
@@ -48,7 +62,8 @@ def check_same(saved: Mapping[str, Any], wanted: Flat) -> None:
     if name not in saved:
       raise errors.CheckpointError(f"array {name} is not there")
     there = f"{saved[name]['dtype']}{saved[name]['shape']}"
-    here = f"{wanted[name].dtype.name}{list(wanted[name].shape)}"
+    want = wanted[name]
+    here = f"{want.dtype.name}{shape(name, want, rows)}"
     if there != here:
       raise errors.CheckpointError(
         f"array {name} is {there} there, and {here} in this run"

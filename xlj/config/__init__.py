@@ -225,30 +225,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     part.check(config)
 
 
-def check_divides(config: ml_collections.ConfigDict, num_devices: int) -> None:
-  """Refuses what does not divide over the devices.
-
-  Args:
-    config: Resolved.
-    num_devices: How many there are.
-
-  Raises:
-    ConfigError: Naming the field and a value that would do.
-  """
-  values = dict(_raw(config))
-  names = {"head.blocks", "head.groups", "train.batch_size", "eval.batch_size"}
-  for name in sorted(names - options.unread(SWITCHES, values).keys()):
-    value = values[name]
-    numbers = value if isinstance(value, tuple | list) else [value]
-    if not any(n % num_devices for n in numbers):
-      continue
-    near = [-(-n // num_devices) * num_devices for n in numbers]
-    raise ConfigError(
-      f"{name} is {value}, which {num_devices} devices do not divide; give"
-      f" --config.{name}={','.join(map(str, near))}"
-    )
-
-
 def with_predict(
   config: ml_collections.ConfigDict, fields: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:

@@ -57,10 +57,12 @@ class Slice:
   Attributes:
     index: index of this process.
     count: number of processes.
+    devices: number of devices that share the batch.
   """
 
   index: int = 0
   count: int = 1
+  devices: int = 1
 
   def of(self, batch_size: int) -> slice:
     """Returns this process's contiguous part of a global batch.
@@ -69,17 +71,16 @@ class Slice:
       batch_size: examples of a global batch.
 
     Returns:
-      A slice of `batch_size / count` examples.
+      A slice, as long for each process, of the batch with so much padding
+      behind it that all devices have as many examples.
 
     Raises:
-      ValueError: when the batch cannot be divided evenly.
+      ValueError: when the batch is empty.
     """
-    if batch_size < 1 or batch_size % self.count:
-      raise ValueError(
-        f"batch_size {batch_size} must be a positive multiple of the "
-        f"{self.count} processes."
-      )
-    local = batch_size // self.count
+    if batch_size < 1:
+      raise ValueError(f"batch_size {batch_size} must be positive.")
+    shares = max(self.devices, self.count)
+    local = -(-batch_size // shares) * (shares // self.count)
     return slice(self.index * local, (self.index + 1) * local)
 
 
@@ -117,7 +118,8 @@ def train_batches(
     num_threads: threads that read ahead; 0 reads in the caller's thread.
 
   Returns:
-    An iterator of `Batch` with `B = batch_size / process.count`.
+    An iterator of `Batch` of as many examples as `process` says; those that a
+    batch is filled up with have weight 0.
 
   Raises:
     ValueError: when the split or `rows` is empty, or the batch size does not
@@ -217,6 +219,9 @@ class _Fetch:
   def __call__(self, rows: np.ndarray) -> Batch:
     real = rows[rows >= 0]
     mine = rows[self.part]
+    missing = self.part.stop - self.part.start - len(mine)
+    if missing:
+      mine = np.pad(mine, (0, missing), constant_values=order_lib.PADDING_ROW)
     features = self._features(real, mine)
     return Batch(
       *features,

@@ -121,8 +121,7 @@ def _put_pairs(
   config: ml_collections.ConfigDict, weights: pairs_lib.Matrix
 ) -> dict[str, jax.Array]:
   """A wide path of linear weights; says in the config how large it is."""
-  layout = layout_lib.Layout(config.data.num_labels, config.head.blocks)
-  found = pairs_lib.put(weights, layout)
+  found = pairs_lib.put(weights, model_lib.Model(config).layout)
   config.head.wide_pairs = found["wide"].shape[1]
   return found
 
@@ -199,9 +198,7 @@ class _Edit:
 
 def _layout(head: rows_lib.Rows, first: str) -> layout_lib.Layout:
   """That of what a head keeps of all rows, or of the first ones."""
-  if first == "kahan" and head.kahan_labels:
-    return layout_lib.Layout(head.kahan_rows, head.blocks)
-  return head.layout
+  return head.kahan_layout if first == "kahan" else head.layout
 
 
 @jax.jit

@@ -61,10 +61,10 @@ def put(weights: Matrix, layout: layout_lib.Layout) -> dict[str, jax.Array]:
   by_row = scipy.sparse.hstack([weights, none], format="csc")[
     :, np.minimum(labels, layout.num_labels)
   ]
-  shape = layout.blocks, layout.rows_per_block
+  shape = layout.num_blocks, layout.rows_per_block
   arrays = label_pairs.by_block(by_row, shape)
   return {
-    name: sharding.put_rows(layout.blocks, lambda rows, a=a: a[rows])
+    name: sharding.put_rows(layout.num_blocks, lambda rows, a=a: a[rows])
     for name, a in zip(rows_lib.PAIRS, arrays)
   }
 

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from xlj import sharding
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import order as order_lib
@@ -116,7 +117,8 @@ def to_inputs(
 
 def this_process() -> pipeline.Slice:
   """The part of each global batch that this process reads."""
-  return pipeline.Slice(jax.process_index(), jax.process_count())
+  devices = sharding.num_shards()
+  return pipeline.Slice(jax.process_index(), jax.process_count(), devices)
 
 
 def of_features(

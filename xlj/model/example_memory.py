@@ -24,12 +24,13 @@ def init(num_rows: int, remembered: int, multiple: int) -> targets_lib.Memory:
   Args:
     num_rows: Rows of the training split.
     remembered: M.
-    multiple: Of which R is one; a multiple of the number of devices.
+    multiple: Of which R is one, but for what the devices' shares need.
 
   Returns:
     ids `[R, M]` int32, all -1, and values `[R, M]` float16, all 0.
   """
-  shape = -(-num_rows // multiple) * multiple, remembered
+  padded = -(-num_rows // multiple) * multiple
+  shape = padded + sharding.fill(padded), remembered
   return targets_lib.Memory(
     jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, _DTYPE)
   )

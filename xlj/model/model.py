@@ -157,34 +157,41 @@ class Model:
     Returns:
       The state.
     """
-    arrays = (
-      sharding.put_rows(len(a), lambda rows, a=a: a[rows])
-      for a in (starts, columns)
-    )
+    arrays = map(sharding.put_blocks, (starts, columns))
     head = self.head.with_pairs(state.model["head"], *arrays)
     return state._replace(model={**state.model, "head": head})
 
   def abstract(self) -> State:
     """Shapes, dtypes and shardings of the state; nothing is allocated."""
-    data = self._config.data
-    by_label = None
+    return jax.tree.map(
+      lambda a, s: a.update(sharding=s), self._shapes(), self.shardings()
+    )
+
+  def saved(self) -> State:
+    """Shapes and dtypes of the state in a checkpoint, on whatever devices.
+
+    They are those of one device: with more of them, arrays may have empty rows
+    at the end, so that all have as many.
+    """
+    with jax.set_mesh(sharding.one_device()):
+      return self._shapes()
+
+  def _shapes(self) -> State:
+    """Shapes and dtypes of the state on the mesh in context."""
+    data, by_label = self._config.data, None
     if self._config.head.order != "none":
+      mesh = jax.sharding.get_abstract_mesh()
       by_label = jax.ShapeDtypeStruct(
         (self.layout.num_rows,),
         jnp.int32,
-        sharding=jax.NamedSharding(jax.sharding.get_mesh(), sharding.LABELS),
+        sharding=jax.NamedSharding(mesh, sharding.LABELS),
       )
-    shapes = jax.eval_shape(
+    return jax.eval_shape(
       self._init,
       jax.random.key(0),
       by_label,
       by_label,
       jax.ShapeDtypeStruct((data.num_features,), jnp.float32),
-    )
-    return jax.tree.map(
-      lambda a, s: a.update(sharding=s),
-      shapes,
-      self.shardings(),
     )
 
   def shardings(self) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import ml_collections
 
-from xlj import config as config_lib
 from xlj.heads.dense import rows as rows_lib
 from xlj.model import model as model_lib
 from xlj.planning import accelerators
@@ -230,7 +229,6 @@ def make(
   accelerator = accelerators.key_of(accelerator)
   limit = accelerators.ACCELERATORS[accelerator]
   config = stated.resolve(config)
-  config_lib.check_divides(config, mesh.size)
   model = model_lib.Model(config)
   needs = needs_lib.of_step(model, config, mesh)
   with jax.set_mesh(mesh):

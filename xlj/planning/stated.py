@@ -125,6 +125,7 @@ def batch(config: ml_collections.ConfigDict) -> model_lib.Inputs:
   """
   where = jax.NamedSharding(jax.sharding.get_mesh(), sharding.BATCH)
   n, data = config.train.batch_size, config.data
+  n += sharding.fill(n)
 
   def array(*shape: int, dtype: Any = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)

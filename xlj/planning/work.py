@@ -61,7 +61,7 @@ def of_step(
     The work.
   """
   head, n_all = _by_row(model), config.train.batch_size
-  local = head.num_rows // num_devices
+  local = head.num_rows / num_devices
   statistics = has_statistics(head.loss)
   kept = statistics and head.label_rows.keep_logits is not None
   forward = 1 + (statistics and not kept)

@@ -24,6 +24,7 @@ from xlj import files
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
+from xlj.checkpoint import trees as trees_lib
 from xlj.config import splits
 from xlj.data import label_order
 from xlj.data import names as names_lib
@@ -150,8 +151,33 @@ def checkpoints(workdir: Path, config: ml_collections.ConfigDict) -> str | Path:
   return config.checkpoint.dir or workdir / checkpointer.DIRECTORY
 
 
+def saved_rows(model: model_lib.Model) -> dict[str, dict[str, int]]:
+  """How many rows of arrays are saved, where devices need some more of them.
+
+  Args:
+    model: Of a run, on the mesh in context.
+
+  Returns:
+    By item of a checkpoint and the array's name.
+  """
+  here, saved = model.abstract(), model.saved()
+  found = {}
+  for item in ("model", "training"):
+    wanted = trees_lib.flat(getattr(here, item))
+    found[item] = {
+      name: a.shape[0]
+      for name, a in trees_lib.flat(getattr(saved, item)).items()
+      if a.shape != wanted[name].shape
+    }
+  return found
+
+
 def keeper(
-  workdir: Path, config: ml_collections.ConfigDict, *, read_only: bool = False
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  model: model_lib.Model,
+  *,
+  read_only: bool = False,
 ) -> checkpointer.Checkpointer:
   """What saves and restores the checkpoints of a run; to be closed."""
   return checkpointer.Checkpointer(
@@ -160,6 +186,7 @@ def keeper(
     keep_every=config.checkpoint.keep_every,
     best_metric=config.eval.metric,
     read_only=read_only,
+    rows=saved_rows(model),
   )
 
 
@@ -210,7 +237,7 @@ def load(
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
     abstract = model.abstract()
-    with keeper(workdir, config, read_only=True) as found_in:
+    with keeper(workdir, config, model, read_only=True) as found_in:
       if training:
         found = found_in.restore_newest(abstract.model, abstract.training)
       else:
@@ -341,7 +368,10 @@ def write(
   """
   config = ml_collections.ConfigDict(run.config.to_dict())
   config.checkpoint.dir = ""  # Not where the first run has its own.
-  with jax.set_mesh(run.mesh), keeper(output, config) as saver:
+  with (
+    jax.set_mesh(run.mesh),
+    keeper(output, config, model_lib.Model(config)) as saver,
+  ):
     trees = run.trees
     saver.save(run.step, trees["model"], trees["training"], run.facts, metrics)
   if jax.process_index():

@@ -62,7 +62,7 @@ def load(config: ml_collections.ConfigDict) -> Stage:
       f"train.start_from is {workdir}, whose encoder has other weights; give"
       " the same section encoder"
     )
-  with directory.keeper(workdir, saved, read_only=True) as keeper:
+  with directory.keeper(workdir, saved, first, read_only=True) as keeper:
     found = keeper.restore_model(abstract, best=False)
   if found is None:
     raise config_lib.ConfigError(

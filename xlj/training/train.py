@@ -83,7 +83,6 @@ def _train(
 ) -> bool:
   """The same, in a directory that nobody else writes into."""
   config, data = preparation.prepare(config, workdir)
-  config_lib.check_divides(config, mesh.size)
   exchange.check_same(
     "the config, resolved with the data,",
     config_lib.to_json(config),
@@ -100,7 +99,7 @@ def _train(
   probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
-    with directory.keeper(workdir, config) as keeper:
+    with directory.keeper(workdir, config, model) as keeper:
       complete = _loop(model, keeper, config, data, workdir, owner)
       if jax.process_index() == 0:
         _report(workdir)  # while the last checkpoint is saved

@@ -75,8 +75,8 @@ def fields() -> options.Fields:
     "head.by_example": auto(bool),
     # Probability up to which it leaves a label alone that an example lacks
     "head.negligible": auto(float),
-    # Of label rows; a multiple of the number of devices. Threads of a CPU share
-    # those of steps by example
+    # Of label rows; devices hold whole ones. Threads of a CPU share those of
+    # steps by example
     "head.blocks": auto(int),
     "head.dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
     "head.rounding": "stochastic",  # of narrow rows, or "nearest"

@@ -396,7 +396,7 @@ class GroupRows:
   def _num_groups(self) -> int:
     """Groups of this device B."""
     shards = lax.axis_size(self.rows.axes) if self.rows.axes else 1
-    return self.rows.layout.blocks // shards
+    return self.rows.layout.num_blocks // shards
 
   def _turn_size(self, inputs) -> int:
     """Examples that a group takes at a time: about what it has on average."""

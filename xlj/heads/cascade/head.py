@@ -294,9 +294,11 @@ class CascadeHead:
 
   def _of_nodes(self, i: int, values: jax.Array) -> jax.Array:
     """Sums by row of the level above i, of values `[L, ...]` by row of i."""
-    blocks, rest = self.levels[i].layout.blocks, values.shape[1:]
-    total = sharding.by_compiler(lambda a: a.reshape(blocks, -1, *rest).sum(1))
-    by_node = jax.reshard(total(values), sharding.REPLICATED)
+    layout, rest = self.levels[i].layout, values.shape[1:]
+    total = sharding.by_compiler(
+      lambda a: a.reshape(layout.num_blocks, -1, *rest).sum(1)
+    )
+    by_node = jax.reshard(total(values), sharding.REPLICATED)[: layout.blocks]
     by_row = self.levels[i - 1].layout.by_row(by_node, 0)
     return jax.reshard(by_row, sharding.LABELS)
 

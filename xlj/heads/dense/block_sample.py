@@ -140,7 +140,9 @@ def of_device(choice: Choice, first: Any, blocks: int) -> label_step.Visit:
   Returns:
     What it visits, in the order of blocks.
   """
-  visited, shift = chunks.take(tuple(choice), first, blocks)
+  # Behind the last block there may be empty ones.
+  visited, shift = (jnp.pad(a, (0, blocks)) for a in choice)
+  visited, shift = chunks.take((visited, shift), first, blocks)
   before = jnp.cumsum(visited, dtype=jnp.int32)
   numbers = jnp.arange(blocks, dtype=jnp.int32)
   slots = jnp.where(visited, before - 1, before[-1] + numbers - before)

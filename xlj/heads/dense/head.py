@@ -185,7 +185,7 @@ class DenseHead:
 
     def local(params):
       rows = self.label_rows
-      blocks = rows.blocks // sharding.num_shards()
+      blocks = self.layout.num_blocks // sharding.num_shards()
       every = jnp.arange(blocks, dtype=jnp.int32)
       visit = label_step.Visit(every, jnp.int32(blocks), jnp.zeros(blocks))
       empty = jnp.zeros((blocks, rows.dim))
@@ -498,7 +498,7 @@ class DenseHead:
       scores = block_sample.scores(
         inputs.x, targets.weights, centroids, rows.memory
       )
-      scores = lax.all_gather(scores, sharding.AXES, tiled=True)
+      scores = lax.all_gather(scores, sharding.AXES, tiled=True)[: rows.blocks]
     size = self.layout.rows_per_block
     choice = block_sample.choose(
       block_sample.of_positives(targets.ids, size, rows.blocks),
@@ -507,7 +507,7 @@ class DenseHead:
       scores,
       self.hard_blocks,
     )
-    blocks = rows.blocks // sharding.num_shards()
+    blocks = self.layout.num_blocks // sharding.num_shards()
     first = rows.of_device().first_row() // size
     return block_sample.of_device(choice, first, blocks)
 

@@ -41,8 +41,7 @@ class Rows:
     num_labels: Number of labels L.
     dim: Width D of the embeddings; 0 for a purely linear model.
     optimizer: How rows are stored, and rows and bias updated.
-    blocks: Number of blocks that labels are dealt out to; a multiple of the
-      number of devices.
+    blocks: Number of blocks that labels are dealt out to.
     use_bias: Whether labels have a bias.
     wide_features: Number of features F of the wide path; 0 for none.
     wide_pairs: Number of pairs Z of a block in the wide path, that of the block
@@ -87,7 +86,12 @@ class Rows:
   @property
   def layout(self) -> layout_lib.Layout:
     """Where each label's row is."""
-    return layout_lib.Layout(self.num_labels, self.blocks)
+    return self._layout(self.num_labels)
+
+  def _layout(self, num_labels: int) -> layout_lib.Layout:
+    """That of so many labels, on the devices in context."""
+    empty = sharding.fill(self.blocks)
+    return layout_lib.Layout(num_labels, self.blocks, empty)
 
   @property
   def num_rows(self) -> int:
@@ -95,14 +99,13 @@ class Rows:
     return self.layout.num_rows
 
   @property
-  def kahan_rows(self) -> int:
-    """Number of rows with compensation, where there is any."""
-    return self._first_rows(self.kahan_labels)
-
-  def _first_rows(self, num_labels: int) -> int:
-    """Rows of the first labels, padding included; 0 for all of them."""
-    num_labels = min(num_labels or self.num_labels, self.num_labels)
-    return layout_lib.Layout(num_labels, self.blocks).num_rows
+  def kahan_layout(self) -> layout_lib.Layout:
+    """That of the rows with compensation, where there is any."""
+    if not 0 < self.kahan_labels < self.num_labels:
+      return self.layout
+    # All rows at the places of the first labels have it.
+    places = self._layout(self.kahan_labels).rows_per_block
+    return self._layout(places * self.blocks)
 
   def of_device(self) -> label_step.LabelRows:
     """What the pass over a device's rows needs to know, in this context."""
@@ -113,7 +116,7 @@ class Rows:
       axes=sharding.axes(),
       unit=self.cosine,
       wide_rows=self.layout.rows_per_block if self.wide_features else 0,
-      kahan_rows=self.kahan_rows // self.blocks if compensated else 0,
+      kahan_rows=self.kahan_layout.rows_per_block if compensated else 0,
       chunk_size=self.chunk_size,
       memory=self.memory,
       keep_logits=self.keep_logits,
@@ -162,7 +165,7 @@ class Rows:
       if self.dim:
         params |= self._init_rows(seed, num_rows)
       if self.wide_features:
-        blocks = self.blocks // sharding.num_shards()
+        blocks = self.layout.num_blocks // sharding.num_shards()
         params |= jax.tree.map(
           lambda a: jnp.zeros((blocks, a.shape[1]), a.dtype),
           self._abstract_pairs(),
@@ -203,7 +206,8 @@ class Rows:
 
   def init_optimizer(self, params: Params) -> row_optimizer.RowState:
     """Optimizer state for `params` (the wide path has none)."""
-    return self.optimizer.init(without_wide(params), self.kahan_rows)
+    kahan_rows = self.kahan_layout.num_rows
+    return self.optimizer.init(without_wide(params), kahan_rows)
 
   def specs(self) -> dict[str, P]:
     """`PartitionSpec` of each parameter."""
@@ -229,8 +233,9 @@ class Rows:
   def _abstract_pairs(self) -> dict[str, Any]:
     """Shapes and types of the wide path."""
     column = label_pairs.column_dtype(self.layout.rows_per_block)
-    shape = self.blocks, max(1, self.wide_pairs)
-    starts = self.blocks, self.wide_features + 1
+    blocks = self.layout.num_blocks
+    shape = blocks, max(1, self.wide_pairs)
+    starts = blocks, self.wide_features + 1
     shapes = starts, shape, shape
     dtypes = jnp.int32, column, jnp.float32
     return dict(zip(PAIRS, map(jax.ShapeDtypeStruct, shapes, dtypes)))

@@ -50,8 +50,7 @@ class ProductHead:
       digit anyway.
     use_bias: Whether values of digits, and products, have a bias.
     init_scale: Standard deviation of the initial weights.
-    blocks: Number of blocks that what is kept of labels is dealt out to; a
-      multiple of the number of devices.
+    blocks: Number of blocks that what is kept of labels is dealt out to.
 
   Raises:
     ValueError: A setting is not known, or does not go with another.
@@ -107,7 +106,8 @@ class ProductHead:
   @property
   def layout(self) -> layout_lib.Layout:
     """Where what is kept of each label, which has no row, is."""
-    return layout_lib.Layout(self.num_labels, self.blocks)
+    empty = sharding.fill(self.blocks)
+    return layout_lib.Layout(self.num_labels, self.blocks, empty)
 
   @property
   def num_rows(self) -> int:

@@ -112,7 +112,8 @@ class PrototypeHead:
   @property
   def layout(self) -> layout_lib.Layout:
     """Where what is kept of each label, not of each row, is."""
-    return layout_lib.Layout(self.num_labels, self.by_row.layout.blocks)
+    rows = self.by_row.layout
+    return dataclasses.replace(rows, num_labels=self.num_labels)
 
   @property
   def is_likelihood(self) -> bool:

@@ -175,9 +175,8 @@ class SphericalHead:
 
     @jax.shard_map(in_specs=sharding.LABELS, out_specs=sharding.LABELS)
     def without_padding(rows):
-      missing = jnp.arange(layout.num_labels, layout.num_rows)
-      padding = layout.row_of_label(missing)
-      return rows.at[sharding.own_index(padding, len(rows))].set(0, mode="drop")
+      is_label = layout.is_label(sharding.own_rows(layout.num_rows))
+      return jnp.where(is_label[:, None], rows, 0)
 
     rows = without_padding(rows)
     sums = label_sums.label_statistics(
