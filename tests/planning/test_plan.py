@@ -290,13 +290,13 @@ def test_other_heads_are_not_planned():
     plan.make(config, mesh_lib.make_mesh())
 
 
-def test_blocks_and_batches_have_to_divide():
-  config = billion.get_config("blocks=12")
-  with pytest.raises(config_lib.ConfigError, match=r"--config.head.blocks=16"):
-    plan.make(config, mesh_lib.make_mesh())
-  config = billion.get_config("batch_size=100")
-  with pytest.raises(config_lib.ConfigError, match=r"train.batch_size=104"):
-    plan.make(config, mesh_lib.make_mesh())
+def test_what_fills_up_blocks_and_batches_counts():
+  arg = "num_labels=1200,dim=32,blocks=12,batch_size=100"
+  needs = plan.make(billion.get_config(arg), mesh_lib.make_mesh()).needs
+  rows, examples = 2 * 100, 104 // 8  # of a device, of 16 blocks
+  assert needs.weight_bytes == rows * 2 * 32 + 4 * FEATURES * 32
+  numbers = 2 * WIDTH + POSITIVES + 2
+  assert needs.batch_bytes == 4 * examples * numbers
 
 
 def test_missing_facts_are_named():

@@ -127,7 +127,8 @@ def largest_num_labels(
   more_rows = 0
   if config.head.prototypes > 1:
     more_rows = config.head.prototype_labels * (config.head.prototypes - 1)
-  most = stated.MAX_LABELS // blocks - -(-more_rows // blocks)
+  held = blocks + -blocks % mesh.size
+  most = stated.MAX_LABELS // held - -(-more_rows // blocks)
   start = -(-config.data.num_labels // blocks)
   known = {start: needs.total_bytes}
   other = start // 2 or 2

@@ -175,18 +175,28 @@ def saved_rows(model: model_lib.Model) -> dict[str, dict[str, int]]:
 def keeper(
   workdir: Path,
   config: ml_collections.ConfigDict,
-  model: model_lib.Model,
+  model: model_lib.Model | None = None,
   *,
   read_only: bool = False,
 ) -> checkpointer.Checkpointer:
-  """What saves and restores the checkpoints of a run; to be closed."""
+  """What saves and restores the checkpoints of a run; to be closed.
+
+  Args:
+    workdir: Of the run.
+    config: Of the run.
+    model: Of the run, on the mesh in context; None where no arrays are read.
+    read_only: Open for restoring alone.
+
+  Returns:
+    The keeper.
+  """
   return checkpointer.Checkpointer(
     checkpoints(workdir, config),
     keep=config.checkpoint.keep,
     keep_every=config.checkpoint.keep_every,
     best_metric=config.eval.metric,
     read_only=read_only,
-    rows=saved_rows(model),
+    rows=None if model is None else saved_rows(model),
   )
 
 

@@ -286,7 +286,7 @@ def test_updates_far_below_the_grid_are_not_lost(storage):
 
 def test_compensation_of_more_labels_than_there_are_is_of_all():
   head = make_head(kahan_labels=10 * NUM_LABELS)
-  assert head.label_rows.kahan_rows == head.num_rows
+  assert head.label_rows.kahan_layout == head.layout
 
 
 @pytest.mark.slow
