@@ -3,8 +3,9 @@
 python launch/images.py --input=FOLDER --output_dir=DIR --height=64
 
 FOLDER/train/LABEL/ holds the training images of a label, FOLDER/test/LABEL/
-those to test with, and FOLDER/validation/LABEL/ (optional) likewise. All are
-scaled and cropped to one size. Then train with configs/images.py.
+those to test with, and FOLDER/validation/LABEL/ (optional) likewise. Of
+FOLDER/LABEL/ alone --held_out=0.2 takes a fifth to test with. All are scaled
+and cropped to one size. Then train with configs/images.py.
 """
 
 from absl import flags
@@ -29,6 +30,14 @@ _UNKNOWN = flags.DEFINE_bool(
   "Whether test images may have labels that no training image has; they count"
   " as images without a label.",
 )
+_HELD_OUT = flags.DEFINE_float(
+  "held_out",
+  0.0,
+  "Share of the images to test with, drawn by their names, where the folder has"
+  " no test images.",
+  lower_bound=0.0,
+  upper_bound=0.99,
+)
 
 
 def main() -> None:
@@ -39,6 +48,7 @@ def main() -> None:
     (_HEIGHT.value, _WIDTH.value or _HEIGHT.value),
     channels=int(_CHANNELS.value),
     unknown=_UNKNOWN.value,
+    held_out=_HELD_OUT.value,
   )
 
 

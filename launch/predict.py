@@ -16,7 +16,8 @@ _WORKDIR = flags.DEFINE_string(
 _INPUT = flags.DEFINE_string(
   "input",
   None,
-  "Rows to label, in any format of the data; '-' is stdin.",
+  "Rows to label, in any format of the data, or an image, or a directory of"
+  " them; '-' is stdin.",
   required=True,
 )
 _OUTPUT = flags.DEFINE_string(

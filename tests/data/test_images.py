@@ -20,6 +20,7 @@ from xlj.data import names
 from xlj.data import npy
 from xlj.data import pipeline
 from xlj.data import store
+from xlj.inference import predict
 from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.training import preparation
@@ -176,6 +177,66 @@ def test_bad_labels_are_refused(tmp_path, array, message):
   assert caught.value.path.endswith("Y.trn.npy")
 
 
+def test_a_part_is_held_out_by_name(tmp_path, pixels):
+  content = encoded(pixels[0])
+  files = {f"{name}/{i}.png": content for name in "abc" for i in range(40)}
+  source = create(tmp_path / "in", {**files, "rare/1.png": content})
+  images.convert(source, tmp_path / "out", (2, 2), held_out=0.25)
+  train = store.open_split(tmp_path / "out")
+  test = store.open_split(tmp_path / "out", "test", num_labels=4)
+  assert train.num_rows + test.num_rows == 121
+  assert 15 < test.num_rows < 45
+  assert set(train.labels.indices.tolist()) == {0, 1, 2, 3}
+  # The others stay where they were when images are added.
+  create(source, {f"d/{i}.png": content for i in range(40)})
+  images.convert(source, tmp_path / "more", (2, 2), held_out=0.25)
+  more = store.open_split(tmp_path / "more", "test", num_labels=5)
+  d = 3  # before "rare"
+  assert (more.labels.indices != d).sum() == test.num_rows
+
+
+@pytest.mark.parametrize("directory", ["", "train/"])
+def test_a_label_keeps_an_image_to_train_on(tmp_path, pixels, directory):
+  files = {f"{directory}{i}/x.png": encoded(pixels[0]) for i in range(9)}
+  source = create(tmp_path / "in", files)
+  with pytest.raises(errors.DataError, match="share than --held_out=0.9"):
+    images.convert(source, tmp_path / "out", (2, 2), held_out=0.9)
+  create(source, {f"{directory}0/y.png": encoded(pixels[1])})
+  images.convert(source, tmp_path / "out", (2, 2), held_out=0.9)
+  assert store.open_split(tmp_path / "out").num_rows == 9
+
+
+def test_folders_that_cannot_be_held_out_of(tmp_path, pixels):
+  source = create(tmp_path / "in", {"cat/x.png": encoded(pixels[0])})
+  with pytest.raises(errors.DataError, match="--held_out=0.2"):
+    images.convert(source, tmp_path / "out", (2, 2))
+  create(source, {"train/a/x.png": b"", "test/a/x.png": b""})
+  with pytest.raises(errors.DataError, match="leave --held_out away"):
+    images.convert(source, tmp_path / "out", (2, 2), held_out=0.5)
+
+
+def test_images_to_predict_for(tmp_path, pixels):
+  source = create(
+    tmp_path / "in",
+    {
+      "b/1.png": encoded(pixels[1]),
+      "a.png": encoded(pixels[0]),
+      "b/2.jpg": b"no image",
+      "c.PNG": encoded(pixels[2]),
+      "notes.txt": b"",
+    },
+  )
+  first, bad, last = images.stream(source, (6, 8, 3))
+  np.testing.assert_array_equal(first.features, pixels[:2].reshape(2, -1))
+  np.testing.assert_array_equal(last.features, pixels[2:3].reshape(1, -1))
+  assert str(bad).startswith(str(source / "b/2.jpg"))
+  (one,) = images.stream(source / "a.png", (6, 8, 3))
+  np.testing.assert_array_equal(one.features, first.features[:1])
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(errors.DataError, match="found no image"):
+    next(images.stream(tmp_path / "empty", (6, 8, 3)))
+
+
 @pytest.fixture
 def digits(tmp_path):
   for split, (rows, labels) in zip(("train", "test"), pictures.digits()):
@@ -228,3 +289,19 @@ def test_a_run_on_images_learns_and_predicts(digits, kind):
   _, found = predictor.topk(rows.reshape(-1, *pictures.SHAPE), 1)
   assert np.mean(found[:, 0] == labels) > 0.92
   np.testing.assert_array_equal(predictor.topk(rows, 1)[1], found)
+  pixels = rows[:3].reshape(3, *pictures.SHAPE[:2])
+  new = {f"new/{i}.png": encoded(image) for i, image in enumerate(pixels)}
+  create(digits, {**new, "new/1b.png": b"no image"})
+  output = digits / "found.tsv"
+  args = digits / "run", str(digits / "new"), str(output)
+  predict.predict(*args, k=1, on_error="skip")
+  lines = output.read_text().split("\n")
+  assert [line.partition(":")[0] for line in lines] == [
+    *map(str, found[:2, 0]),
+    "",
+    str(found[2, 0]),
+    "",
+  ]
+  np.save(digits / "other.npy", np.zeros((2, 3, 5, 1), np.uint8))
+  with pytest.raises(errors.DataError, match=r"images of \(3, 5, 1\)"):
+    predict.predict(digits / "run", str(digits / "other.npy"), str(output))

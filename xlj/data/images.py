@@ -7,23 +7,26 @@ label, and in that its images:
   FOLDER/train/LABEL/anything.png   .jpg, .jpeg, .bmp, .gif or .webp
   FOLDER/test/LABEL/anything.jpg
 
-Labels are numbered by their names in order. Hidden files are passed over.
+Or FOLDER/LABEL/anything.png, of which a part is held out to test with. Labels
+are numbered by their names in order. Hidden files are passed over.
 
 Legend: N images, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import os
 import pathlib
 from typing import Any, TYPE_CHECKING
+import zlib
 
 from absl import logging
 import numpy as np
 
 from xlj import files
+from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
 
@@ -44,6 +47,7 @@ def convert(
   *,
   channels: int = 3,
   unknown: bool = False,
+  held_out: float = 0.0,
   num_threads: int = 4,
 ) -> list[str]:
   """Writes a folder of images as a data set; memory is that of a block.
@@ -59,6 +63,9 @@ def convert(
     channels: 3 for colour, 1 for grey.
     unknown: whether other splits may have labels that the training split has
       not: their rows get no label. Otherwise such a label is refused.
+    held_out: share of images that test instead of being trained on, where the
+      folder has no directory of test images. It is drawn by the CRC-32 of
+      LABEL/NAME, so that more images move none; a label keeps one to train on.
     num_threads: that decode images.
 
   Returns:
@@ -79,11 +86,18 @@ def convert(
       f"size {size} with {channels} channels; give pixels from 1 up, and 1 or 3"
       " channels"
     )
+  if not 0 <= held_out < 1:
+    raise ValueError(f"held_out is {held_out}; give a share in [0, 1)")
   root, target = pathlib.Path(folder), pathlib.Path(directory)
   found = {split: _split_dir(root, split) for split in discover.SPLITS}
+  if held_out:
+    found["train"] = _all_images(root, found)
   if found["train"] is None:
     raise errors.DataError(
-      root, "no directory of training images", "train/LABEL/IMAGE"
+      root,
+      "no directory of training images",
+      "train/LABEL/IMAGE",
+      hint="of a folder LABEL/IMAGE hold a share out to test, --held_out=0.2",
     )
   labels = [path.name for path in _children(found["train"])]
   # All are listed before the first is read: that is when most mistakes show.
@@ -92,6 +106,8 @@ def convert(
     for split, place in found.items()
     if place is not None
   }
+  if held_out:
+    listed |= _halved(*listed["train"], held_out)
   read = _reader(size, channels)
   target.mkdir(parents=True, exist_ok=True)
   for split, (paths, ids) in listed.items():
@@ -103,6 +119,59 @@ def convert(
   text = "".join(f"{name}\n" for name in labels)
   (target / "labels.txt").write_text(text, encoding="utf-8")
   return labels
+
+
+def stream(
+  path: Path, shape: tuple[int, ...], *, num_threads: int = 4
+) -> Iterator[csr_lib.Rows | errors.DataError]:
+  """Reads images to predict for, scaled as `convert` does.
+
+  Args:
+    path: an image, or a directory of them, whose order is that of their names;
+      those in directories below count.
+    shape: H, W and C that a model reads.
+    num_threads: that decode images.
+
+  Yields:
+    Blocks of rows, uint8 [n, H * W * C], and in the place of an image that
+    cannot be read its error.
+
+  Raises:
+    DataError: when there is no image.
+    ImportError: without Pillow.
+  """
+  root = pathlib.Path(path)
+  paths = [root] if root.is_file() else _below(root)
+  if not paths:
+    raise errors.DataError(root, "no image", f"images ({', '.join(ENDINGS)})")
+  read = _reader((shape[0], shape[1]), shape[2])
+
+  def tried(image: pathlib.Path) -> np.ndarray | errors.DataError:
+    try:
+      return read(image).reshape(1, -1)
+    except errors.DataError as error:
+      return error
+
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    for start in range(0, len(paths), _BLOCK):
+      good: list[np.ndarray] = []
+      for image in [*pool.map(tried, paths[start : start + _BLOCK]), None]:
+        if isinstance(image, np.ndarray):
+          good.append(image)
+          continue
+        if good:
+          yield csr_lib.Rows(np.concatenate(good), None)
+          good = []
+        if image is not None:
+          yield image
+
+
+def _below(root: pathlib.Path) -> list[pathlib.Path]:
+  """The images of a directory and those below, by name."""
+  found = []
+  for place in _visible(root):
+    found += _below(place) if place.is_dir() else [place]
+  return [path for path in found if path.suffix.lower() in ENDINGS]
 
 
 def write_split(
@@ -146,6 +215,42 @@ def _split_dir(root: pathlib.Path, split: str) -> pathlib.Path | None:
     names = ", ".join(path.name for path in found)
     raise errors.DataError(root, f"several: {names}", f"one for {split}")
   return found[0] if found else None
+
+
+def _all_images(
+  root: pathlib.Path, found: Mapping[str, pathlib.Path | None]
+) -> pathlib.Path:
+  """The directory of all labels, of which a part is to be held out."""
+  if found["test"] is not None:
+    raise errors.DataError(
+      found["test"],
+      "a directory of test images",
+      "none where a share is held out",
+      hint="leave --held_out away",
+    )
+  return found["train"] or root
+
+
+def _halved(
+  paths: Sequence[pathlib.Path], ids: np.ndarray, share: float
+) -> dict[str, tuple[list[pathlib.Path], np.ndarray]]:
+  """Images in two parts, by their names."""
+  names = [f"{path.parent.name}/{path.name}" for path in paths]
+  draws = np.array([zlib.crc32(os.fsencode(name)) for name in names]) / 2**32
+  test = draws < share
+  for label in set(ids[test].tolist()) - set(ids[~test].tolist()):
+    here = np.flatnonzero(ids == label)
+    test[here[np.argmax(draws[here])]] = False
+  if not test.any():
+    raise errors.DataError(
+      paths[0].parent.parent,
+      f"no image to test with among {len(paths)}",
+      f"a larger share than --held_out={share}",
+    )
+  return {
+    split: ([path for path, here in zip(paths, part) if here], ids[part])
+    for split, part in (("train", ~test), ("test", test))
+  }
 
 
 def _children(place: pathlib.Path) -> list[pathlib.Path]:

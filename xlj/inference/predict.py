@@ -16,7 +16,9 @@ from xlj import config as config_lib
 from xlj import files
 from xlj.config import splits
 from xlj.data import formats
+from xlj.data import images
 from xlj.data import names as names_lib
+from xlj.data import npy
 from xlj.inference import label_files
 from xlj.inference import predictor
 
@@ -134,9 +136,7 @@ def _answers(
     The rows of a block, in order.
   """
   row = 0
-  for block in formats.stream_each(
-    path, num_features=run.num_features, **splits.reading(run.config)
-  ):
+  for block in _blocks(run, path):
     if isinstance(block, formats.DataError):
       answers: list[Answer] = [(*_NOTHING, block)]
     else:
@@ -149,6 +149,30 @@ def _answers(
         answers[i] = (*_NOTHING, error)
     yield answers
     row += len(answers)
+
+
+def _blocks(
+  run: predictor.Predictor, path: str
+) -> Iterator[formats.Rows | formats.DataError]:
+  """The rows of a file, or images."""
+  shape = tuple(run.config.encoder.image or ())
+  if os.path.isdir(path) or path.lower().endswith(images.ENDINGS):
+    if not shape:
+      raise formats.DataError(
+        path,
+        "images",
+        f"rows of {run.num_features} numbers, as the run was trained on",
+        hint="a run reads images where encoder.image says their size",
+      )
+    return images.stream(path, shape)
+  if path.endswith(".npy") and (found := npy.image_shape(path)) != shape:
+    if found and shape:
+      raise formats.DataError(
+        path, f"images of {found}", f"{shape}, as the run was trained on"
+      )
+  return formats.stream_each(
+    path, num_features=run.num_features, **splits.reading(run.config)
+  )
 
 
 def _told(error: ValueError, count: int, path: str) -> ValueError:
