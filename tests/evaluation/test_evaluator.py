@@ -1,8 +1,11 @@
 """Scoring a split: rankings and metrics against brute force."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 
 from tests import dense_heads
 from tests import meshes
@@ -14,6 +17,7 @@ from xlj.data import label_order
 from xlj.data import store
 from xlj.evaluation import evaluator
 from xlj.evaluation import metrics
+from xlj.model import label_choice
 from xlj.model import model as model_lib
 
 N, F, L, BATCH, K = 21, 12, 13, 8, 5
@@ -144,6 +148,37 @@ def test_metrics_are_those_of_the_rankings(reciprocal, linear):
   for found, decile in zip(first.deciles(), expected.deciles(), strict=True):
     assert found == pytest.approx(decile)
   assert 0 < first.compute()["P@1"] < 100
+
+
+@pytest.mark.parametrize("excluding", [False, True])
+def test_labels_that_no_model_knows_are_missed(excluding, linear):
+  model, state, weights = linear
+  split = make_split(False)
+  rng = np.random.default_rng(5)
+  labels = [
+    row.tolist()
+    for row in np.split(split.labels.indices, split.labels.indptr[1:-1])
+  ]
+  unknown = [[L + 1, L + 3][: rng.integers(0, 3)] for _ in labels]
+  wide = csr_lib.Csr.from_rows([a + b for a, b in zip(labels, unknown)], L + 4)
+  about = {"ks": (1, 3, 20), "propensities": np.linspace(0.1, 1, L + 4)}
+  choice = None
+  if excluding:
+    none = scipy.sparse.csr_array((N, L), dtype=np.float32)
+    choice = label_choice.LabelChoice(exclude=none)
+  with meshes.mesh((2, 4)):
+    scorer = evaluator.Evaluator(
+      model, dataclasses.replace(split, labels=wide), None, ORDER,
+      batch_size=BATCH, num_labels=L + 4, choice=choice, **about,
+    )  # fmt: skip
+    got = scorer.run(state)
+    scorer.loss(state)
+    parts = list(make_evaluator(model, split).rank(state, L))
+  ids = np.concatenate([part.ids for part in parts])
+  expected = metrics.Ranking(L + 4, **about)
+  expected.update(np.pad(ids, ((0, 0), (0, 7)), constant_values=-1), wide)
+  assert got.compute() == pytest.approx(expected.compute())
+  assert got.compute()["Recall@20"] < 100
 
 
 def test_metrics_of_some_rows(linear):

@@ -76,3 +76,84 @@ def test_wrong_names_are_refused_before_training(data, tmp_path):
   with pytest.raises(store.DataError, match="labels.txt:3: found 3 names"):
     begin(runs.make_config(data), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def refused(data, tmp_path, **fields):
+  """The message of the refusal, before there is a run."""
+  with pytest.raises(store.DataError) as caught:
+    begin(runs.make_config(data, **fields), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+  return str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "message"),
+  [
+    ("test.svm", "0 1:1\n1 2:x\n", "test.svm:2: found"),
+    ("validation.svm", "0 1:nan\n", "validation.svm:1: found"),
+    ("filter_labels_test.txt", "0 1\n3 9\n", "filter_labels_test.txt:2: found"),
+    ("filter_labels_train.txt", "99 1\n", "filter_labels_train.txt:1: found"),
+    ("tst.svm", "0 1:1\n", "several candidates for the test split"),
+  ],
+)
+def test_every_file_is_looked_at_before_training(
+  name, text, message, data, tmp_path
+):
+  (data / name).write_text(text)
+  found = refused(data, tmp_path)
+  assert message in found
+  if "train" not in name:
+    assert "split is looked at before training starts: mend it" in found
+    assert f"move it out of {data}" in found
+
+
+def test_a_wider_test_split_is_told_before_training(data, tmp_path, caplog):
+  (data / "test.svm").write_text("0,5 1:1 9:1\n4,5 2:1\n")
+  begin(runs.make_config(data), tmp_path / "run")
+  assert (
+    "test.svm: 1 entries of 1 features that training has not" in caplog.text
+  )
+  assert "test.svm: 3 entries of 2 labels that training has not" in caplog.text
+  (data / "test.svm").unlink()
+  begin(runs.make_config(data), tmp_path / "other")  # there need be none
+
+
+def test_stated_sizes_are_kept(data, tmp_path):
+  names = [*NAMES, "new", "newer"]
+  (data / "labels.txt").write_text("".join(f"{name}\n" for name in names))
+  (data / "test.svm").write_text("0,5 1:1 8:1\n")
+  plain = runs.make_config(data)
+  wide = runs.make_config(data, data__num_features=9, data__num_labels=6)
+  assert "found 6 names, expected 4" in refused(data, tmp_path)
+  for workdir in ("run", "run"):  # anew, and going on
+    config, found = begin(wide, tmp_path / workdir)
+    assert (config.data.num_features, config.data.num_labels) == (9, 6)
+    assert (found.split.num_features, found.split.num_labels) == (9, 6)
+    assert found.names == names
+    assert found.stats.label_counts.tolist() == [5, 5, 5, 5, 0, 0]
+    assert len(found.stats.document_frequency) == 9
+  again, _ = preparation.prepare(directory.load_config(tmp_path / "run"))
+  assert again.data.fingerprint == config.data.fingerprint
+  (data / "labels.txt").unlink()
+  config, found = begin(plain, tmp_path / "plain")
+  assert config.data.num_labels == len(found.stats.label_counts) == 4
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"data__num_labels": 3}, "train.svm:4: found label 3, expected an id in"
+     " [0, 2]"),
+    ({"data__num_features": 5}, "train.svm:5: found feature 5, expected an id"
+     " in [0, 4]"),
+  ],
+)  # fmt: skip
+def test_stated_sizes_that_are_too_small_are_refused(
+  fields, message, data, tmp_path
+):
+  found = refused(data, tmp_path, **fields)
+  assert message in found
+  ((field, value),) = fields.items()
+  field = field.replace("__", ".")
+  assert f"{field} is {value}: leave it out, or give" in found
+  assert f"--config.{field}={value + 1}" in found

@@ -8,6 +8,7 @@ import pytest
 from tests import runs
 from xlj import config as config_lib
 from xlj.data import csr as csr_lib
+from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting
 from xlj.training import preparation
@@ -44,7 +45,7 @@ def test_a_config_is_checked_before_features_are_read(data_dir, monkeypatch):
   def measure(*_):
     raise AssertionError("features were read")
 
-  monkeypatch.setattr(preparation, "_statistics", measure)
+  monkeypatch.setattr(statistics, "load_or_compute", measure)
   config = make_config(data_dir, head__candidates=0)
   with pytest.raises(config_lib.ConfigError, match="head.candidates is 0"):
     preparation.prepare(config)

@@ -4,9 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 import ml_collections
 
 from xlj import config as config_lib
+from xlj.data import csr as csr_lib
+from xlj.data import discover
 from xlj.data import names as names_lib
 from xlj.data import store
 from xlj.data import tokens
@@ -29,9 +32,11 @@ def open_split(
     config: A config; its section `data` counts.
     split: "train", "test" or "validation".
     data_dir: Replaces `data.dir`.
-    num_features: The number of features of the model; None for any.
-    num_labels: Likewise of label ids. Data with fewer of them are widened
-      where a run has been given more since (see `xlj.labels`).
+    num_features: The number of features of a model that is to score the split:
+      others are left out. None takes what the files have, or what
+      `data.num_features` states, if that is more.
+    num_labels: Likewise of label ids; but others stay, as nothing that the
+      model can find, and `data.num_ids` counts if there are any.
 
   Returns:
     The split.
@@ -50,24 +55,52 @@ def open_split(
         f" directory ({directory or 'none'}) and no data.context"
         f" ({data.context})"
       )
-    return generated.open_split(_spec(data), split)
+    return _as_stated(generated.open_split(_spec(data), split), config)
   if not directory:
     raise config_lib.ConfigError(
       "data.dir is not given; say where the data set lies, by"
       " --config.data.dir=DIR"
     )
-  found = store.open_split(
-    directory,
-    split,
-    cache_dir=data.cache_dir or None,
-    num_features=num_features,
-    num_labels=None if data.num_ids else num_labels,
-    column=data.split,
-    context=data.context,
-    **reading(config),
-    verify=data.verify,
-  )
-  return _widened(found, data.num_ids) if data.num_ids else found
+  scored = num_features is not None or num_labels is not None
+  found = _read(config, directory, split, num_features, num_labels, scored)
+  if not scored:
+    return _as_stated(found, config, directory, split)
+  if found.filter is not None and num_labels:
+    # It forbids what the model could say.
+    found = dataclasses.replace(found, filter=found.filter.below(num_labels))
+  return found
+
+
+def check_others(
+  config: ml_collections.ConfigDict, num_features: int, num_labels: int
+) -> None:
+  """Reads the splits that training does not, to find faults before it starts.
+
+  Args:
+    config: A config; its section `data` counts.
+    num_features: The number of features of the training split.
+    num_labels: Likewise of label ids.
+
+  Raises:
+    DataError: If there is such a split, and it is not right.
+    OSError: If a file cannot be read.
+  """
+  data = config.data
+  if data.generator.rows:
+    return
+  for split in discover.SPLITS:
+    if split == "train" or not discover.has_split(data.dir, split):
+      continue
+    logging.info("Looking at the %s split before training starts", split)
+    try:
+      sizes = num_features, num_labels
+      _read(config, data.dir, split, *sizes, beyond=True, verify=False)
+    except store.DataError as error:
+      error.add_hint(
+        f"the {split} split is looked at before training starts: mend it, or"
+        f" move it out of {data.dir} to train without it"
+      )
+      raise
 
 
 def reading(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -114,16 +147,94 @@ def keeps_names(config: ml_collections.ConfigDict, workdir: Path) -> bool:
   return not data or Path(data).absolute() != workdir.absolute()
 
 
-def _widened(split: store.Split, num_ids: int) -> store.Split:
-  """The split with label ids up to `num_ids`."""
-  if split.num_labels > num_ids:
-    raise store.DataError(
+def _read(
+  config: ml_collections.ConfigDict,
+  directory: str | Path,
+  split: str,
+  num_features: int | None = None,
+  num_labels: int | None = None,
+  beyond: bool = False,
+  verify: bool = True,
+) -> store.Split:
+  """Opens a split of files, as the config says how they are read."""
+  data = config.data
+  found = store.open_split(
+    directory,
+    split,
+    cache_dir=data.cache_dir or None,
+    num_features=num_features,
+    num_labels=num_labels,
+    beyond=beyond,
+    column=data.split,
+    context=data.context,
+    **reading(config),
+    verify=data.verify and verify,
+  )
+  for note in found.notes:
+    logging.warning("%s", note)
+  return found
+
+
+def _as_stated(
+  split: store.Split,
+  config: ml_collections.ConfigDict,
+  directory: str | Path = "",
+  name: str = "",
+) -> store.Split:
+  """The training split, as wide as the config says.
+
+  Args:
+    split: As it was read.
+    config: Its config.
+    directory: Where it was read from; generated rows have none.
+    name: Which split.
+
+  Returns:
+    The split, with columns for ids that no row has.
+
+  Raises:
+    DataError: If it is wider, with the first id that is too large.
+  """
+  data, features, labels = config.data, split.features, split.labels
+  if (width := data.num_features) not in (None, split.num_features):
+    if width < split.num_features or not isinstance(features, csr_lib.Csr):
+      raise _refused(split, config, directory, name, "num_features")
+    features = dataclasses.replace(features, num_columns=width)
+  if (width := data.num_ids or data.num_labels) not in (None, split.num_labels):
+    if width < split.num_labels:
+      raise _refused(split, config, directory, name, "num_labels")
+    labels = dataclasses.replace(labels, num_columns=width)
+  return dataclasses.replace(split, features=features, labels=labels)
+
+
+def _refused(
+  split: store.Split,
+  config: ml_collections.ConfigDict,
+  directory: str | Path,
+  name: str,
+  field: str,
+) -> store.DataError:
+  """Why a split is not of the width that a field says."""
+  found, wanted = getattr(split, field), config.data[field]
+  what = field.removeprefix("num_")
+  if field == "num_labels" and config.data.num_ids:
+    return store.DataError(
       split.name,
-      f"{split.num_labels} label ids",
-      f"at most {num_ids}, those of the run; append the new ones to it first",
+      f"{found} label ids",
+      f"at most {config.data.num_ids}, those of the run; append the new ones to"
+      " it first",
     )
-  labels = dataclasses.replace(split.labels, num_columns=num_ids)
-  return dataclasses.replace(split, labels=labels)
+  error = store.DataError(split.name, f"{found} {what}", f"{wanted}")
+  if directory:
+    try:
+      _read(config, directory, name, **{field: wanted})
+    except store.DataError as first:
+      error = first  # with its line
+  error.add_hint(
+    f"data.{field} is {wanted}: leave it out, or give"
+    f" --config.data.{field}={found}"
+  )
+  return error
 
 
 def _spec(data: ml_collections.ConfigDict) -> generated.Spec:

@@ -6,6 +6,7 @@ and unique in a row, values finite in float32.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from typing import NamedTuple
@@ -56,6 +57,46 @@ class Place(NamedTuple):
 
 
 @dataclasses.dataclass
+class Beyond:
+  """Ids that a model does not know, in rows that it is to score.
+
+  Attributes:
+    widths: columns of the model, by "feature" and "label"; what is not there
+      is not looked at.
+    entries: how many entries there were beyond them.
+    ids: which ids those had.
+    stated: columns that the file states.
+  """
+
+  widths: dict[str, int]
+  entries: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  ids: dict[str, set[int]] = dataclasses.field(default_factory=dict)
+  stated: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  def see(self, what: str, ids: np.ndarray) -> None:
+    """Counts the entries that are beyond."""
+    found = ids[ids >= self.widths[what]]
+    self.entries[what] += len(found)
+    self.ids.setdefault(what, set()).update(np.unique(found).tolist())
+
+  def notes(self, what: str) -> list[str]:
+    """What there is to say of the features, or the labels, of a file."""
+    found, width = [], self.widths.get(what, 0)
+    if self.entries[what]:
+      effect = {"feature": "for nothing", "label": "as missed"}[what]
+      entries, ids = self.entries[what], len(self.ids[what])
+      found.append(
+        f"{entries:,} entries of {ids:,} {what}s that training has not; they"
+        f" count {effect}"
+      )
+    if 0 < (stated := self.stated.get(what, 0)) != width and width:
+      found.append(f"it states {stated:,} {what}s, and training has {width:,}")
+    return found
+
+
+@dataclasses.dataclass
 class Columns:
   """The columns of one matrix that arrives in blocks.
 
@@ -64,6 +105,8 @@ class Columns:
     limit: number of columns; None takes what the ids seen so far need.
     first_id: number of the first column as written, 0 or 1.
     duplicates: one of `DUPLICATES`.
+    beyond: for rows that a model is to score: features that it does not know
+      are left out, labels stay, and both are counted.
     seen: columns that the ids seen so far need.
     told: whether a log line has said that labels have relevances.
   """
@@ -72,6 +115,7 @@ class Columns:
   limit: int | None = None
   first_id: int = 0
   duplicates: str = "refuse"
+  beyond: Beyond | None = None
   seen: int = 0
   told: bool = False
 
@@ -105,7 +149,23 @@ class Columns:
     ids = ids.astype(np.int32)
     if self.what == "label" and values is not None:
       indptr, ids, values = _nonzero(indptr, ids, values)
-    return self._in_order(indptr, ids, values, place)
+    rows = self._in_order(indptr, ids, values, place)
+    if self.beyond is None or self.what not in self.beyond.widths:
+      return rows
+    self.beyond.see(self.what, rows.indices)
+    return rows.below(self.count) if self.what == "feature" else rows
+
+  def state(self, width: int | None) -> None:
+    """Notes the width that the file states, the limit if there is no other."""
+    if self.beyond is not None and width:
+      self.beyond.stated[self.what] = width
+    self.limit = self.limit or width
+
+  @property
+  def width(self) -> int | None:
+    """Columns that a matrix without ids has to have; None for any number."""
+    known = self.beyond and self.beyond.widths.get(self.what)
+    return known or self.limit
 
   def set_width(self, path: str | os.PathLike[str], width: int) -> None:
     """Makes the width that a file states the limit.
@@ -125,12 +185,16 @@ class Columns:
       raise errors.DataError(
         path, f"{width} {self.what}s", f"{self.limit} as elsewhere"
       )
-    self.limit = width
+    self.state(width)
 
   @property
   def count(self) -> int:
     """Number of columns: the limit, or what the ids so far need."""
-    return self.seen if self.limit is None else self.limit
+    count = self.seen if self.limit is None else self.limit
+    known = self.beyond and self.beyond.widths.get(self.what)
+    if not known:
+      return count
+    return known if self.what == "feature" else max(known, count)
 
   def _check_ids(
     self, indptr: np.ndarray, ids: np.ndarray, place: Place

@@ -118,6 +118,22 @@ class Csr:
     indptr = np.asarray(self.indptr[start : stop + 1]) - first
     return Csr(indptr, self.indices[first:last], values, self.num_columns)
 
+  def below(self, width: int) -> Csr:
+    """Leaves out the entries of columns from `width` on.
+
+    Args:
+      width: columns of the result.
+
+    Returns:
+      A matrix of as many rows; this one's arrays if it has no such entry.
+    """
+    kept = self.indices < width
+    if kept.all():
+      return dataclasses.replace(self, num_columns=width)
+    values = None if self.values is None else self.values[kept]
+    indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
+    return Csr(indptr, self.indices[kept], values, width)
+
   def pad(self, width: int, fill: int = -1) -> Padded:
     """Lays the rows out as a rectangle.
 

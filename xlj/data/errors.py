@@ -36,3 +36,7 @@ class DataError(ValueError):
     where = self.path if line is None else f"{self.path}:{line}"
     message = f"{where}: found {found}, expected {expected}"
     super().__init__(f"{message}; {hint}" if hint else message)
+
+  def add_hint(self, hint: str) -> None:
+    """Adds what the user can do, where more is known of why it is read."""
+    self.args = (f"{self}; {hint}",)

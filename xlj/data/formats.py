@@ -44,6 +44,7 @@ def stream_rows(
   num_labels: int | None = None,
   zero_based: bool = True,
   duplicates: str = "refuse",
+  beyond: checks.Beyond | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows]:
   """Reads one file of features, with labels if it has them.
@@ -61,6 +62,8 @@ def stream_rows(
     zero_based: False if text numbers features from 1. Labels always count
       from 0.
     duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
+    beyond: of rows that a model is to score: counts the ids that it does not
+      know, of which features are left out. Instead of the two widths.
     kind: refuses text of any other kind.
 
   Yields:
@@ -95,6 +98,7 @@ def stream_each(
   num_labels: int | None = None,
   zero_based: bool = True,
   duplicates: str = "refuse",
+  beyond: checks.Beyond | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows | DataError]:
   """Reads one file as `stream_rows` does; a bad row of text costs no other.
@@ -105,6 +109,7 @@ def stream_each(
     num_labels: as there.
     zero_based: as there.
     duplicates: as there.
+    beyond: as there.
     kind: as there.
 
   Yields:
@@ -118,8 +123,10 @@ def stream_each(
   # Arrays have columns, which have no numbers.
   is_array = pathlib.PurePath(path).suffix in discover.ARRAYS
   first_id = int(not zero_based and not is_array)
-  features = checks.Columns("feature", num_features, first_id, duplicates)
-  labels = checks.Columns("label", num_labels, duplicates=duplicates)
+  features = checks.Columns(
+    "feature", num_features, first_id, duplicates, beyond
+  )
+  labels = checks.Columns("label", num_labels, 0, duplicates, beyond)
   reader = _reader(path)
   if reader is not None:
     yield from reader.stream_rows(path, features, labels)
@@ -128,7 +135,11 @@ def stream_each(
 
 
 def stream_labels(
-  path: Path, *, num_labels: int | None = None, duplicates: str = "refuse"
+  path: Path,
+  *,
+  num_labels: int | None = None,
+  duplicates: str = "refuse",
+  beyond: checks.Beyond | None = None,
 ) -> Iterator[csr_lib.Csr]:
   """Reads a file of labels alone.
 
@@ -139,6 +150,7 @@ def stream_labels(
     path: the file.
     num_labels: the width that it has to have; None takes what the file says.
     duplicates: as in `stream_rows`.
+    beyond: likewise.
 
   Yields:
     Blocks of rows in order, without values; an entry of value 0 is no label,
@@ -148,7 +160,7 @@ def stream_labels(
     DataError: at the first thing that is not right.
     OSError: when the file cannot be read.
   """
-  labels = checks.Columns("label", num_labels, duplicates=duplicates)
+  labels = checks.Columns("label", num_labels, 0, duplicates, beyond)
   reader = _reader(path)
   if reader is not None:
     yield from reader.stream_labels(path, labels)

@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import errors
@@ -39,6 +40,7 @@ class Options:
     labelled: True refuses rows of which none has a label.
     duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
     column: of files of row numbers, from 1; see `row_split`.
+    beyond: True lets ids beyond the widths through, as `checks.Beyond` says.
   """
 
   num_features: int | None
@@ -47,6 +49,7 @@ class Options:
   labelled: bool
   duplicates: str = "refuse"
   column: int = 1
+  beyond: bool = False
 
 
 def ingest(
@@ -129,10 +132,16 @@ def _rows(
   """Writes features and labels; returns the sizes."""
   dense = SOURCE if _is_mapped(files.features) else None
   num_rows, num_features, num_labels, num_entries = 0, 0, 0, 0
+  beyond, widths = None, (options.num_features, options.num_labels)
+  if options.beyond:
+    named = zip(("feature", "label"), widths)
+    beyond = checks.Beyond({name: n for name, n in named if n})
+    widths = None, None
   stream = formats.stream_rows(
     files.features,
-    num_features=options.num_features,
-    num_labels=options.num_labels,
+    num_features=widths[0],
+    num_labels=widths[1],
+    beyond=beyond,
     zero_based=options.zero_based,
     duplicates=options.duplicates,
     kind=text.Kind.MATRIX if files.labels is not None else None,
@@ -154,7 +163,13 @@ def _rows(
       out.add_csr("labels", labels)
       num_labels, num_entries = labels.num_columns, num_entries + labels.nnz
   if files.labels is not None:
-    counts = _separate_labels(files, options, out, num_rows)
+    stream = formats.stream_labels(
+      files.labels,
+      num_labels=widths[1],
+      duplicates=options.duplicates,
+      beyond=beyond,
+    )
+    counts = _separate_labels(files, stream, out, num_rows)
     num_labels, num_entries = counts
   if options.labelled and not num_entries:
     raise errors.DataError(
@@ -165,6 +180,9 @@ def _rows(
     "num_rows": num_rows,
     "num_features": num_features,
     "num_labels": num_labels,
+    "notes": {w: beyond.notes(w) for w in ("feature", "label")}
+    if beyond
+    else {},
   }
 
 
@@ -202,14 +220,14 @@ def _own_labels(
 
 
 def _separate_labels(
-  files: discover.Files, options: Options, out: Writers, num_rows: int
+  files: discover.Files,
+  stream: Iterable[csr_lib.Csr],
+  out: Writers,
+  num_rows: int,
 ) -> tuple[int, int]:
   """Writes a file of labels; returns the number of labels and of entries."""
   assert files.labels is not None
   rows, num_labels, num_entries = 0, 0, 0
-  stream = formats.stream_labels(
-    files.labels, num_labels=options.num_labels, duplicates=options.duplicates
-  )
   for labels in stream:
     out.add_csr("labels", labels)
     rows += labels.num_rows

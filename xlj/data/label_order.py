@@ -211,12 +211,15 @@ class LabelOrder:
 
     Returns:
       The same without ids that have no row; of ids that share one, the first.
+      What is beyond `num_ids`, which no model knows, stays.
     """
     if self.data_ids is None or self.head_ids is None:
       return labels
     if len(self.data_ids) == len(self.head_ids):
       return labels
-    ids = self.to_data(self.to_head(labels.indices))
+    ids = np.asarray(labels.indices)
+    inside = ids < len(self.head_ids)
+    ids = np.where(inside, self.to_data(self.to_head(ids * inside)), ids)
     rows = np.split(ids, labels.indptr[1:-1])
     return csr_lib.Csr.from_rows(
       [np.unique(row[row >= 0]).tolist() for row in rows], labels.num_columns

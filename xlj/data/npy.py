@@ -178,7 +178,7 @@ def stream_rows(
 ) -> Iterator[csr_lib.Rows]:
   """Reads a dense matrix as rows without labels; see `stream_features`."""
   del labels
-  for block in stream_features(path, features.limit):
+  for block in stream_features(path, features.width):
     yield csr_lib.Rows(block, None)
 
 
@@ -241,7 +241,7 @@ def _is_indicator(
   one_column = array.shape[1] == 1 and array.dtype.kind in "iu"
   if binary and not one_column:
     return True
-  if one_column and (not binary or (labels.limit or 1) > 1):
+  if one_column and (not binary or (labels.width or 1) > 1):
     return False
   what = f"{array.dtype} {array.shape} of numbers from {low} to {high}"
   if array.dtype.kind not in "iu" or (low == -1 and high <= 1 and not zeros):

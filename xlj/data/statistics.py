@@ -84,13 +84,13 @@ def load_or_compute(
     kept = "statistics.npz" if by_label else "feature_statistics.npz"
     path = directory / kept
   if path is not None:
-    stored = _load(path, split.fingerprint)
+    stored = _load(path, split)
     if stored is not None:
       return stored
   if path is None:
     return compute(split, by_label=by_label)
   with cache.alone(path):
-    stored = _load(path, split.fingerprint)
+    stored = _load(path, split)
     if stored is not None:
       return stored
     computed = compute(split, by_label=by_label)
@@ -285,20 +285,22 @@ def label_groups(counts: np.ndarray, num_groups: int = 10) -> LabelGroups:
   )
 
 
-def _load(path: pathlib.Path, fingerprint: str) -> Statistics | None:
+def _load(path: pathlib.Path, split: store.Split) -> Statistics | None:
   """Reads stored statistics; None when absent, stale or damaged."""
   try:
     with np.load(path, allow_pickle=False) as file:
       if (int(file["version"]), str(file["fingerprint"])) != (
         _VERSION,
-        fingerprint,
+        split.fingerprint,
       ):
         return None
       kind: FeatureKind = str(file["feature_kind"])  # pyrefly: ignore
       return Statistics(
         num_rows=int(file["num_rows"]),
-        label_counts=_unpacked(file, "label_counts"),
-        document_frequency=_unpacked(file, "document_frequency"),
+        label_counts=_unpacked(file, "label_counts", split.num_labels),
+        document_frequency=_unpacked(
+          file, "document_frequency", split.num_features
+        ),
         feature_kind=kind,
       )
   except Exception:  # whatever NumPy and zipfile say of damage
@@ -327,17 +329,15 @@ def _packed(name: str, counts: np.ndarray | None) -> dict[str, Any]:
   if counts is None:
     return {}
   ids = np.flatnonzero(counts)
-  return {
-    f"{name}.width": np.asarray(len(counts)),
-    f"{name}.ids": ids.astype(np.int32),
-    name: counts[ids],
-  }
+  return {f"{name}.ids": ids.astype(np.int32), name: counts[ids]}
 
 
-def _unpacked(file: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-  """What `_packed` was given."""
+def _unpacked(
+  file: Mapping[str, np.ndarray], name: str, width: int
+) -> np.ndarray | None:
+  """What `_packed` was given, of a split that may be wider since."""
   if name not in file:
     return None
-  counts = np.zeros(int(file[f"{name}.width"]), np.int64)
+  counts = np.zeros(width, np.int64)
   counts[file[f"{name}.ids"]] = file[name]
   return counts

@@ -40,7 +40,7 @@ Path = str | os.PathLike[str]
 # Part of every key: raise it when what is written changes.
 _VERSION = 1
 # Options that came later, with what keys without them stand for.
-_LATER = {"duplicates": "refuse", "column": 1}
+_LATER = {"duplicates": "refuse", "column": 1, "beyond": False}
 # Sets up to this size are compared with their checksums whenever opened, which
 # takes a tenth of a second at most; `verify` does it for larger ones.
 _CHECKED_BYTES = 2**26
@@ -76,6 +76,7 @@ class Split:
       kept; None when they are not from the cache.
     verification: of large arrays, in the background; None without.
     image: (height, width, channels) where each row is an image; else nothing.
+    notes: what there is to say of ids that a model does not know.
   """
 
   features: csr_lib.Csr | np.ndarray | ComputedRows
@@ -86,6 +87,7 @@ class Split:
   cache_dir: pathlib.Path | None = None
   verification: verification_lib.Verification | None = None
   image: tuple[int, ...] = ()
+  notes: tuple[str, ...] = ()
 
   def check(self) -> None:
     """Raises as soon as damage of the arrays has been found; costs nothing.
@@ -122,6 +124,7 @@ def open_split(
   zero_based: bool = True,
   duplicates: str = "refuse",
   column: int = 1,
+  beyond: bool = False,
   context: int = 0,
   verify: bool = True,
 ) -> Split:
@@ -139,6 +142,9 @@ def open_split(
     duplicates: what becomes of ids that a row has twice: "refuse", or "sum"
       adds their values up, or "first" keeps the first one.
     column: of the files of row numbers, from 1, where a data set has those.
+    beyond: whether a model of these widths is to score the split: features
+      beyond are left out, labels beyond stay, so that there may be more than
+      `num_labels`, and `Split.notes` says how many.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
     verify: whether arrays too large to be checked now are compared with their
@@ -163,7 +169,7 @@ def open_split(
   else:
     files = discover.find(data_dir, split)
     options = ingest.Options(
-      num_features, num_labels, zero_based, True, duplicates, column
+      num_features, num_labels, zero_based, True, duplicates, column, beyond
     )
     if column != 1 and files.rows is None:
       raise DataError(
@@ -367,4 +373,14 @@ def _split(
     pairs = matrix("filter", meta["num_labels"])
   labels = matrix("labels", meta["num_labels"])
   image = npy.image_shape(files.features) if meta["dense"] else ()
-  return Split(features, labels, pairs, name, entry.name, entry, image=image)
+  notes = tuple(
+    f"{path.name}: {note}"
+    for what, path in (
+      ("feature", files.features),
+      ("label", files.labels or files.features),
+    )
+    for note in meta.get("notes", {}).get(what, ())
+  )
+  return Split(
+    features, labels, pairs, name, entry.name, entry, image=image, notes=notes
+  )

@@ -119,8 +119,8 @@ def stream_each(
     raise errors.DataError(path, "an empty file", _EXPECTED[kind])
   header, rest = _header(first, path, kind)
   _check_header(header, entries, labels, path)
-  entries.limit = entries.limit or header.num_columns
-  labels.limit = labels.limit or header.num_labels
+  entries.state(header.num_columns)
+  labels.state(header.num_labels)
   reader = _Reader(path, header, entries, labels)
   for block in itertools.chain([rest] if rest.text else [], source):
     for rows in reader.each(block):

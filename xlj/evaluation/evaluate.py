@@ -75,7 +75,7 @@ def evaluate(
   choices.check_end(data.num_rows)
   start = time.monotonic()
   counts = run.label_counts()
-  about = _about(run, ks, counts)
+  about = _about(run, data, ks, counts)
   with jax.set_mesh(run.mesh):
     scorer = make_scorer(run, data, ks=ks, choice=choice)
     ranking = scorer.run(run.state)
@@ -133,21 +133,28 @@ def make_scorer(
     rows=rows,
     choice=choice,
     neighbours=run.neighbours,
-    **_about(run, ks, run.label_counts()),
+    **_about(run, data, ks, run.label_counts()),
   )
 
 
 def _about(
-  run: predictor.Predictor, ks: Sequence[int], counts: np.ndarray | None
+  run: predictor.Predictor,
+  data: store.Split,
+  ks: Sequence[int],
+  counts: np.ndarray | None,
 ) -> dict[str, Any]:
   """What the metrics know of the labels; nothing of each of too many."""
   config = run.config
   about: dict[str, Any] = {
-    "num_labels": run.num_ids,
+    "num_labels": max(run.num_ids, data.num_labels),
     "ks": tuple(ks) or tuple(config.eval.ks),
   }
   if counts is None:
     return about | {"per_label": False}
+  groups = statistics.label_groups(counts).group
+  # What the model does not know is as rare as can be.
+  unknown = (0, about["num_labels"] - len(counts))
+  counts = np.pad(counts, unknown)
   return about | {
     "propensities": statistics.propensities(
       counts,
@@ -155,7 +162,7 @@ def _about(
       config.data.propensity_a,
       config.data.propensity_b,
     ),
-    "deciles": statistics.label_groups(counts).group + 1,
+    "deciles": np.pad(groups + 1, unknown, constant_values=10),
     "label_counts": counts,
   }
 

@@ -65,11 +65,12 @@ class Evaluator:
 
     Args:
       model: The model.
-      split: The data to score.
+      split: The data to score. Label ids beyond the model's are positives that
+        nothing finds.
       weighting: Feature weighting fitted on the training split.
       order: The head's numbers of the labels.
       batch_size: Examples scored at a time, over all devices.
-      num_labels: L of the model, or how many label ids, if there are more.
+      num_labels: L: how many label ids the model has, or the split, if more.
       ks: Cut-offs of the metrics.
       rows: Rows of the split to score; by default all.
       propensities: `[L]` for PSP; None leaves it out.
@@ -88,6 +89,12 @@ class Evaluator:
     self._named = {"each": each, "width": self._choice.most_named(each)}
     self._allowed = None if each else self._choice.by_row(model, order)
     self._model = model
+    ids = order.head_ids
+    self._num_ids = model.layout.num_labels if ids is None else len(ids)
+    self._labels = split.labels
+    if split.num_labels > self._num_ids:
+      known = split.labels.below(self._num_ids)
+      split = dataclasses.replace(split, labels=known)
     self._split = split
     self._weighting = weighting
     self._order = order
@@ -115,10 +122,13 @@ class Evaluator:
       The metrics' sums over the rows.
     """
     ranking = self._ranking()
-    for ranked in self.rank(state, min(ranking.width, ranking.num_labels)):
-      labels = self._split.labels.take(ranked.rows)
+    k = min(ranking.width, self._num_ids)
+    for ranked in self.rank(state, k):
+      labels = self._labels.take(ranked.rows)
       labels = self._order.known(self._wanted.kept(labels, ranked.rows))
-      ranking.update(ranked.ids, labels)
+      fill = (0, 0), (0, ranking.width - k)
+      ids = np.pad(ranked.ids, fill, constant_values=-1)
+      ranking.update(ids, labels)
     return self._of_all_processes(ranking)
 
   def loss(self, state: dict[str, Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 from xlj import config as config_lib
 from xlj import files
 from xlj.config import splits
+from xlj.data import checks
 from xlj.data import formats
 from xlj.data import images
 from xlj.data import names as names_lib
@@ -136,7 +137,8 @@ def _answers(
     The rows of a block, in order.
   """
   row = 0
-  for block in _blocks(run, path):
+  beyond = checks.Beyond({"feature": run.num_features})
+  for block in _blocks(run, path, beyond):
     if isinstance(block, formats.DataError):
       answers: list[Answer] = [(*_NOTHING, block)]
     else:
@@ -149,10 +151,12 @@ def _answers(
         answers[i] = (*_NOTHING, error)
     yield answers
     row += len(answers)
+  for note in beyond.notes("feature"):
+    logging.warning("%s: %s", path, note)
 
 
 def _blocks(
-  run: predictor.Predictor, path: str
+  run: predictor.Predictor, path: str, beyond: checks.Beyond
 ) -> Iterator[formats.Rows | formats.DataError]:
   """The rows of a file, or images."""
   shape = tuple(run.config.encoder.image or ())
@@ -170,9 +174,7 @@ def _blocks(
       raise formats.DataError(
         path, f"images of {found}", f"{shape}, as the run was trained on"
       )
-  return formats.stream_each(
-    path, num_features=run.num_features, **splits.reading(run.config)
-  )
+  return formats.stream_each(path, beyond=beyond, **splits.reading(run.config))
 
 
 def _told(error: ValueError, count: int, path: str) -> ValueError:

@@ -83,17 +83,32 @@ class LabelChoice:
     )
 
   def kept(self, labels: csr_lib.Csr, rows: np.ndarray) -> csr_lib.Csr:
-    """The true labels `[m, L]` of some examples that may be answers."""
+    """The true labels of some examples that may be answers.
+
+    Args:
+      labels: `[m, L]`, or wider where no model knows the rest: that stays
+        unless the answers are of some labels alone.
+      rows: `[m]` numbers of the examples.
+
+    Returns:
+      As wide as `labels`.
+    """
     if self.is_free:
       return labels
-    found = _pattern(labels.to_scipy())
+    every: Any = _pattern(labels.to_scipy())
+    named: Any = self.exclude if self.among is None else self.among
+    width = named.shape[1] if self.allowed is None else len(self.allowed)
+    found, beyond = every[:, :width], every[:, width:]
     if self.exclude is not None:
       found = found - found.multiply(self.exclude[rows])
     if self.among is not None:
       found = found.multiply(self.among[rows])
     if self.allowed is not None:
       found = found.multiply(self.allowed[None])
-    return csr_lib.Csr.from_scipy(_pattern(found), values=False)
+    if self.among is not None or self.allowed is not None:
+      beyond = 0 * beyond
+    found = _pattern(scipy.sparse.hstack([found, beyond]))
+    return csr_lib.Csr.from_scipy(found, values=False)
 
   def by_row(
     self, model: model_lib.Model, order: label_order.LabelOrder

@@ -103,7 +103,10 @@ def prepare(
 
   def measure(config: ml_collections.ConfigDict) -> config_lib.Measured:
     nonlocal stats, weighting
-    stats = _statistics(config, split)
+    by_label = config.head.order != "none"
+    stats = statistics.load_or_compute(
+      split, split.cache_dir, by_label=by_label
+    )
     weighting = weighting_lib.fit(
       config.data.weighting or "auto", stats, l2=config.data.l2, smooth=True
     )
@@ -123,6 +126,9 @@ def prepare(
     config, begun = config_lib.reopened(config, begun)
   room.check(
     config, lambda c: config_lib.resolve(c, about, begun=begun), split, workdir
+  )
+  splits.check_others(
+    config, split.num_features, config.data.num_ids or split.num_labels
   )
   config = config_lib.resolve(config, about, measure, begun)
   if workdir is None or was is None:
@@ -291,20 +297,6 @@ def _begun(workdir: Path | None) -> ml_collections.ConfigDict | None:
   if workdir is None or not (workdir / config_lib.FILE).exists():
     return None
   return config_lib.load(workdir / config_lib.FILE)
-
-
-def _statistics(
-  config: ml_collections.ConfigDict, split: store.Split
-) -> statistics.Statistics:
-  """Counts of labels and features."""
-  by_label = config.head.order != "none"
-  stats = statistics.load_or_compute(split, split.cache_dir, by_label=by_label)
-  if stats.label_counts is None or not config.data.num_ids:
-    return stats
-  # Counted with the ids that the files have; the run may have more.
-  missing = split.num_labels - len(stats.label_counts)
-  counts = np.pad(stats.label_counts, (0, missing))
-  return dataclasses.replace(stats, label_counts=counts)
 
 
 def _size(
