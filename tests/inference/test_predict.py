@@ -64,7 +64,7 @@ def test_a_failed_file_is_not_written(predict, tmp_path):
 
 @pytest.mark.parametrize("header", [False, True])
 def test_bad_rows_are_skipped_in_their_places(header, predict, caplog):
-  bad = ["x\n", "0:nan\n", "0:1 0:1\n", "12:1\n", "0:1 \0\n", "1:1e99\n", HUGE]
+  bad = ["x\n", "0:nan\n", "0:1 0:1\n", "0:1:2\n", "0:1 \0\n", "1:1e99\n", HUGE]
   if not header:
     bad.insert(2, "\n")  # elsewhere it is a row without features
   lines, places = [GOOD[0]], [0]
@@ -209,3 +209,9 @@ def test_files_that_do_not_fit_are_refused(
   assert str(caught.value).startswith(str(path)) and message in str(
     caught.value
   )
+
+
+def test_features_that_the_model_lacks_count_for_nothing(predict, caplog):
+  expected = predict(["0:1 3:2\n", "1:1\n"])
+  assert predict(["0:1 3:2 12:5 9999:1\n", "1:1 12:3\n"]) == expected
+  assert "in.txt: 3 entries of 2 features that training has not" in caplog.text

@@ -84,6 +84,7 @@ def stream_rows(
     num_labels=num_labels,
     zero_based=zero_based,
     duplicates=duplicates,
+    beyond=beyond,
     kind=kind,
   ):
     if isinstance(rows, DataError):
