@@ -22,6 +22,7 @@ from absl import flags
 from absl import logging
 import numpy as np
 
+from xlj import files
 from xlj import launching
 from xlj.data import csr as csr_lib
 from xlj.data import discover
@@ -61,7 +62,8 @@ _IMBALANCE = flags.DEFINE_float(
 
 def main() -> None:
   """Writes the data set."""
-  source, output = Path(_DATA_DIR.value), Path(_OUTPUT_DIR.value)
+  source = Path(_DATA_DIR.value)
+  output = files.local(_OUTPUT_DIR.value, "--output_dir")
   if output.exists():
     raise FileExistsError(f"{output} exists; name a directory that does not")
   train = store.open_split(source)

@@ -10,6 +10,7 @@ import time
 
 from absl import flags
 
+from xlj import files
 from xlj import launching
 from xlj.synthetic import topics as synthetic
 
@@ -32,7 +33,7 @@ def _step(title: str, name: str, *arguments: str) -> None:
 def main() -> None:
   """Runs the demo."""
   start = time.monotonic()
-  root = Path(_DIRECTORY.value).resolve()
+  root = files.local(_DIRECTORY.value, "--directory").resolve()
   data, workdir = root / "data", root / "run"
   predictions = root / "predictions.jsonl"
   print(f"=== Generate data with 131,072 labels in {data}", flush=True)

@@ -10,6 +10,7 @@ and cropped to one size. Then train with configs/images.py.
 
 from absl import flags
 
+from xlj import files
 from xlj import launching
 from xlj.data import images
 
@@ -44,7 +45,7 @@ def main() -> None:
   """Converts."""
   images.convert(
     _INPUT.value,
-    _OUTPUT_DIR.value,
+    files.local(_OUTPUT_DIR.value, "--output_dir"),
     (_HEIGHT.value, _WIDTH.value or _HEIGHT.value),
     channels=int(_CHANNELS.value),
     unknown=_UNKNOWN.value,

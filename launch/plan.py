@@ -8,10 +8,10 @@ python launch/plan.py --config=configs/billion.py --devices=8 \\
 
 import json
 import os
-from pathlib import Path
 
 from absl import flags
 
+from xlj import files
 from xlj import launching
 from xlj.distributed.local import devices as devices_lib
 
@@ -44,9 +44,10 @@ def main() -> None:
   plan = plan_lib.make(
     _CONFIG.value, mesh_lib.make_mesh(mesh), _ACCELERATOR.value
   )
-  if _JSON.value:
-    Path(_JSON.value).write_text(json.dumps(plan.to_json(), indent=2) + "\n")
   print(plan)
+  if _JSON.value:
+    text = json.dumps(plan.to_json(), indent=2) + "\n"
+    files.write_text(files.local(_JSON.value, "--json"), text)
 
 
 def _mesh() -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """Evaluating runs on data that is not a directory of rows."""
 
 import json
+import shutil
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_held_out_generated_rows_are_scored(generated, capsys):
   stored = json.loads((generated / "evaluation.json").read_text())
   assert stored["baselines"].keys() == {"popularity"}
   assert len(stored["deciles"]) > 1
+
+
+def test_figures_are_printed_where_none_can_be_written(
+  generated, tmp_path, capsys, caplog
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(generated, workdir)
+  (workdir / "evaluation.json").unlink(missing_ok=True)
+  (workdir / "evaluation.json").mkdir()  # as read-only, also for root
+  found = evaluate.evaluate(workdir)
+  last = capsys.readouterr().out.strip().splitlines()[-1]
+  assert json.loads(last)["P@1"] == pytest.approx(found["P@1"], abs=1e-3)
+  assert "the report was not renewed: " in caplog.text
+  assert f"{workdir / 'evaluation.json'} is a directory" in caplog.text
 
 
 @pytest.mark.slow

@@ -256,3 +256,18 @@ def test_predict_refuses_a_bad_input_and_leaves_no_output(trained, tmp_path):
   assert status == 2
   assert f"{source}:3" in err.splitlines()[-1]
   assert not output.exists()
+
+
+@pytest.mark.parametrize(
+  "name, flag, others",
+  [
+    ("images", "output_dir", ["--input=folder"]),
+    ("corrupt", "output_dir", ["--data_dir=data", "--mode=missing"]),
+    ("demo", "directory", []),
+  ],
+)
+def test_a_bucket_is_no_place_for_files(name, flag, others, tmp_path):
+  url = "gs://bucket/place"
+  status, _, err = runs.launch_to_end(name, f"--{flag}={url}", *others)
+  assert status == 2
+  assert f"error: --{flag} is {url}, a bucket; give a path of a file" in err

@@ -59,7 +59,7 @@ def roots(
     of the user, `$XDG_CACHE_HOME/xlj` or `~/.cache/xlj`.
   """
   if cache_dir is not None:
-    return [pathlib.Path(cache_dir).absolute()]
+    return [files.local(cache_dir, "data.cache_dir").absolute()]
   user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   return [source.absolute() / DIRECTORY, pathlib.Path(user) / "xlj"]
 

@@ -117,7 +117,7 @@ def convert(
     _save(target / f"Y.{_SHORT[split]}.npy", ids)
     logging.info("%s: %d images of %s", features, len(paths), shape[1:])
   text = "".join(f"{name}\n" for name in labels)
-  (target / "labels.txt").write_text(text, encoding="utf-8")
+  files.write_text(target / "labels.txt", text)
   return labels
 
 

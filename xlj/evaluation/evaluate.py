@@ -98,9 +98,11 @@ def evaluate(
       "baselines": baselines,
       "deciles": deciles,
     }
-    if not asked:
-      _write(Path(workdir), found)
-    _print(by_name, loss, data.num_rows, seconds)
+    try:
+      _print(by_name, loss, data.num_rows, seconds)
+    finally:  # also where nobody reads what is printed
+      if not asked:
+        _write(Path(workdir), found)
   return values
 
 
@@ -187,10 +189,16 @@ def _baselines(
 
 
 def _write(workdir: Path, found: Mapping[str, Any]) -> None:
-  """Leaves the figures for the report, and renews it."""
+  """Leaves the figures for the report, and renews it, where that can be."""
   text = json.dumps(found, indent=2) + "\n"
-  files.write_text(workdir / report.EVALUATION_FILE, text)
-  path = report.write_report(workdir)
+  try:
+    files.write_text(workdir / report.EVALUATION_FILE, text)
+    path = report.write_report(workdir)
+  except OSError as error:
+    logging.warning(
+      "The figures are printed alone; the report was not renewed: %s", error
+    )
+    return
   logging.info("Wrote %s", path)
 
 
