@@ -349,3 +349,21 @@ def test_blocks_are_whole_lines_with_their_numbers(tmp_path):
   for block in blocks:
     before = path.read_bytes().index(block.text[:1])
     assert block.first_line == 1 + path.read_bytes()[:before].count(b"\n")
+
+
+@pytest.mark.parametrize(
+  "matrix,message",
+  [
+    (np.eye(2), "is a ndarray; give a Csr"),
+    (
+      csr_lib.Csr(np.array([0, 1]), np.array([0]), np.array([np.nan]), 2),
+      "Row 0 has a value that is not finite",
+    ),
+  ],
+)
+def test_what_readers_would_refuse_is_not_written(matrix, message, tmp_path):
+  for write in (writers.write_matrix, writers.write_pairs, writers.write_npz):
+    with pytest.raises(ValueError, match=message):
+      write(tmp_path / "x", matrix)
+  with pytest.raises(ValueError, match=message):
+    writers.write_svmlight(tmp_path / "x", matrix, matrix)

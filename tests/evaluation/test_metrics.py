@@ -6,6 +6,7 @@ from absl.testing import absltest
 import hypothesis
 from hypothesis import strategies
 import numpy as np
+import pytest
 import sklearn.metrics
 
 from xlj.evaluation import metrics
@@ -260,7 +261,10 @@ class RankingTest(absltest.TestCase):
     cases = [
       ("nothing to average", ranking.compute),
       ("expected 2", lambda: ranking.update(np.zeros((1, 1), int), one)),
-      ("1 rows of labels for 2", lambda: ranking.update(np.eye(2), one)),
+      (
+        "1 rows of labels for 2",
+        lambda: ranking.update(np.eye(2, 2, 0, int), one),
+      ),
       ("twice", lambda: ranking.update(np.array([[1, 1]]), one)),
       (
         "expected ids in",
@@ -298,6 +302,25 @@ class RankingTest(absltest.TestCase):
     ranking.update(ids, truth)
     ranking.compute()
     self.assertAlmostEqual(ranking.compute()["Recall@100"], 100)
+
+
+@pytest.mark.parametrize(
+  "options,ids,weights,message",
+  [
+    (dict(ks=(1.5,)), None, None, "cut-offs are .* whole numbers"),
+    (dict(propensities=[0.5, np.nan, 1]), None, None, "label 1 is nan"),
+    (dict(propensities=[0.5, 1, 2]), None, None, r"label 2 is 2.0, .* \(0, 1"),
+    ({}, np.array([0, 1]), None, r"are int64 \(2,\), expected label ids \[N"),
+    ({}, np.array([[0.0], [np.nan]]), None, "are float64"),
+    ({}, np.array([[0], [1]]), [1, 1, 0], r"weights have shape \(3,\)"),
+  ],
+)
+def test_figures_of_what_is_no_ranking_are_refused(
+  options, ids, weights, message
+):
+  truth = pairs.LabelRows(np.array([0, 1, 2]), np.array([0, 1]))
+  with pytest.raises(ValueError, match=message):
+    metrics.Ranking(3, **({"ks": (1,)} | options)).update(ids, truth, weights)
 
 
 if __name__ == "__main__":

@@ -95,3 +95,21 @@ def test_a_threshold_keeps_a_share():
   assert 0.9 <= kept.mean() <= 0.902
   with pytest.raises(ValueError, match="has no threshold"):
     open_set.threshold_keeping(sure[:0])
+
+
+@pytest.mark.parametrize(
+  "call,message",
+  [
+    (lambda: open_set.rejected([1, 2], [0.1, np.nan], 0.5), r"nce\[1\] is NaN"),
+    (lambda: open_set.rejected([1, 2], [0.1, 0.2], np.nan), "threshold.* NaN"),
+    (lambda: open_set.rejected([1, 2], [0.1], 0.5), "shapes"),
+    (lambda: open_set.rejected([0.5], [0.1], 0.5), "give label ids, and -1"),
+    (lambda: open_set.threshold_keeping(np.array([np.nan])), "is NaN"),
+    (lambda: open_set.auroc([0.1, np.nan], [1, -1]), "is NaN"),
+    (lambda: open_set.open_f_measure([1.5, 2], [1, 2]), "predictions is float"),
+    (lambda: open_set.by_shots([1, 2], [1.0, 2], [3, 3, 3]), "truth is float"),
+  ],
+)
+def test_what_is_neither_above_nor_below_is_refused(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()

@@ -34,7 +34,8 @@ def write_one_file(
     labels: [N, L]; values are ignored.
 
   Raises:
-    ValueError: when the numbers of rows differ.
+    ValueError: when the numbers of rows differ, or a matrix is not what `Csr`
+      promises.
     OSError: when it cannot be written.
   """
   _check_rows(features, labels)
@@ -54,8 +55,10 @@ def write_matrix(path: Path, matrix: csr_lib.Csr) -> None:
     matrix: [N, F], or labels [N, L], whose entries are written with value 1.
 
   Raises:
+    ValueError: when it is not what `Csr` promises.
     OSError: when it cannot be written.
   """
+  _check(matrix)
   with _create(path) as file:
     file.write(_line(matrix.shape))
     for start in range(0, matrix.num_rows, _ROWS):
@@ -73,7 +76,8 @@ def write_svmlight(
     labels: [N, L]; values are ignored.
 
   Raises:
-    ValueError: when the numbers of rows differ.
+    ValueError: when the numbers of rows differ, or a matrix is not what `Csr`
+      promises.
     OSError: when it cannot be written.
   """
   _check_rows(features, labels)
@@ -91,8 +95,10 @@ def write_pairs(path: Path, matrix: csr_lib.Csr) -> None:
     matrix: [N, L]; values are ignored.
 
   Raises:
+    ValueError: when it is not what `Csr` promises.
     OSError: when it cannot be written.
   """
+  _check(matrix)
   with _create(path) as file:
     for row in range(matrix.num_rows):
       start, stop = matrix.indptr[row : row + 2]
@@ -108,15 +114,29 @@ def write_npz(path: Path, matrix: csr_lib.Csr) -> None:
     matrix: [N, F]; entries without values are written with value 1.
 
   Raises:
+    ValueError: when it is not what `Csr` promises.
     OSError: when it cannot be written.
   """
   import scipy.sparse
 
+  _check(matrix)
   with _create(path) as file:
     scipy.sparse.save_npz(file, matrix.to_scipy())
 
 
+def _check(matrix: csr_lib.Csr) -> None:
+  """Refuses what the readers would refuse."""
+  if not isinstance(matrix, csr_lib.Csr):
+    raise ValueError(
+      f"The matrix is a {type(matrix).__name__}; give a Csr, as"
+      " Csr.from_scipy(matrix) is."
+    )
+  matrix.validate()
+
+
 def _check_rows(features: csr_lib.Csr, labels: csr_lib.Csr) -> None:
+  _check(features)
+  _check(labels)
   if features.num_rows != labels.num_rows:
     raise ValueError(
       f"{features.num_rows} rows of features, but {labels.num_rows} of labels."

@@ -88,11 +88,21 @@ class Ranking:
     per_label: bool = True,
   ):
     """Starts from nothing seen; see the class."""
-    if not ks or min(ks) < 1:
-      raise ValueError(f"the cut-offs are {tuple(ks)}, expected k >= 1")
+    whole = np.asarray(ks).dtype.kind in "iu" and len(ks)
+    if not whole or min(ks) < 1:
+      raise ValueError(
+        f"the cut-offs are {tuple(ks)}, expected whole numbers k >= 1"
+      )
     self.num_labels = num_labels
     self.ks = np.unique(np.asarray(ks, np.int64))
     self._propensities = _of_length(num_labels, "propensities", propensities)
+    if propensities is not None:
+      p = np.asarray(propensities)
+      if not ((p > 0) & (p <= 1)).all():
+        bad = int(np.argmin((p > 0) & (p <= 1)))
+        raise ValueError(
+          f"the propensity of label {bad} is {p[bad]}, expected in (0, 1]"
+        )
     self._deciles = _of_length(num_labels, "deciles", deciles)
     if deciles is not None and not np.isin(deciles, np.arange(1, 11)).all():
       raise ValueError(
@@ -143,7 +153,13 @@ class Ranking:
       ValueError: shapes disagree, `labels` is not sorted CSR within [0, L), or
         a row predicts a label twice.
     """
-    ids = np.asarray(topk_ids)[:, : self.width].astype(np.int64)
+    given = np.asarray(topk_ids)
+    if given.ndim != 2 or (given.size and given.dtype.kind not in "iu"):
+      raise ValueError(
+        f"the predictions are {given.dtype} {given.shape}, expected label ids"
+        " [N, K], best first"
+      )
+    ids = given[:, : self.width].astype(np.int64)
     missing = self.width - ids.shape[1]
     if missing > 0 and ids.shape[1] < self.num_labels:
       raise ValueError(
@@ -152,6 +168,10 @@ class Ranking:
       )
     ids = np.pad(ids, ((0, 0), (0, max(missing, 0))), constant_values=-1)
     pairs.check(labels, len(ids), self.num_labels)
+    if weights is not None and np.shape(weights) != (len(ids),):
+      raise ValueError(
+        f"the weights have shape {np.shape(weights)}, expected ({len(ids)},)"
+      )
     if weights is not None:
       keep = np.asarray(weights) != 0
       ids, labels = ids[keep], pairs.take(labels, keep)

@@ -30,8 +30,15 @@ def rejected(
 
   Returns:
     `[N]` ints.
+
+  Raises:
+    ValueError: Lengths differ, or a confidence or the threshold is NaN, which
+      is neither below nor above.
   """
-  return np.where(np.asarray(confidence) < threshold, OPEN, predictions)
+  _numbers(confidence=confidence, threshold=np.reshape(threshold, -1))
+  predictions, confidence = _same_length(predictions, confidence)
+  _ids(predictions=predictions)
+  return np.where(confidence < threshold, OPEN, predictions)
 
 
 def threshold_keeping(confidence: np.ndarray, share: float = 0.95) -> float:
@@ -51,6 +58,7 @@ def threshold_keeping(confidence: np.ndarray, share: float = 0.95) -> float:
     raise ValueError(
       f"a share of {share} of {len(confidence)} examples has no threshold"
     )
+  _numbers(confidence=confidence)
   return float(np.quantile(confidence, 1 - share, method="lower"))
 
 
@@ -76,6 +84,7 @@ def best_threshold(
   Raises:
     ValueError: As for `open_f_measure`.
   """
+  _numbers(confidence=confidence)
   limits = np.unique(np.quantile(confidence, np.arange(200) / 200))
   found = [
     open_f_measure(rejected(predictions, confidence, limit), truth, measure)
@@ -110,6 +119,7 @@ def open_f_measure(
   if measure not in MEASURES:
     raise ValueError(f"the measure is {measure!r}; use one of {MEASURES}")
   predictions, truth = _same_length(predictions, truth)
+  _ids(predictions=predictions, truth=truth)
   known = truth != OPEN
   right = known & (predictions == truth)
   wrong = known & ~right
@@ -133,8 +143,13 @@ def auroc(confidence: np.ndarray, truth: np.ndarray) -> float:
 
   Returns:
     From 0 to 100; NaN if there are no such pairs.
+
+  Raises:
+    ValueError: Lengths differ, or a confidence is NaN.
   """
   confidence, truth = _same_length(confidence, truth)
+  _numbers(confidence=confidence)
+  _ids(truth=truth)
   known = truth != OPEN
   _, rank, counts = np.unique(
     confidence, return_inverse=True, return_counts=True
@@ -174,6 +189,7 @@ def by_shots(
     ValueError: A label is not among those counted, or lengths differ.
   """
   predictions, truth = _same_length(predictions, truth)
+  _ids(predictions=predictions, truth=truth)
   predictions, truth = predictions[truth != OPEN], truth[truth != OPEN]
   if len(truth) and not 0 <= truth.min() <= truth.max() < len(label_counts):
     raise ValueError(
@@ -209,3 +225,26 @@ def _same_length(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   if a.shape != b.shape or a.ndim != 1:
     raise ValueError(f"shapes are {a.shape} and {b.shape}; give [N] of both")
   return a, b
+
+
+def _numbers(**arrays: np.ndarray) -> None:
+  """Refuses what is not `[N]` numbers, or has a NaN; infinite ones count."""
+  for name, array in arrays.items():
+    array = np.asarray(array)
+    if array.ndim != 1 or array.dtype.kind not in "buif":
+      raise ValueError(
+        f"{name} is {array.dtype} {array.shape}; give numbers [N]"
+      )
+    if np.isnan(array).any():
+      raise ValueError(
+        f"{name}[{int(np.argmax(np.isnan(array)))}] is NaN; give numbers"
+      )
+
+
+def _ids(**arrays: np.ndarray) -> None:
+  """Refuses what is not whole numbers."""
+  for name, array in arrays.items():
+    if array.size and array.dtype.kind not in "iu":
+      raise ValueError(
+        f"{name} is {array.dtype}; give label ids, and {OPEN} for none"
+      )

@@ -257,3 +257,9 @@ def test_a_linear_gradient_that_is_not_finite_makes_the_loss_so(shape):
       new, _, _, metrics = jax.jit(head.step)(params, opt, 0, None, *batch)
       assert np.isfinite(new["wide"]).all() == (value == 3)
       assert np.isfinite(metrics["loss"]) == (value == 3)
+
+
+def test_ids_beyond_the_labels_are_of_no_other_label():
+  rows = dense_heads.make(num_labels=43, dim=2, blocks=8).label_rows
+  ids = rows.of_labels(np.array([0, 42, 43, 48, -1]))
+  np.testing.assert_array_equal(ids[2:], -1)  # 48 would be the place of 1

@@ -124,9 +124,10 @@ class Rows:
     )
 
   def of_labels(self, ids: targets_lib.Array) -> jax.Array:
-    """Rows of label ids; -1 stays."""
+    """Rows of label ids; what is none, such as -1, is -1."""
     ids = jnp.asarray(ids)
-    return jnp.where(ids < 0, -1, self.layout.row_of_label(ids))
+    is_label = (ids >= 0) & (ids < self.layout.num_labels)
+    return jnp.where(is_label, self.layout.row_of_label(ids), -1)
 
   def is_label(self) -> jax.Array:
     """Which rows hold a label, `[L]` bool, split like the rows."""
