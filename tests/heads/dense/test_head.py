@@ -260,6 +260,13 @@ def test_a_linear_gradient_that_is_not_finite_makes_the_loss_so(shape):
 
 
 def test_ids_beyond_the_labels_are_of_no_other_label():
-  rows = dense_heads.make(num_labels=43, dim=2, blocks=8).label_rows
-  ids = rows.of_labels(np.array([0, 42, 43, 48, -1]))
-  np.testing.assert_array_equal(ids[2:], -1)  # 48 would be the place of 1
+  head = dense_heads.make(
+    num_labels=43,
+    dim=2,
+    loss=bce.BinaryCrossEntropy(),
+    optimizer=row_optimizer.RowOptimizer(optax.sgd(0.1)),
+    blocks=8,
+  )
+  rows = head.label_rows.of_labels(np.array([1, 42, 43, 48, -1]))
+  # 48 would be the place of label 1.
+  np.testing.assert_array_equal(rows, [6, 17, -1, -1, -1])
