@@ -162,7 +162,7 @@ def test_labels_that_no_model_knows_are_missed(excluding, linear):
   unknown = [[L + 1, L + 3][: rng.integers(0, 3)] for _ in labels]
   wide = csr_lib.Csr.from_rows([a + b for a, b in zip(labels, unknown)], L + 4)
   about = {"ks": (1, 3, 20), "propensities": np.linspace(0.1, 1, L + 4)}
-  choice = None
+  choice = label_choice.LabelChoice()
   if excluding:
     none = scipy.sparse.csr_array((N, L), dtype=np.float32)
     choice = label_choice.LabelChoice(exclude=none)
