@@ -104,6 +104,7 @@ FLOORS = {
   ),
   "data": (
     "csr errors parse",
+    "numbering",
     "cache checks discover label_pairs lines mapped strict sampler",
     "names npy order row_split text verification",
     "arrays label_lists",

@@ -14,7 +14,7 @@ from xlj.data import weighting
 
 _MANY_ROWS = 20_000  # from which some of a network's are held out
 # Not of dense features.
-_OF_SPARSE = ("data.weighting", "data.l2", "data.max_features")
+_OF_SPARSE = ("data.weighting", "data.l2", "data.max_features", "data.renumber")
 _OF_GENERATED = (
   "data.generator.test_rows",
   "data.generator.factors",
@@ -83,6 +83,8 @@ def fields() -> options.Fields:
     # Of sparse features: "none", "log", "tfidf" or "log_tfidf"
     "data.weighting": auto(str),
     "data.l2": auto(bool),  # scale each row of features to length 1
+    # Number ids that are large, but few, as the training split has them
+    "data.renumber": False,
     "data.max_features": 0,  # most features a row keeps; 0 for all
     "data.max_labels": 0,  # most labels a training row keeps; 0 for all
     "data.propensity_a": 0.55,  # Jain et al. 2016
@@ -179,6 +181,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     ConfigError: Naming the field.
   """
   data = config.data
+  if data.renumber and (data.context or data.generator.rows):
+    raise checks.ConfigError(
+      "data.renumber is True, and neither words (data.context) nor generated"
+      " rows (data.generator.rows) have ids to number; leave it out"
+    )
   if not train_rows(config):
     raise checks.ConfigError(
       f"data.validation is {data.validation}, which leaves none of"

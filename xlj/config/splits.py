@@ -11,6 +11,7 @@ from xlj import config as config_lib
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import names as names_lib
+from xlj.data import numbering as numbering_lib
 from xlj.data import store
 from xlj.data import tokens
 from xlj.synthetic import generated
@@ -25,6 +26,7 @@ def open_split(
   data_dir: str | Path | None = None,
   num_features: int | None = None,
   num_labels: int | None = None,
+  numbering: numbering_lib.Numbering | None = None,
 ) -> store.Split:
   """Opens a split of the data of a config.
 
@@ -37,6 +39,8 @@ def open_split(
       `data.num_features` states, if that is more.
     num_labels: Likewise of label ids; but others stay, as nothing that the
       model can find, and `data.num_ids` counts if there are any.
+
+    numbering: Of the ids of that model; by default of the training split.
 
   Returns:
     The split.
@@ -62,7 +66,12 @@ def open_split(
       " --config.data.dir=DIR"
     )
   scored = num_features is not None or num_labels is not None
-  found = _read(config, directory, split, num_features, num_labels, scored)
+  if scored and data.renumber and numbering is None:
+    numbering = _read(config, data.dir, "train").numbering
+  found = _read(
+    *(config, directory, split, num_features, num_labels, scored),
+    numbering=numbering,
+  )
   if not scored:
     return _as_stated(found, config, directory, split)
   if found.filter is not None and num_labels:
@@ -72,7 +81,10 @@ def open_split(
 
 
 def check_others(
-  config: ml_collections.ConfigDict, num_features: int, num_labels: int
+  config: ml_collections.ConfigDict,
+  num_features: int,
+  num_labels: int,
+  numbering: numbering_lib.Numbering | None = None,
 ) -> None:
   """Reads the splits that training does not, to find faults before it starts.
 
@@ -80,6 +92,7 @@ def check_others(
     config: A config; its section `data` counts.
     num_features: The number of features of the training split.
     num_labels: Likewise of label ids.
+    numbering: Of its ids, with `data.renumber`.
 
   Raises:
     DataError: If there is such a split, and it is not right.
@@ -94,7 +107,12 @@ def check_others(
     logging.info("Looking at the %s split before training starts", split)
     try:
       sizes = num_features, num_labels
-      _read(config, data.dir, split, *sizes, beyond=True, verify=False)
+      _read(
+        *(config, data.dir, split, *sizes),
+        beyond=True,
+        verify=False,
+        numbering=numbering,
+      )
     except store.DataError as error:
       error.add_hint(
         f"the {split} split is looked at before training starts: mend it, or"
@@ -113,6 +131,7 @@ def label_names(
   config: ml_collections.ConfigDict,
   workdir: Path | None = None,
   num_ids: int | None = None,
+  numbering: numbering_lib.Numbering | None = None,
 ) -> list[str] | None:
   """The names of the labels of a run, or of a config's data.
 
@@ -122,6 +141,7 @@ def label_names(
       have not, so that they are looked for with the data.
     num_ids: How many names there have to be; by default as many as the config,
       which is resolved then, has ids.
+    numbering: Of the ids, if they are numbered: the names are by number then.
 
   Returns:
     The names, by label id; None if there are none.
@@ -138,7 +158,18 @@ def label_names(
     return None
   if data.context:
     return tokens.words(data.dir)
-  return store.label_names(data.dir, num_ids)
+  if numbering is None:
+    return store.label_names(data.dir, num_ids)
+  names, largest = store.label_names(data.dir), int(numbering.labels[-1])
+  if names is not None and len(names) <= largest:
+    raise store.DataError(
+      data.dir,
+      f"{len(names)} names",
+      f"one for each label id up to {largest}",
+      hint="line i + 1 names label i, with data.renumber too; move the file of"
+      " names away, and give one with launch/predict.py --labels",
+    )
+  return names and [names[i] for i in numbering.labels]
 
 
 def keeps_names(config: ml_collections.ConfigDict, workdir: Path) -> bool:
@@ -155,6 +186,7 @@ def _read(
   num_labels: int | None = None,
   beyond: bool = False,
   verify: bool = True,
+  numbering: numbering_lib.Numbering | None = None,
 ) -> store.Split:
   """Opens a split of files, as the config says how they are read."""
   data = config.data
@@ -167,6 +199,8 @@ def _read(
     beyond=beyond,
     column=data.split,
     context=data.context,
+    renumber=data.renumber,
+    numbering=numbering,
     **reading(config),
     verify=data.verify and verify,
   )

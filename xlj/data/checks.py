@@ -16,8 +16,10 @@ import numpy as np
 
 from xlj.data import csr as csr_lib
 from xlj.data import errors
+from xlj.data import numbering
 
 MAX_COLUMNS = 2**31 - 1
+RENUMBER = "--config.data.renumber=True numbers ids that are large, but few"
 # What becomes of an id that a row has twice; labels have no values to add up.
 DUPLICATES = ("refuse", "sum", "first")
 
@@ -107,6 +109,8 @@ class Columns:
     duplicates: one of `DUPLICATES`.
     beyond: for rows that a model is to score: features that it does not know
       are left out, labels stay, and both are counted.
+    numbers: of ids that are too large for columns; what the file states of its
+      width says nothing then.
     seen: columns that the ids seen so far need.
     told: whether a log line has said that labels have relevances.
   """
@@ -116,6 +120,7 @@ class Columns:
   first_id: int = 0
   duplicates: str = "refuse"
   beyond: Beyond | None = None
+  numbers: numbering.Numbers | None = None
   seen: int = 0
   told: bool = False
 
@@ -146,6 +151,8 @@ class Columns:
     self._check_ids(indptr, ids, place)
     if values is not None:
       values = self._check_values(indptr, ids, values, place)
+    if self.numbers is not None:
+      ids = self.numbers.of(ids)
     ids = ids.astype(np.int32)
     if self.what == "label" and values is not None:
       indptr, ids, values = _nonzero(indptr, ids, values)
@@ -157,6 +164,8 @@ class Columns:
 
   def state(self, width: int | None) -> None:
     """Notes the width that the file states, the limit if there is no other."""
+    if self.numbers is not None:
+      return
     if self.beyond is not None and width:
       self.beyond.stated[self.what] = width
     self.limit = self.limit or width
@@ -191,6 +200,8 @@ class Columns:
   def count(self) -> int:
     """Number of columns: the limit, or what the ids so far need."""
     count = self.seen if self.limit is None else self.limit
+    if self.numbers is not None:
+      count = len(self.numbers)
     known = self.beyond and self.beyond.widths.get(self.what)
     if not known:
       return count
@@ -203,6 +214,8 @@ class Columns:
       return
     low, high = int(ids.min()), int(ids.max())
     bound = MAX_COLUMNS if self.limit is None else self.limit
+    if self.numbers is not None:
+      bound = numbering.MAX_ID
     if low < 0 or high >= bound:
       entry = int(np.argmax((ids < 0) | (ids >= bound)))
       raise place.error(
@@ -215,7 +228,15 @@ class Columns:
       )
     self.seen = max(self.seen, high + 1)
 
+  def _written(self, column: int) -> int:
+    """The id of a column, as the file has it."""
+    if self.numbers is not None:
+      column = int(self.numbers.ids()[column])
+    return int(column) + self.first_id
+
   def _range_hint(self, found: int, bound: int, place: Place) -> str:
+    if found >= bound == MAX_COLUMNS:
+      return RENUMBER
     if found == bound and not self.first_id and self.what == "feature":
       return "are the ids counted from 1? then --config.data.zero_based=False"
     if found == -1 and self.first_id:
@@ -275,7 +296,7 @@ class Columns:
           entry = int(np.argmax(repeats))
           raise place.error(
             int(rows[entry]),
-            f"{self.what} {ids[entry] + self.first_id} twice in a row",
+            f"{self.what} {self._written(ids[entry])} twice in a row",
             "each id once",
             "--config.data.duplicates=sum adds values, first keeps the first",
           )

@@ -13,7 +13,7 @@ and for files of labels alone `stream_labels(path, labels)`, which yields
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import importlib
 import os
 import pathlib
@@ -27,6 +27,7 @@ from xlj.data import discover
 from xlj.data import errors
 from xlj.data import label_lists
 from xlj.data import lines
+from xlj.data import numbering
 from xlj.data import parse
 from xlj.data import strict
 from xlj.data import text
@@ -45,6 +46,7 @@ def stream_rows(
   zero_based: bool = True,
   duplicates: str = "refuse",
   beyond: checks.Beyond | None = None,
+  numbers: Mapping[str, numbering.Numbers] | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows]:
   """Reads one file of features, with labels if it has them.
@@ -62,6 +64,7 @@ def stream_rows(
     zero_based: False if text numbers features from 1. Labels always count
       from 0.
     duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
+    numbers: of ids that are too large for columns, by "feature" and "label".
     beyond: of rows that a model is to score: counts the ids that it does not
       know, of which features are left out. Instead of the two widths.
     kind: refuses text of any other kind.
@@ -85,6 +88,7 @@ def stream_rows(
     zero_based=zero_based,
     duplicates=duplicates,
     beyond=beyond,
+    numbers=numbers,
     kind=kind,
   ):
     if isinstance(rows, DataError):
@@ -100,6 +104,7 @@ def stream_each(
   zero_based: bool = True,
   duplicates: str = "refuse",
   beyond: checks.Beyond | None = None,
+  numbers: Mapping[str, numbering.Numbers] | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows | DataError]:
   """Reads one file as `stream_rows` does; a bad row of text costs no other.
@@ -111,6 +116,7 @@ def stream_each(
     zero_based: as there.
     duplicates: as there.
     beyond: as there.
+    numbers: as there.
     kind: as there.
 
   Yields:
@@ -124,10 +130,13 @@ def stream_each(
   # Arrays have columns, which have no numbers.
   is_array = pathlib.PurePath(path).suffix in discover.ARRAYS
   first_id = int(not zero_based and not is_array)
+  of = (numbers or {}).get
   features = checks.Columns(
-    "feature", num_features, first_id, duplicates, beyond
+    "feature", num_features, first_id, duplicates, beyond, of("feature")
   )
-  labels = checks.Columns("label", num_labels, 0, duplicates, beyond)
+  labels = checks.Columns(
+    "label", num_labels, 0, duplicates, beyond, of("label")
+  )
   reader = _reader(path)
   if reader is not None:
     yield from reader.stream_rows(path, features, labels)
@@ -141,6 +150,7 @@ def stream_labels(
   num_labels: int | None = None,
   duplicates: str = "refuse",
   beyond: checks.Beyond | None = None,
+  numbers: Mapping[str, numbering.Numbers] | None = None,
 ) -> Iterator[csr_lib.Csr]:
   """Reads a file of labels alone.
 
@@ -152,6 +162,7 @@ def stream_labels(
     num_labels: the width that it has to have; None takes what the file says.
     duplicates: as in `stream_rows`.
     beyond: likewise.
+    numbers: likewise.
 
   Yields:
     Blocks of rows in order, without values; an entry of value 0 is no label,
@@ -161,7 +172,9 @@ def stream_labels(
     DataError: at the first thing that is not right.
     OSError: when the file cannot be read.
   """
-  labels = checks.Columns("label", num_labels, 0, duplicates, beyond)
+  labels = checks.Columns(
+    "label", num_labels, 0, duplicates, beyond, (numbers or {}).get("label")
+  )
   reader = _reader(path)
   if reader is not None:
     yield from reader.stream_labels(path, labels)
@@ -175,7 +188,12 @@ def stream_labels(
     yield rows.features
 
 
-def read_pairs(path: Path, num_rows: int, num_labels: int) -> csr_lib.Csr:
+def read_pairs(
+  path: Path,
+  num_rows: int,
+  num_labels: int,
+  known: np.ndarray | None = None,
+) -> csr_lib.Csr:
   """Reads lines `row label`, such as `filter_labels_test.txt`.
 
   Args:
@@ -183,6 +201,8 @@ def read_pairs(path: Path, num_rows: int, num_labels: int) -> csr_lib.Csr:
       repeat.
     num_rows: rows that there are, N.
     num_labels: labels that there are, L.
+    known: ids of the labels by their numbers, ascending; others are left out.
+      None if they are their numbers.
 
   Returns:
     [N, L] without values, in memory: 16 bytes a pair while reading.
@@ -196,9 +216,12 @@ def read_pairs(path: Path, num_rows: int, num_labels: int) -> csr_lib.Csr:
     found = parse.pairs(block.text)
     if found is None:
       found = strict.pairs(block.text, path, block.first_line)
+    if known is not None:
+      found[:, 1] = numbering.find(known, found[:, 1])
     _check_pairs(found, (num_rows, num_labels), path, block.first_line)
     blocks.append(found)
   pairs = np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int64)
+  pairs = pairs[pairs[:, 1] >= 0]
   # np.unique hashes, which takes seven times as long as sorting here.
   keys = np.sort(pairs[:, 0] * num_labels + pairs[:, 1])
   keys = keys[np.diff(keys, prepend=-1) > 0]

@@ -19,6 +19,7 @@ from xlj.data import errors
 from xlj.data import formats
 from xlj.data import mapped
 from xlj.data import npy
+from xlj.data import numbering
 from xlj.data import row_split
 from xlj.data import text
 
@@ -40,6 +41,8 @@ class Options:
     labelled: True refuses rows of which none has a label.
     duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
     column: of files of row numbers, from 1; see `row_split`.
+    renumber: number the ids that are known or, if none are given, those that
+      occur; a text that says which, or nothing.
     beyond: True lets ids beyond the widths through, as `checks.Beyond` says.
   """
 
@@ -50,10 +53,14 @@ class Options:
   duplicates: str = "refuse"
   column: int = 1
   beyond: bool = False
+  renumber: str = ""
 
 
 def ingest(
-  files: discover.Files, options: Options, directory: pathlib.Path
+  files: discover.Files,
+  options: Options,
+  directory: pathlib.Path,
+  known: numbering.Numbering | None = None,
 ) -> dict[str, Any]:
   """Writes the arrays of a split.
 
@@ -61,6 +68,7 @@ def ingest(
     files: what to read.
     options: how to read it.
     directory: where the arrays go.
+    known: the numbers of ids in the training split, if there are such.
 
   Returns:
     The description of what was written: sizes, and each array's checksum.
@@ -72,15 +80,23 @@ def ingest(
   size = sum(path.stat().st_size for path in files.all())
   logging.info("Reading %s (%.1f MB).", files.features, size / 1e6)
   start = time.monotonic()
+  if options.renumber and known is None:
+    known = _numbered(files, options)
   with contextlib.ExitStack() as stack:
     out = Writers(directory, stack)
-    meta = _rows(files, options, out)
+    meta = _rows(files, options, out, known)
     if files.filter is not None:
       pairs = formats.read_pairs(
-        files.filter, meta["num_rows"], meta["num_labels"]
+        files.filter,
+        meta["num_rows"],
+        meta["num_labels"],
+        None if known is None else known.labels,
       )
       out.add_csr("filter", pairs)
     meta["arrays"] = out.close()
+  meta["renumbered"] = known is not None
+  if known is not None:
+    known.save(directory)
   seconds = time.monotonic() - start
   logging.info(
     "Read %d rows, %d features, %d labels in %.1f s (%.0f MB/s).",
@@ -126,8 +142,41 @@ class Writers:
     return {name: writer.close() for name, writer in self._files.items()}
 
 
+def _numbered(files: discover.Files, options: Options) -> numbering.Numbering:
+  """The ids that occur; reads all of the files once more for it."""
+  numbers = numbering.NONE.numbers()
+  reading = {"duplicates": options.duplicates, "numbers": numbers}
+  stream = formats.stream_rows(
+    files.features,
+    zero_based=options.zero_based,
+    kind=text.Kind.MATRIX if files.labels is not None else None,
+    **reading,
+  )
+  if files.rows is not None:
+    chosen = row_split.read(files.rows, options.column)
+    taken: Any = row_split.take(stream, chosen, files.rows)
+    used = {"feature": taken.features, "label": taken.labels}
+    return numbering.Numbering(
+      *(
+        np.sort(numbers[what].ids()[np.unique(part.indices)])
+        for what, part in used.items()
+      )
+    )
+  for _ in stream:
+    pass
+  if files.labels is not None:
+    for _ in formats.stream_labels(files.labels, **reading):
+      pass
+  return numbering.Numbering(
+    *(np.sort(numbers[what].ids()) for what in ("feature", "label"))
+  )
+
+
 def _rows(
-  files: discover.Files, options: Options, out: Writers
+  files: discover.Files,
+  options: Options,
+  out: Writers,
+  known: numbering.Numbering | None,
 ) -> dict[str, Any]:
   """Writes features and labels; returns the sizes."""
   dense = SOURCE if _is_mapped(files.features) else None
@@ -137,11 +186,13 @@ def _rows(
     named = zip(("feature", "label"), widths)
     beyond = checks.Beyond({name: n for name, n in named if n})
     widths = None, None
+  numbers = None if known is None else known.numbers()
   stream = formats.stream_rows(
     files.features,
     num_features=widths[0],
     num_labels=widths[1],
     beyond=beyond,
+    numbers=numbers,
     zero_based=options.zero_based,
     duplicates=options.duplicates,
     kind=text.Kind.MATRIX if files.labels is not None else None,
@@ -168,6 +219,7 @@ def _rows(
       num_labels=widths[1],
       duplicates=options.duplicates,
       beyond=beyond,
+      numbers=numbers,
     )
     counts = _separate_labels(files, stream, out, num_rows)
     num_labels, num_entries = counts
@@ -175,6 +227,9 @@ def _rows(
     raise errors.DataError(
       files.labels or files.features, "no label in any row", "labels"
     )
+  if known is not None and beyond is None:
+    # There may be more ids in rows that are not of the split.
+    num_features, num_labels = len(known.features), len(known.labels)
   return {
     "dense": dense,
     "num_rows": num_rows,

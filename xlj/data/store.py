@@ -30,6 +30,7 @@ from xlj.data import lines
 from xlj.data import mapped
 from xlj.data import names
 from xlj.data import npy
+from xlj.data import numbering as numbering_lib
 from xlj.data import tokens
 from xlj.data import verification as verification_lib
 
@@ -40,7 +41,7 @@ Path = str | os.PathLike[str]
 # Part of every key: raise it when what is written changes.
 _VERSION = 1
 # Options that came later, with what keys without them stand for.
-_LATER = {"duplicates": "refuse", "column": 1, "beyond": False}
+_LATER = {"duplicates": "refuse", "column": 1, "beyond": False, "renumber": ""}
 # Sets up to this size are compared with their checksums whenever opened, which
 # takes a tenth of a second at most; `verify` does it for larger ones.
 _CHECKED_BYTES = 2**26
@@ -76,6 +77,7 @@ class Split:
       kept; None when they are not from the cache.
     verification: of large arrays, in the background; None without.
     image: (height, width, channels) where each row is an image; else nothing.
+    numbering: of ids that are too large for columns; None if they are not.
     notes: what there is to say of ids that a model does not know.
   """
 
@@ -88,6 +90,7 @@ class Split:
   verification: verification_lib.Verification | None = None
   image: tuple[int, ...] = ()
   notes: tuple[str, ...] = ()
+  numbering: numbering_lib.Numbering | None = None
 
   def check(self) -> None:
     """Raises as soon as damage of the arrays has been found; costs nothing.
@@ -125,6 +128,8 @@ def open_split(
   duplicates: str = "refuse",
   column: int = 1,
   beyond: bool = False,
+  renumber: bool = False,
+  numbering: numbering_lib.Numbering | None = None,
   context: int = 0,
   verify: bool = True,
 ) -> Split:
@@ -145,6 +150,8 @@ def open_split(
     beyond: whether a model of these widths is to score the split: features
       beyond are left out, labels beyond stay, so that there may be more than
       `num_labels`, and `Split.notes` says how many.
+    renumber: whether ids are numbered that are large, but few.
+    numbering: of those of the training split; by default what the files have.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
     verify: whether arrays too large to be checked now are compared with their
@@ -178,7 +185,10 @@ def open_split(
         f"one with {column} columns, as data.split is {column}",
         hint="leave --config.data.split out",
       )
-  found = _open(files, options, name, cache_dir)
+    if renumber:
+      which = numbering.fingerprint() if numbering else "own"
+      options = dataclasses.replace(options, renumber=which)
+  found = _open(files, options, name, cache_dir, numbering)
   return _verifying(found) if verify else found
 
 
@@ -269,6 +279,7 @@ def _open(
   options: ingest.Options | tokens.Options,
   name: str,
   cache_dir: Path | None,
+  numbering: numbering_lib.Numbering | None = None,
 ) -> Split:
   places = cache.roots(files.features.parent, cache_dir)
   hashes = [cache.content_hash(path, places) for path in files.all()]
@@ -286,7 +297,7 @@ def _open(
       if isinstance(options, tokens.Options):
         meta = tokens.ingest(files, options, directory)
       else:
-        meta = ingest.ingest(files, options, directory)
+        meta = ingest.ingest(files, options, directory, numbering)
       cache.write_meta(directory, meta)
   for path, (_, stamp) in zip(files.all(), hashes):
     cache.write_stamp(place, path, stamp)
@@ -381,6 +392,10 @@ def _split(
     )
     for note in meta.get("notes", {}).get(what, ())
   )
+  numbered = meta.get("renumbered", False)
   return Split(
-    features, labels, pairs, name, entry.name, entry, image=image, notes=notes
+    *(features, labels, pairs, name, entry.name, entry),
+    image=image,
+    notes=notes,
+    numbering=numbering_lib.Numbering.load(entry) if numbered else None,
   )

@@ -14,8 +14,8 @@ from xlj.data import parse
 
 _ID = re.compile(rb"[0-9]+")
 _NUMBER = re.compile(rb"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_MAX_ID = 2**31 - 2  # so that the number of columns fits in int32
-_MAX_DIGITS = 10
+_MAX_ID = 2**62  # of int64; see `checks` for what is less
+_MAX_DIGITS = 19
 _SHOWN = 40
 
 

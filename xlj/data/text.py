@@ -215,18 +215,20 @@ def _is_size(token: bytes) -> bool:
 def _check_header(
   header: Header, entries: checks.Columns, labels: checks.Columns, path: Path
 ) -> None:
-  def refuse(found: str, expected: str) -> None:
-    raise errors.DataError(path, f"a header with {found}", expected, line=1)
+  def refuse(found: str, expected: str, hint: str = "") -> None:
+    found = f"a header with {found}"
+    raise errors.DataError(path, found, expected, line=1, hint=hint)
 
   if header.num_rows == 0:
     refuse("0 rows", "at least one row")
-  sizes = (
-    (header.num_columns, entries.limit, f"{entries.what}s"),
-    (header.num_labels, labels.limit, "labels"),
-  )
-  for size, limit, what in sizes:
-    if size is not None and size > checks.MAX_COLUMNS:
-      refuse(f"{size} {what}", f"at most {checks.MAX_COLUMNS}")
+  for size, columns in (
+    (header.num_columns, entries),
+    (header.num_labels, labels),
+  ):
+    what = f"{columns.what}s"
+    most, limit = checks.MAX_COLUMNS, columns.limit
+    if size is not None and size > most and columns.numbers is None:
+      refuse(f"{size} {what}", f"at most {most}", checks.RENUMBER)
     # A file to predict from may say that it has no labels.
     if size and limit and size != limit:
       refuse(f"{size} {what}", f"{limit}, as in the rest of the data")

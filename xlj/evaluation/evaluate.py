@@ -66,6 +66,7 @@ def evaluate(
     data_dir=data_dir,
     num_features=run.num_features,
     num_labels=run.num_ids,
+    numbering=run.run.numbering,
   )
   logging.info(
     "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step

@@ -1,6 +1,6 @@
 """Files that say which labels may be answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -56,14 +56,23 @@ class Choices:
       DataError: A file is not of labels of the run; it names the line.
     """
     self._num_ids = run.num_ids
+    known = None
+    if run.run.numbering is not None:
+      known = {i: n for n, i in enumerate(run.run.numbering.labels.tolist())}
+      if "features" in (asked.exclude_rows, asked.among_rows):
+        raise ValueError(
+          "features and labels are numbered apart with data.renumber; give a"
+          " file with a line for each row instead of 'features'"
+        )
+    of_run = run.num_ids, known
     ids = {
-      name: None if path is None else read(path, run.num_ids, run.label_names)
+      name: None if path is None else read(path, *of_run, run.label_names)
       for name, path in (("exclude", asked.exclude), ("among", asked.among))
     }
     self._all = label_choice.choose(run.num_ids, **ids)
     self._rows = {"exclude": asked.exclude_rows, "among": asked.among_rows}
     self._read: dict[str, Any] = {
-      name: read_rows(path, run.num_ids)
+      name: read_rows(path, *of_run)
       for name, path in self._rows.items()
       if path is not None and path not in OF_ROWS
     }
@@ -121,16 +130,22 @@ class Choices:
         )
 
 
-def read(path: str, num_ids: int, names: Sequence[str] | None) -> np.ndarray:
+def read(
+  path: str,
+  num_ids: int,
+  known: Mapping[int, int] | None,
+  names: Sequence[str] | None,
+) -> np.ndarray:
   """Reads labels, an id or a name in a line.
 
   Args:
     path: Text, plain or gzip.
     num_ids: How many label ids there are.
+    known: Their numbers, with `data.renumber`.
     names: Theirs, if they are known.
 
   Returns:
-    int64 ids.
+    int64 ids, or their numbers.
 
   Raises:
     DataError: A line is no label; it names the line.
@@ -140,12 +155,14 @@ def read(path: str, num_ids: int, names: Sequence[str] | None) -> np.ndarray:
   for block in lines.blocks(path, keep_tabs=True):
     text = lines.decoded(block, path)
     for number, line in enumerate(text.split("\n")[:-1], block.first_line):
-      label = int(line) if line.isdecimal() else by_name.get(line, -1)
+      label = by_name.get(line, -1)
+      if line.isdecimal() and len(line) < 20:
+        label = int(line) if known is None else known.get(int(line), -1)
       if not 0 <= label < num_ids:
         raise errors.DataError(
           path,
           repr(line),
-          f"a label: an id below {num_ids}"
+          f"a label: an id {_which(num_ids, known)}"
           + (", or its name" if names else "; the run has no names"),
           line=number,
         )
@@ -153,12 +170,13 @@ def read(path: str, num_ids: int, names: Sequence[str] | None) -> np.ndarray:
   return np.asarray(found, np.int64)
 
 
-def read_rows(path: str, num_ids: int) -> Any:
+def read_rows(path: str, num_ids: int, known: Mapping[int, int] | None) -> Any:
   """Reads a line of label ids for each row.
 
   Args:
     path: Text, plain or gzip.
     num_ids: How many label ids there are.
+    known: Their numbers, with `data.renumber`.
 
   Returns:
     A sparse matrix `[n, num_ids]`.
@@ -170,14 +188,22 @@ def read_rows(path: str, num_ids: int) -> Any:
   for block in lines.blocks(path):
     text = block.text.replace(b",", b" ").split(b"\n")[:-1]
     for number, line in enumerate(text, block.first_line):
-      ids = line.split()
-      for label in ids:
-        if not (label.isdigit() and len(label) < 11 and int(label) < num_ids):
+      ids = []
+      for label in line.split():
+        number = int(label) if label.isdigit() and len(label) < 20 else -1
+        ids.append(number if known is None else known.get(number, -1))
+        if not 0 <= ids[-1] < num_ids:
           raise errors.DataError(
             path,
             repr(label.decode("utf-8", "replace")),
-            f"label ids below {num_ids}, with commas or blanks between them",
+            f"label ids {_which(num_ids, known)}, with commas or blanks between"
+            " them",
             line=number,
           )
       rows.append(np.asarray(ids, np.int64))
   return label_choice.rows_of(rows, num_ids)
+
+
+def _which(num_ids: int, known: Mapping[int, int] | None) -> str:
+  """Which ids there are, for messages."""
+  return f"below {num_ids}" if known is None else "that training has"

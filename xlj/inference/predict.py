@@ -174,7 +174,13 @@ def _blocks(
       raise formats.DataError(
         path, f"images of {found}", f"{shape}, as the run was trained on"
       )
-  return formats.stream_each(path, beyond=beyond, **splits.reading(run.config))
+  numbering = run.run.numbering
+  return formats.stream_each(
+    path,
+    beyond=beyond,
+    numbers=None if numbering is None else numbering.numbers(),
+    **splits.reading(run.config),
+  )
 
 
 def _told(error: ValueError, count: int, path: str) -> ValueError:
@@ -191,21 +197,26 @@ def _told(error: ValueError, count: int, path: str) -> ValueError:
   return error
 
 
-def _names(
-  run: predictor.Predictor, labels: str | None
-) -> Sequence[str] | None:
+# By label id, which are no places where they are large.
+Names = Sequence[str] | Mapping[int, str]
+
+
+def _names(run: predictor.Predictor, labels: str | None) -> Names | None:
+  numbering = run.run.numbering
   if labels is not None:
-    return names_lib.read_names(labels, run.num_ids)
-  return run.label_names
+    names = names_lib.read_names(labels, run.num_ids)
+  else:
+    names = run.label_names
+  if names is None or numbering is None:
+    return names
+  return dict(zip(numbering.labels.tolist(), names))
 
 
-Line = Callable[[np.ndarray, np.ndarray, Sequence[str] | None], str]
+Line = Callable[[np.ndarray, np.ndarray, Names | None], str]
 
 
-def _json_line(
-  ids: np.ndarray, scores: np.ndarray, names: Sequence[str] | None
-) -> str:
-  row = {
+def _json_line(ids: np.ndarray, scores: np.ndarray, names: Names | None) -> str:
+  row: dict[str, list] = {
     "labels": [int(i) for i in ids],
     "scores": [round(float(s), 5) for s in scores],
   }
@@ -215,9 +226,7 @@ def _json_line(
   return text.translate(names_lib.LINE_ENDS) + "\n"
 
 
-def _tab_line(
-  ids: np.ndarray, scores: np.ndarray, names: Sequence[str] | None
-) -> str:
+def _tab_line(ids: np.ndarray, scores: np.ndarray, names: Names | None) -> str:
   cells = (
     f"{i if names is None else names_lib.escaped(names[i])}:{score:.5f}"
     for i, score in zip(ids, scores)

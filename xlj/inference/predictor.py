@@ -16,9 +16,11 @@ from xlj import config as config_lib
 from xlj import sharding
 from xlj.config import splits
 from xlj.data import csr as csr_lib
+from xlj.data import numbering as numbering_lib
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
 from xlj.model import batches
+from xlj.model import examples
 from xlj.model import label_choice
 from xlj.model import model as model_lib
 from xlj.model import neighbours as neighbours_lib
@@ -107,8 +109,13 @@ class Predictor:
 
   @functools.cached_property
   def label_names(self) -> list[str] | None:
-    """Names by label id, `num_ids` of them; None if the labels have none."""
-    return splits.label_names(self.config, self.workdir)
+    """Names by label id, `num_ids` of them; None if the labels have none.
+
+    With `data.renumber` they are in the order of the ids.
+    """
+    return splits.label_names(
+      self.config, self.workdir, numbering=self.run.numbering
+    )
 
   def names(self, ids: Any) -> Any:
     """The names of labels, as the data had them.
@@ -128,6 +135,7 @@ class Predictor:
       ['entity', 'physical entity', 'abstraction', 'object', 'whole']
     """
     names, ids = self.label_names, np.asarray(ids)
+    numbering = self.run.numbering
     if names is None:
       raise ValueError(
         f"the labels of {self.workdir} have no names: there was no labels.txt"
@@ -135,6 +143,11 @@ class Predictor:
       )
     if ids.size and ids.dtype.kind not in "iu":
       raise ValueError(f"ids are {ids.dtype}; label ids are whole numbers")
+    if numbering is not None:
+      numbers = numbering_lib.find(numbering.labels, ids)
+      if (wrong := ids[(numbers < 0) & (ids != -1)]).size:
+        raise ValueError(f"label {wrong.flat[0]}: training has no such id")
+      ids = numbers
     if ids.size and not -1 <= ids.min() <= ids.max() < len(names):
       wrong = ids[(ids < -1) | (ids >= len(names))].flat[0]
       raise ValueError(f"label {wrong}: there are ids 0 to {len(names) - 1}")
@@ -142,7 +155,10 @@ class Predictor:
     return np.array(found, object).reshape(ids.shape).tolist()
 
   def label_counts(self) -> np.ndarray | None:
-    """Training examples by label id, int64 `[num_ids]`; None if not counted."""
+    """Training examples by label id, int64 `[num_ids]`; None if not counted.
+
+    With `data.renumber` they are in the order of the ids.
+    """
     if "label_counts" not in self.state["buffers"]:
       return None
     return self.order.by_data_id(self.run.counts())
@@ -174,16 +190,18 @@ class Predictor:
       threshold: Score that a label has to reach.
 
     Returns:
-      float32 scores `[n, k]`, descending (logits), and int32 label ids. Where
-      fewer than k labels may be returned, or were scored, as heads do that
-      search, the last ones are -inf and -1.
+      float32 scores `[n, k]`, descending (logits), and int32 label ids, int64
+      with `data.renumber`. Where fewer than k labels may be returned, or were
+      scored, as heads do that search, the last ones are -inf and -1.
 
     Raises:
       ValueError: k is no number of labels, features or labels are none that the
         model could read (it says what to give, and in which row something is
         wrong), or an example has no finite score.
     """
-    choice = label_choice.choose(self.num_ids, exclude, among)
+    numbering = self.run.numbering
+    label_ids = None if numbering is None else numbering.labels
+    choice = label_choice.choose(self.num_ids, exclude, among, label_ids)
     scores, ids, wrong = self.answers(features, k, choice, threshold)
     if wrong:
       row, why = min(wrong.items())
@@ -246,7 +264,7 @@ class Predictor:
         missed = top < threshold
         top, best = np.where(missed, -np.inf, top), np.where(missed, -1, best)
       scores.append(top)
-      ids.append(self.order.to_data(best))
+      ids.append(self.run.to_data(best))
       start += count
     choice.check_rows(start)
     return np.concatenate(scores), np.concatenate(ids), wrong
@@ -334,6 +352,8 @@ class Predictor:
     self, features: batches.Features
   ) -> Iterator[tuple[int, model_lib.Inputs]]:
     """As `batches`, before they are on the devices."""
+    if self.run.numbering is not None:
+      features = examples.numbered(features, self.run.numbering)
     return batches.of_features(
       self.config, features, self.weighting, self.mesh.size
     )

@@ -65,6 +65,7 @@ def _check(
     (config.head.order == "none", "head.order is 'none', which keeps no ids"),
     (bool(config.data.context), "its labels are the words of a text"),
     (bool(config.data.generator.rows), "its data are generated"),
+    (bool(config.data.renumber), "data.renumber is True"),
   ):
     if wrong:
       raise config_lib.ConfigError(

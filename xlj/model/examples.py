@@ -12,12 +12,14 @@ import math
 import numbers
 from typing import Any, NoReturn
 
+from absl import logging
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import scipy.sparse
 
 from xlj.data import csr as csr_lib
+from xlj.data import numbering as numbering_lib
 
 Features = (
   csr_lib.Csr
@@ -66,6 +68,60 @@ def of(
     _refuse_width(rows.shape[1], num_features)
   rows = _finite(rows)
   return rows if config.data.dense else _of_sparse(scipy.sparse.csr_array(rows))
+
+
+def numbered(
+  features: Features, numbering: numbering_lib.Numbering
+) -> Features:
+  """Examples whose features have large ids, by the numbers of these.
+
+  Args:
+    features: n examples. Ids are the keys of dicts, and the columns of SciPy
+      matrices; readers have numbered a `Csr`, and arrays have a column for
+      each number.
+    numbering: Of the training split.
+
+  Returns:
+    The examples without features that training has not.
+  """
+  total = left = 0
+  found = features
+  if scipy.sparse.issparse(features):
+    table: Any = scipy.sparse.coo_array(features)
+    columns = numbering_lib.find(numbering.features, np.asarray(table.col))
+    keep = columns >= 0
+    total, left = len(keep), int(np.sum(keep))
+    found = scipy.sparse.csr_array(
+      (table.data[keep], (table.row[keep], columns[keep])),
+      (table.shape[0], len(numbering.features)),
+    )
+  elif isinstance(features, Iterable) and not (
+    isinstance(features, csr_lib.Csr | Mapping | str)
+    or hasattr(features, "__array__")
+  ):
+    rows: list[Any] = list(features)
+    if all(isinstance(row, Mapping) for row in rows):
+      ids = {key for row in rows for key in row if _is_id(key)}
+      listed = np.array([*ids], np.int64)
+      of = numbering_lib.find(numbering.features, listed).tolist()
+      number: dict[Any, Any] = dict(zip(listed.tolist(), of))
+      total = sum(map(len, rows))
+      rows = [
+        {
+          number.get(key, key): value
+          for key, value in row.items()
+          if number.get(key) != -1
+        }
+        for row in rows
+      ]
+      left = sum(map(len, rows))
+    found = rows
+  if left < total:
+    logging.warning(
+      "%d entries of features that training has not count for nothing",
+      total - left,
+    )
+  return found
 
 
 def _of_any(

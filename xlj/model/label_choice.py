@@ -14,6 +14,7 @@ import scipy.sparse
 from xlj import sharding
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
+from xlj.data import numbering as numbering_lib
 from xlj.model import model as model_lib
 from xlj.ops import choice as choice_lib
 
@@ -188,7 +189,10 @@ ALL = LabelChoice()
 
 
 def choose(
-  num_ids: int, exclude: Labels | None = None, among: Labels | None = None
+  num_ids: int,
+  exclude: Labels | None = None,
+  among: Labels | None = None,
+  label_ids: np.ndarray | None = None,
 ) -> LabelChoice:
   """Reads what labels may be answers.
 
@@ -196,6 +200,8 @@ def choose(
     num_ids: L.
     exclude: Labels that may not be.
     among: Labels of which no others may be.
+    label_ids: What is given for them, ascending, where that is not 0 to L - 1;
+      a sparse matrix has a column for each.
 
   Returns:
     The choice.
@@ -209,7 +215,7 @@ def choose(
   for name, given in (("exclude", exclude), ("among", among)):
     if given is None:
       continue
-    found = _read(given, num_ids, name)
+    found = _read(given, num_ids, name, label_ids)
     if not isinstance(found, np.ndarray):
       rows[name] = found
     elif name == "exclude":
@@ -248,7 +254,7 @@ def within(rows: csr_lib.Csr, num_ids: int) -> scipy.sparse.csr_array:
 
 
 def _read(
-  given: Any, num_ids: int, name: str
+  given: Any, num_ids: int, name: str, label_ids: np.ndarray | None
 ) -> np.ndarray | scipy.sparse.csr_array:
   """Ids for all examples, or rows; checked."""
   if isinstance(given, csr_lib.Csr):
@@ -262,12 +268,16 @@ def _read(
     return _pattern(scipy.sparse.csr_array(given))
   nested = len(given) and np.ndim(given[0]) == 1
   if not nested:
-    return _ids(given, num_ids, name)
-  rows = [_ids(row, num_ids, f"{name}[{i}]") for i, row in enumerate(given)]
+    return _ids(given, num_ids, name, label_ids)
+  rows = [
+    _ids(row, num_ids, f"{name}[{i}]", label_ids) for i, row in enumerate(given)
+  ]
   return rows_of(rows, num_ids)
 
 
-def _ids(given: Any, num_ids: int, name: str) -> np.ndarray:
+def _ids(
+  given: Any, num_ids: int, name: str, label_ids: np.ndarray | None
+) -> np.ndarray:
   """Ids without padding; checked."""
   ids = np.asarray(given)
   if not ids.size:
@@ -279,6 +289,13 @@ def _ids(given: Any, num_ids: int, name: str) -> np.ndarray:
       " column for each label id"
     )
   ids = ids[ids != -1].astype(np.int64)
+  if label_ids is not None:
+    numbers = numbering_lib.find(label_ids, ids)
+    if len(wrong := ids[numbers < 0]):
+      raise ValueError(
+        f"{name} has the label id {wrong[0]}, which training has not"
+      )
+    return numbers
   wrong = ids[(ids < 0) | (ids >= num_ids)]
   if len(wrong):
     raise ValueError(

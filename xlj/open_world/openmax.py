@@ -81,7 +81,7 @@ class OpenMax:
       share = self.tails.share_below(ids, distances)
       revised, _ = revise(likely + math.log(num_labels), share, num_labels)
       first = revised.argmax(1)[:, None]
-      best.append(run.order.to_data(np.take_along_axis(ids, first, 1)[:, 0]))
+      best.append(run.run.to_data(np.take_along_axis(ids, first, 1)[:, 0]))
       found.append(np.take_along_axis(revised, first, 1)[:, 0])
     return np.concatenate(best), np.concatenate(found)
 

@@ -28,6 +28,7 @@ from xlj.checkpoint import trees as trees_lib
 from xlj.config import splits
 from xlj.data import label_order
 from xlj.data import names as names_lib
+from xlj.data import numbering as numbering_lib
 from xlj.model import model as model_lib
 from xlj.model import neighbours as neighbours_lib
 from xlj.report import machine
@@ -54,6 +55,7 @@ class Run:
     names: Of all ids; None if there are none. `load` leaves them, and the
       corrections, to who needs them.
     corrections: Labels that training has made positives.
+    numbering: Of the ids of features and labels, with `data.renumber`.
   """
 
   workdir: Path
@@ -67,6 +69,7 @@ class Run:
   corrections: label_corrections.LabelCorrections = dataclasses.field(
     default_factory=label_corrections.LabelCorrections
   )
+  numbering: numbering_lib.Numbering | None = None
 
   @property
   def num_labels(self) -> int:
@@ -89,6 +92,11 @@ class Run:
     """The head's number of each id, `[num_ids]`; -1 without a row; likewise."""
     assert self.order.head_ids is not None
     return self.order.head_ids
+
+  def to_data(self, labels: np.ndarray) -> np.ndarray:
+    """The ids, as the data have them, of the head's labels; -1 stays."""
+    ids = self.order.to_data(labels)
+    return ids if self.numbering is None else self.numbering.label_ids(ids)
 
   def model(self) -> model_lib.Model:
     """The model."""
@@ -260,7 +268,11 @@ def load(
     facts = trees.pop() if training else {}
     trees = dict(zip(("model", "training"), trees))
     order = order_of(workdir, config, model, trees["model"]["buffers"])
-  return Run(workdir, config, mesh, step, trees, order, facts)
+  run = Run(workdir, config, mesh, step, trees, order, facts)
+  if config.data.renumber:
+    numbering = numbering_lib.Numbering.load(workdir)
+    run = dataclasses.replace(run, numbering=numbering)
+  return run
 
 
 def order_of(
@@ -313,6 +325,7 @@ def claim(
   config: ml_collections.ConfigDict,
   order: label_order.LabelOrder,
   names: list[str] | None,
+  numbering: numbering_lib.Numbering | None = None,
 ) -> None:
   """Makes a directory that of a run, or checks that it is of the same.
 
@@ -323,6 +336,7 @@ def claim(
     config: The resolved config.
     order: Which label has which row.
     names: Of all ids, if there are any.
+    numbering: Of the ids, with `data.renumber`.
 
   Raises:
     ConfigError: It is that of a run with another config.
@@ -337,7 +351,7 @@ def claim(
       files.write_text(workdir / config_lib.FILE, text)
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  _begin(workdir, config, order, names)
+  _begin(workdir, config, order, names, numbering)
 
 
 @contextlib.contextmanager
@@ -390,7 +404,7 @@ def write(
     run.corrections.save(output)
   if config.neighbours.count:
     neighbours(run.workdir, config).save(output)
-  _begin(output, config, run.order, run.names)
+  _begin(output, config, run.order, run.names, run.numbering)
 
 
 def _begin(
@@ -398,12 +412,15 @@ def _begin(
   config: ml_collections.ConfigDict,
   order: label_order.LabelOrder,
   names: list[str] | None,
+  numbering: numbering_lib.Numbering | None,
 ) -> None:
   """Writes what every run has; the config, which makes it one, is last."""
   if config.head.order not in config_lib.ORDERS:
     order.to_file(workdir / ORDER_FILE)
   if names is not None and splits.keeps_names(config, workdir):
     names_lib.write_names(workdir / splits.NAMES_FILE, names)
+  if numbering is not None:
+    numbering.save(workdir)
   facts = json.dumps(machine.facts(jax.devices()), indent=2)
   files.write_text(workdir / report.MACHINE_FILE, facts + "\n")
   files.write_text(workdir / config_lib.FILE, config_lib.to_json(config))

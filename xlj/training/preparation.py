@@ -118,7 +118,7 @@ def prepare(
   was = begun = _begun(workdir)
   own = None if begun is None else workdir
   names = splits.label_names(
-    config, own, config.data.num_ids or split.num_labels
+    config, own, config.data.num_ids or split.num_labels, split.numbering
   )
   if names is not None and begun is None:
     _tell_repeated(names)
@@ -128,7 +128,10 @@ def prepare(
     config, lambda c: config_lib.resolve(c, about, begun=begun), split, workdir
   )
   splits.check_others(
-    config, split.num_features, config.data.num_ids or split.num_labels
+    config,
+    split.num_features,
+    config.data.num_ids or split.num_labels,
+    split.numbering,
   )
   config = config_lib.resolve(config, about, measure, begun)
   if workdir is None or was is None:

@@ -17,6 +17,7 @@ from xlj import config as config_lib
 from xlj import mesh as mesh_lib
 from xlj.checkpoint import steps as steps_lib
 from xlj.checkpoint import trees
+from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import largest as largest_lib
@@ -179,18 +180,24 @@ def _wide(
   count = config.data[f"num_{what}s"]
   matrix = split.features if what == "feature" else split.labels
   said = f"data.num_{what}s is {count:,}"
+  if split.numbering is not None:
+    return f"{said}, as many ids as occur"
   if not isinstance(matrix, csr_lib.Csr):
     return said
   found = largest_lib.find(matrix)
   if found is None:
     return f"{said}, and no {what} occurs"
-  where = f"{split.name}, row {found.row} from 0"
-  if config.data.dir and not config.data.context:
+  first, where = 0, f"{split.name}, row {found.row} from 0"
+  in_files = config.data.dir and not config.data.context
+  if in_files:
     files = discover.find(config.data.dir, "train")
-    where = largest_lib.place(files, what, found.id, found.row)
-  said += f", the largest {what} id is {found.id} ({where})"
+    first = int(what == "feature" and not config.data.zero_based)
+    where = largest_lib.place(files, what, found.id + first, found.row)
+  said += f", the largest {what} id is {found.id + first} ({where})"
   if found.distinct is not None:
     said += f", and {found.distinct:,} ids occur"
+    if in_files and 2 * found.distinct < count:
+      said += f" ({checks.RENUMBER})"
   return said
 
 

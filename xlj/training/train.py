@@ -93,7 +93,8 @@ def _train(
     data.order.fingerprint(),
     "give all the same software, or name a file in head.order",
   )
-  directory.claim(workdir, config, data.order, data.names)
+  numbering = data.split.numbering
+  directory.claim(workdir, config, data.order, data.names, numbering)
   if config.neighbours.count and not jax.process_index():
     preparation.neighbours(config, data).save(workdir)
   probe.probe(directory.checkpoints(workdir, config))
@@ -375,7 +376,10 @@ def _write_suspects(
   ids = data.order.to_data(ids)
   found = noisy_labels.find(data.split.labels, data.rows, ids, values)
   path = workdir / noisy_labels.FILE
-  names = splits.label_names(config, workdir)
+  numbering = data.split.numbering
+  names = splits.label_names(config, workdir, numbering=numbering)
+  if names is None and numbering is not None:
+    names = [str(label) for label in numbering.labels]
   try:
     noisy_labels.write(path, found, data.split.labels, ids, values, names)
   except OSError as error:
