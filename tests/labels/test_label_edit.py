@@ -16,10 +16,11 @@ def by_row(values, layout, fill):
   return out
 
 
-@pytest.mark.parametrize("shape", [(2, 4)])
+@pytest.mark.parametrize("shape", [(2, 4), (1, 3)])
 @pytest.mark.parametrize("after", [30, 61])
 def test_rows_move_as_in_numpy(shape, after):
-  before = layout_lib.Layout(45, 8)
+  empty = -8 % (shape[0] * shape[1])
+  before = layout_lib.Layout(45, 8, empty)
   values = np.arange(90, dtype=np.int32).reshape(45, 2) + 1
   if after < 45:
     sources, targets = label_edit.swaps(45, [2, 40, 29, 31, *range(3, 14)])
@@ -31,7 +32,7 @@ def test_rows_move_as_in_numpy(shape, after):
   wanted[: min(after, 45)] = values[:after]
   known = sources >= 0
   wanted[targets[known]] = values[sources[known]]
-  layout = layout_lib.Layout(after, 8)
+  layout = layout_lib.Layout(after, 8, empty)
   with meshes.mesh(shape) as mesh:
     a = by_row(values, before, 0)
     a = jax.device_put(a, jax.NamedSharding(mesh, sharding.LABELS))

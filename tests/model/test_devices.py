@@ -215,37 +215,32 @@ def test_a_checkpoint_of_other_rows_is_refused(tmp_path):
 def test_a_run_goes_on_and_predicts_on_any_number_of_devices(
   data_dir, tmp_path
 ):
-  flags = [
+  workdir = f"--workdir={tmp_path / 'run'}"
+  train = [
     "--config=configs/xmc.py",
     f"--config.data.dir={data_dir}",
-    f"--workdir={tmp_path / 'run'}",
+    workdir,
     "--config.train.batch_size=50",
     "--config.train.num_steps=8",
     "--config.checkpoint.every=4",
   ]
-  status, _, err = runs.finish(runs.launch("train", *flags, devices=2))
-  assert status == 0, err
-  found = {}
-  for devices in (1, 3, 12):
-    if devices > 1:  # the steps behind the first checkpoint again
-      shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
-      status, _, err = runs.finish(
-        runs.launch("train", *flags, devices=devices)
-      )
-      assert status == 0, err
-    status, out, err = runs.finish(
-      runs.launch(
-        "predict",
-        f"--workdir={tmp_path / 'run'}",
-        f"--input={data_dir / 'test.txt'}",
-        "--output=-",
-        devices=devices,
-      )
-    )
+  predict = workdir, f"--input={data_dir / 'test.txt'}", "--output=-"
+
+  def run(devices, name, *args):
+    status, out, err = runs.finish(runs.launch(name, *args, devices=devices))
     assert status == 0, err
-    found[devices] = [line.split() for line in out.splitlines()]
-  assert len(found[1]) == runs.SPEC.num_test
-  for devices in (3, 12):
-    for a, b in zip(found[1], found[devices], strict=True):
-      a, b = ([float(x.split(":")[1]) for x in line] for line in (a, b))
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    return out
+
+  def scores(devices):
+    return [
+      [float(answer.rsplit(":", 1)[1]) for answer in line.split("\t")]
+      for line in run(devices, "predict", *predict).splitlines()
+    ]
+
+  run(2, "train", *train)
+  wanted = scores(1)
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+  run(12, "train", *train)  # the last steps again
+  found = scores(3)
+  assert len(found) == runs.SPEC.num_test
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

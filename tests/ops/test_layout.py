@@ -1,5 +1,7 @@
 """Every label has one row, whatever the numbers of labels and of blocks."""
 
+import dataclasses
+
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -40,6 +42,22 @@ def test_padding_is_less_than_one_row_per_block(layout):
   assert layout.num_rows % layout.blocks == 0
   assert 0 <= layout.num_rows - layout.num_labels < layout.blocks
   assert layout.rows_per_block * layout.blocks == layout.num_rows
+
+
+@hypothesis.given(layouts, st.integers(1, 20))
+def test_empty_blocks_are_behind_all_others_and_have_no_label(layout, devices):
+  empty = -layout.blocks % devices
+  filled = dataclasses.replace(layout, empty=empty)
+  labels, rows = np.arange(layout.num_labels), np.arange(layout.num_rows)
+  assert filled.num_rows % devices == 0
+  np.testing.assert_array_equal(
+    filled.row_of_label(labels), layout.row_of_label(labels)
+  )
+  np.testing.assert_array_equal(
+    filled.label_of_row(rows), layout.label_of_row(rows)
+  )
+  behind = np.arange(layout.num_rows, filled.num_rows)
+  assert (filled.label_of_row(behind) >= layout.num_labels).all()
 
 
 @hypothesis.given(layouts, st.data())

@@ -167,6 +167,12 @@ class Model:
       lambda a, s: a.update(sharding=s), self._shapes(), self.shardings()
     )
 
+  @property
+  def is_filled_up(self) -> bool:
+    """Whether arrays have empty rows, for the devices in context."""
+    head = self._config.head
+    return any(map(sharding.fill, (head.blocks, *(head.groups or ()))))
+
   def saved(self) -> State:
     """Shapes and dtypes of the state in a checkpoint, on whatever devices.
 

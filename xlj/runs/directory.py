@@ -168,8 +168,10 @@ def saved_rows(model: model_lib.Model) -> dict[str, dict[str, int]]:
   Returns:
     By item of a checkpoint and the array's name.
   """
+  found: dict[str, dict[str, int]] = {}
+  if not model.is_filled_up:
+    return found
   here, saved = model.abstract(), model.saved()
-  found = {}
   for item in ("model", "training"):
     wanted = trees_lib.flat(getattr(here, item))
     found[item] = {
