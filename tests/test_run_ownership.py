@@ -47,6 +47,17 @@ def test_a_run_with_a_living_owner_is_refused(tmp_path):
   assert path.exists() and (tmp_path / "metrics.jsonl").read_text() == "{}\n"
 
 
+def test_checkpoints_that_lie_elsewhere_have_one_owner(tmp_path):
+  place = tmp_path / "checkpoints"
+  place.mkdir()
+  write_owner(place)
+  config = config_lib.base()
+  config.checkpoint.dir = str(place)
+  with pytest.raises(config_lib.ConfigError, match=f"{place} is being written"):
+    train.train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_process_owns_a_run_once(tmp_path):
   with (
     ownership.owning(tmp_path),

@@ -1,6 +1,7 @@
 """The training loop: data, model, steps, validation, checkpoints."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import json
 import math
@@ -71,7 +72,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   """
   workdir = directory.resolve(workdir)
   mesh = mesh_lib.make_mesh(tuple(config.mesh.shape) or None)
-  with ownership.owning(workdir) as owner:
+  with contextlib.ExitStack() as stack:
+    owner = stack.enter_context(ownership.owning(workdir))
+    place = config.checkpoint.dir or str(workdir)
+    if "://" not in place and Path(place).absolute() != workdir:
+      stack.enter_context(ownership.owning(Path(place).absolute()))
     return _train(config, workdir, mesh, owner)
 
 
