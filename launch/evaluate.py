@@ -23,6 +23,11 @@ _KS = flags.DEFINE_list(
   "ks", [], "Cut-offs of the metrics, e.g. 1,5,20; default: the config's."
 )
 _ASKED = launching.define_label_files()
+flags.register_validator(
+  _KS,
+  lambda ks: all(k.isascii() and k.isdigit() and int(k) for k in ks),
+  "give whole numbers from 1 up, such as --ks=1,5,20",
+)
 _PREDICT = launching.define_predict()
 
 

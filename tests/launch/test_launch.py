@@ -185,6 +185,11 @@ REFUSALS = {
   "unknown flag": (("--wrokdir=x",), "wrokdir"),
   "left-over argument": (("surplus",), "unexpected arguments: surplus"),
   "no such data": (("--config.data.dir=/nowhere",), "/nowhere"),
+  "no directory": (("--workdir=",), "workdir is empty"),
+  "no such config": (
+    ("--config=x.py",),
+    "--config=x.py: there is no file x.py",
+  ),
   "bad value": (("--config.head.loss=hinge",), "head.loss is 'hinge'"),
 }
 

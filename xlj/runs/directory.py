@@ -120,8 +120,8 @@ def resolve(directory: str | Path, name: str = "workdir") -> Path:
     The path.
 
   Raises:
-    ConfigError: If it is the URL of a bucket, which has no files to append to,
-      or has a name that is not text.
+    ConfigError: If it is empty, the URL of a bucket, which has no files to
+      append to, or has a name that is not text.
   """
   try:
     str(directory).encode()
@@ -130,6 +130,11 @@ def resolve(directory: str | Path, name: str = "workdir") -> Path:
       f"{name} is {os.fsencode(directory)!r}, which is no UTF-8 to Python here;"
       " give a directory of another name, or set PYTHONUTF8=1 if it is UTF-8"
     ) from None
+  if not str(directory):
+    raise config_lib.ConfigError(
+      f"{name} is empty; name the directory of a run (perhaps a variable of the"
+      " shell has no value)"
+    )
   if "://" in str(directory):
     raise config_lib.ConfigError(
       f"{name} is {directory}, a bucket; give a directory of a file system that"
