@@ -2,17 +2,20 @@
 
 import functools
 import logging
+import types
 
 import numpy as np
 import pytest
 import scipy.sparse
 
+from xlj import config as config_lib
 from xlj.data import arrays
 from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import formats
 from xlj.data import store
+from xlj.inference import predict
 
 
 def write(directory, **files):
@@ -31,7 +34,9 @@ def dense(matrix):
 
 def test_features_counted_from_1(tmp_path):
   text = "2 3 4\n0,3 1:1 3:2\n1 2:5\n"
-  with pytest.raises(formats.DataError, match="--config.data.zero_based=False"):
+  with pytest.raises(
+    formats.DataError, match="train with --config.data.zero_b"
+  ):
     opened(tmp_path, text)
   split = opened(tmp_path, text, zero_based=False)
   assert dense(split.features) == [[1, 0, 2], [0, 5, 0]]
@@ -300,3 +305,24 @@ def test_text_of_documents_is_told_from_rows(tmp_path, name):
   with pytest.raises(formats.DataError) as caught:
     store.open_split(tmp_path)
   assert f"{name}: found text of documents, expected" in str(caught.value)
+
+
+def test_a_folder_of_images_is_told_how_to_become_a_data_set(tmp_path):
+  (tmp_path / "cat").mkdir()
+  (tmp_path / "cat" / "x.png").write_bytes(b"")
+  with pytest.raises(formats.DataError, match="by python launch/images.py"):
+    store.open_split(tmp_path)
+
+
+def test_what_is_predicted_from_is_read_as_the_run_reads(tmp_path):
+  config = config_lib.base()
+  config.data.zero_based, config.data.duplicates = False, "first"
+  run = types.SimpleNamespace(
+    config=config, num_features=3, run=types.SimpleNamespace(numbering=None)
+  )
+  (tmp_path / "new.txt").write_text(" 1:5 3:1 1:2\n")
+  beyond = checks.Beyond({"feature": 3})
+  (rows,) = predict._blocks(run, str(tmp_path / "new.txt"), beyond)
+  assert dense(rows.features) == [[5, 0, 1]]
+  with pytest.raises(formats.DataError, match="found a directory, expected"):
+    predict._blocks(run, str(tmp_path), beyond)

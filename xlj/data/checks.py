@@ -238,9 +238,15 @@ class Columns:
     if found >= bound == MAX_COLUMNS:
       return RENUMBER
     if found == bound and not self.first_id and self.what == "feature":
-      return "are the ids counted from 1? then --config.data.zero_based=False"
+      return (
+        "are the ids counted from 1? then train with"
+        " --config.data.zero_based=False"
+      )
     if found == -1 and self.first_id:
-      return "are the ids counted from 0? then --config.data.zero_based=True"
+      return (
+        "are the ids counted from 0? then train with"
+        " --config.data.zero_based=True"
+      )
     if found == bound and self.what == "label" and place.first_line:
       return (
         "are the labels counted from 1? then say one label more in the header"
@@ -298,7 +304,8 @@ class Columns:
             int(rows[entry]),
             f"{self.what} {self._written(ids[entry])} twice in a row",
             "each id once",
-            "--config.data.duplicates=sum adds values, first keeps the first",
+            "train with --config.data.duplicates=sum to add values up, or"
+            " =first to keep the first",
           )
         return self._merged(indptr, ids, values, repeats, place)
     return csr_lib.Csr(indptr, ids, values, self.count)

@@ -54,6 +54,10 @@ _ROWS = {
   "validation": "va|val|valid|validation|dev",
 }
 _RAW = r"([._-]raw)?([._-]texts?)?(\.jsonl?|\.txt)(\.gz)?"
+_IMAGES = (
+  "a folder of images becomes a data set by python launch/images.py"
+  " --input=FOLDER --output_dir=DIR"
+)
 # Files that come with data sets and hold no rows of numbers.
 _NOT_ROWS = re.compile(
   r"(^|[._])(text|texts|raw|ids?|users?|items?|names?|map|labels?|filter|splits?)([._]|$)"
@@ -309,4 +313,5 @@ def _refusal(
     root,
     f"no {split} split among: {shown or 'no files'}",
     f"one of {'; '.join(looked)} (text may end with .gz)",
+    hint=_IMAGES if not names and any(root.glob("*/*")) else "",
   )

@@ -119,7 +119,13 @@ def _map(path: Path, expected: str) -> np.ndarray:
   """Maps an array of any shape and type."""
 
   def refused(why: object) -> errors.DataError:
-    return errors.DataError(path, f"no readable array ({why})", expected)
+    hint = "write lists of labels as the lines of Y.trn.txt"
+    return errors.DataError(
+      path,
+      f"no readable array ({why})",
+      expected,
+      hint=hint if expected == _LABELS and "objects" in str(why) else "",
+    )
 
   with open(path, "rb") as file:
     try:

@@ -164,7 +164,7 @@ def _blocks(
     if not shape:
       raise formats.DataError(
         path,
-        "images",
+        "a directory" if os.path.isdir(path) else "an image",
         f"rows of {run.num_features} numbers, as the run was trained on",
         hint="a run reads images where encoder.image says their size",
       )
