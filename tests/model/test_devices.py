@@ -178,7 +178,7 @@ def test_figures_do_not_depend_on_the_number_of_devices(head, devices):
 def test_a_checkpoint_does_not_depend_on_the_number_of_devices(head, tmp_path):
   config = resolved(head)
   wanted, described = None, []
-  for number, devices in enumerate((5, 3, 8)):
+  for number, devices in enumerate((3, 5, 8)):
     with meshes.mesh((1, devices)):
       if number == 0:
         model, state = start(config)
