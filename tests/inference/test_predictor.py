@@ -166,6 +166,20 @@ def test_features_and_k_that_do_not_fit_are_refused(linear, dense):
     assert run.topk(make_features(1), np.int16(2))[1].shape == (1, 2)
 
 
+def test_what_else_does_not_fit_is_refused(dense):
+  features = make_features(2)
+  for threshold in (np.nan, "1", [1.0]):
+    with pytest.raises(ValueError, match="threshold is .*; give a score"):
+      dense.topk(features, K, threshold=threshold)
+  for examples in (0, -3, 2.5, "3", None):
+    with pytest.raises(ValueError, match="examples is .* a whole number"):
+      dense.warm_up(examples)
+  features[1] = 3e38
+  for run in (dense.embed, dense.confidence):
+    with pytest.raises(ValueError, match="row 1 of the examples .* not finite"):
+      run(features)
+
+
 def test_every_label_can_be_asked_for(linear):
   _, ids = linear.topk(make_features(2), L)
   np.testing.assert_array_equal(np.sort(ids, axis=1), [np.arange(L)] * 2)

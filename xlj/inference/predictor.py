@@ -238,6 +238,9 @@ class Predictor:
         f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
       )
     k = int(k)
+    is_number = isinstance(threshold, numbers.Real) and threshold == threshold
+    if threshold is not None and not is_number:
+      raise ValueError(f"threshold is {threshold!r}; give a score, or None")
     each = "offset" not in self.model.head.can
     with jax.set_mesh(self.mesh):
       allowed = None if each else choice.by_row(self.model, self.order)
@@ -286,8 +289,13 @@ class Predictor:
         those up to each power of two beyond.
 
     Raises:
-      ValueError: k is no number of labels.
+      ValueError: One of them is no such number.
     """
+    for name, most in (("examples", examples), ("features", features)):
+      if most is None and name == "features":
+        continue
+      if not isinstance(most, numbers.Integral) or most < 1:
+        raise ValueError(f"{name} is {most!r}; give a whole number from 1 on")
     data, batch_size = self.config.data, self.config.eval.batch_size
     if features is None:
       features = math.ceil(4 * data.features_per_row)
@@ -321,7 +329,7 @@ class Predictor:
       with jax.set_mesh(self.mesh):
         x = sharding.whole(self._embed(self.state, inputs))
       found.append(x[:count].astype(np.float32))
-    return np.concatenate(found)
+    return _finite(np.concatenate(found))
 
   def confidence(
     self, features: batches.Features, by: str = "probability"
@@ -346,7 +354,7 @@ class Predictor:
       with jax.set_mesh(self.mesh):
         values = self._confidence(self.state, inputs, by)
         found.append(sharding.whole(values)[:count])
-    return np.concatenate(found)
+    return _finite(np.concatenate(found))
 
   def _host_batches(
     self, features: batches.Features
@@ -396,6 +404,15 @@ class Predictor:
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+  """The same `[n, ...]`; a row that is not finite is refused."""
+  bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+  if bad.any():
+    row = int(np.argmax(bad))
+    raise ValueError(f"row {row} of the examples (the first is 0): {_NO_SCORE}")
+  return values
 
 
 def _powers(most: int) -> list[int]:
