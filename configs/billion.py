@@ -34,32 +34,24 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   chosen = config_lib.parse_arg(
     arg,
     (),
-    num_labels="1000000000",
-    dim="64",
+    num_labels=1_000_000_000,
+    dim=64,
     dtype="bfloat16",
     optimizer="sgd",
     loss="softmax",
-    batch_size="1024",
-    blocks="512",
+    batch_size=1024,
+    blocks=512,
   )
-  numbers = {}
-  for key in ("num_labels", "dim", "batch_size", "blocks"):
-    try:
-      numbers[key] = int(chosen[key].replace("_", ""))
-    except ValueError:
-      raise config_lib.ConfigError(
-        f"{key}={chosen[key]} is not a whole number"
-      ) from None
   rate = _RATE
   if chosen["optimizer"] in _RATE_OF_SUM:
-    rate = _RATE_OF_SUM[chosen["optimizer"]] * numbers["batch_size"]
+    rate = _RATE_OF_SUM[chosen["optimizer"]] * chosen["batch_size"]
   config = config_lib.base()
   config.update_from_flattened_dict(
     {
       "family": "embedding",
       "data.num_rows": 10_000_000,
       "data.num_features": 65_536,
-      "data.num_labels": numbers["num_labels"],
+      "data.num_labels": chosen["num_labels"],
       "data.dense": False,
       "data.fingerprint": "stated",
       "data.feature_norm": 1.0,
@@ -69,14 +61,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "data.weighting": "none",
       "data.l2": True,
       "data.validation": 0.0,
-      "encoder.dim": numbers["dim"],
+      "encoder.dim": chosen["dim"],
       "encoder.embedding_dropout": 0.0,
       "encoder.input_scale": 1.0,
       "encoder.scale": 0.0,
       "head.loss": chosen["loss"],
       "head.dtype": chosen["dtype"],
       "head.rounding": "stochastic",
-      "head.blocks": numbers["blocks"],
+      "head.blocks": chosen["blocks"],
       "head.cosine": False,
       "head.use_bias": False,
       "head.init": "normal",
@@ -85,7 +77,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "optim.decay": "constant",
       "optim.head.name": chosen["optimizer"],
       "optim.head.learning_rate": rate,
-      "train.batch_size": numbers["batch_size"],
+      "train.batch_size": chosen["batch_size"],
       "train.num_steps": 10_000,
     }
   )

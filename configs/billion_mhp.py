@@ -26,15 +26,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   Returns:
     The config.
   """
-  chosen = config_lib.parse_arg(arg, (), rows="2000000", noise="1.0")
+  chosen = config_lib.parse_arg(arg, (), rows=2_000_000, noise=1.0)
   config = config_lib.base()
   config.update_from_flattened_dict(
     {
       "family": "embedding",
-      "data.generator.rows": int(chosen["rows"].replace("_", "")),
+      "data.generator.rows": chosen["rows"],
       "data.generator.factors": (1000, 1000, 1000),
       "data.generator.features": 128,
-      "data.generator.noise": float(chosen["noise"]),
+      "data.generator.noise": chosen["noise"],
       "data.validation": 0.002,
       "encoder.dim": 128,
       "encoder.embedding_dropout": 0.0,

@@ -36,15 +36,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   chosen = config_lib.parse_arg(
     arg,
     (),
-    num_labels="1000000",
-    dim="64",
+    num_labels=1_000_000,
+    dim=64,
     loss="z_loss",
-    rows="200000",
-    learning_rate="10.0",
-    blocks="64",
+    rows=200_000,
+    learning_rate=10.0,
+    blocks=64,
   )
-  num_labels = int(chosen["num_labels"].replace("_", ""))
-  factor = round(num_labels ** (1 / 3))
+  num_labels = chosen["num_labels"]
+  factor = round(max(num_labels, 1) ** (1 / 3))
   if factor**3 != num_labels:
     raise config_lib.ConfigError(
       f"num_labels={num_labels} is no cube; {factor**3} is"
@@ -53,20 +53,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.update_from_flattened_dict(
     {
       "family": "embedding",
-      "data.generator.rows": int(chosen["rows"].replace("_", "")),
+      "data.generator.rows": chosen["rows"],
       "data.generator.factors": (factor,) * 3,
       "data.generator.features": 128,
       "data.generator.noise": 0.5,
       "data.validation": 0.005,
-      "encoder.dim": int(chosen["dim"]),
+      "encoder.dim": chosen["dim"],
       "encoder.embedding_dropout": 0.0,
       "encoder.scale": 0.0,
       "head.type": "spherical",
       "head.order": "none",
       "head.loss": chosen["loss"],
-      "head.blocks": int(chosen["blocks"]),
+      "head.blocks": chosen["blocks"],
       "optim.encoder.learning_rate": 1e-3,
-      "optim.head.learning_rate": float(chosen["learning_rate"]),
+      "optim.head.learning_rate": chosen["learning_rate"],
       "optim.decay": "linear",
       "predict.propensity_power": 0.0,
       "train.batch_size": 512,

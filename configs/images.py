@@ -28,18 +28,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config; set `data.dir`.
   """
   chosen = config_lib.parse_arg(
-    arg, (), encoder="resnet", flip="yes", shift="4", epochs="30"
+    arg, (), encoder=("resnet", "vit"), flip=("yes", "no"), shift=4, epochs=30.0
   )
-  if chosen["flip"] not in ("yes", "no"):
-    raise config_lib.ConfigError(f"flip={chosen['flip']}; use yes or no")
   config = config_lib.base()
   config.update_from_flattened_dict(
     {
       "encoder.type": chosen["encoder"],
       "encoder.flip": chosen["flip"] == "yes",
-      "encoder.shift": int(chosen["shift"]),
+      "encoder.shift": chosen["shift"],
       "optim.encoder.weight_decay": 1e-4,
-      "train.epochs": float(chosen["epochs"]),
+      "train.epochs": chosen["epochs"],
     }
   )
   return config

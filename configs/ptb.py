@@ -16,6 +16,7 @@ About a minute an epoch on 2 cores.
 import ml_collections
 
 from xlj import config as config_lib
+from xlj.config import heads
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -28,13 +29,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     The config; set `data.dir`.
   """
   chosen = config_lib.parse_arg(
-    arg, (), head="dense", components="1", context="4", epochs="3"
+    arg, (), head=tuple(heads.HEADS), components=1, context=4, epochs=3.0
   )
   config = config_lib.base()
   config.update_from_flattened_dict(
     {
       "family": "network",
-      "data.context": int(chosen["context"]),
+      "data.context": chosen["context"],
       "data.validation": 0.01,
       "data.weighting": "none",
       "data.l2": False,
@@ -48,11 +49,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "optim.head.learning_rate": 3e-3,
       "predict.propensity_power": 0.0,
       "train.batch_size": 512,
-      "train.epochs": float(chosen["epochs"]),
+      "train.epochs": chosen["epochs"],
     }
   )
   if chosen["head"] == "mhp":
-    config.head.components = int(chosen["components"])
+    config.head.components = chosen["components"]
   if chosen["head"] == "spherical":
     config.head.loss = "z_loss"
     config.optim.head.learning_rate = 30.0  # of SGD

@@ -25,6 +25,9 @@ from typing import Any
 import ml_collections
 
 from xlj import config as config_lib
+from xlj.config import families
+from xlj.config import heads
+from xlj.config import remedies
 
 # Fields beside the defaults of the family that `xlj.config` picks, and what of
 # `data` and `train` other heads take over.
@@ -67,11 +70,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   chosen = config_lib.parse_arg(
     arg,
     tuple(_SETS),
-    objective="precision",
-    head="dense",
-    family="",
-    missing="an",
-    noisy="none",
+    objective=("precision", "psp"),
+    head=tuple(heads.HEADS),
+    family=("", *families.FAMILIES),
+    missing=tuple(remedies.MISSING),
+    noisy=tuple(remedies.NOISY),
   )
   config = config_lib.base()
   fields = dict(_SETS.get(chosen["name"], {}))
@@ -87,10 +90,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Of held-out rows; linear weights serve rare labels by themselves.
     linear = chosen["name"] not in _NETWORKS and "head.type" not in fields
     fields["predict.propensity_power"] = 0.5 if linear else 2.0
-  elif chosen["objective"] != "precision":
-    raise config_lib.ConfigError(
-      f"objective={chosen['objective']}; use precision or psp"
-    )
   if chosen["missing"] != "an":
     fields |= {"missing.method": chosen["missing"], "head.loss": "bce"}
   if chosen["noisy"] != "none":

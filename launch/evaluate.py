@@ -5,6 +5,7 @@ python launch/evaluate.py --workdir=runs/bibtex
 
 from absl import flags
 
+from xlj import config as config_lib
 from xlj import launching
 from xlj.evaluation import evaluate
 from xlj.inference import label_files
@@ -33,12 +34,18 @@ _PREDICT = launching.define_predict()
 
 def main() -> None:
   """Evaluates."""
+  try:
+    ks = [int(k) for k in _KS.value]
+  except ValueError:
+    raise config_lib.ConfigError(
+      f"--ks={','.join(_KS.value)}: give whole numbers, as in 1,3,5"
+    ) from None
   evaluate.evaluate(
     _WORKDIR.value,
     data_dir=_DATA_DIR.value,
     split=_SPLIT.value,
     which=_CHECKPOINT.value,
-    ks=[int(k) for k in _KS.value],
+    ks=ks,
     predict=_PREDICT.value,
     asked=label_files.Asked(**_ASKED()),
   )

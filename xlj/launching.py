@@ -14,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import io
 import logging as std_logging
+import math
 import os
 import pathlib
 import re
@@ -357,7 +358,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; unknown ones are refused with the nearest name."""
   try:
     sys.argv = _with_config(argv)  # config_flags looks for overrides there
-    return flags.FLAGS(tuple(sys.argv))
+    rest = flags.FLAGS(tuple(sys.argv))
+    for name, value in flags.FLAGS.flag_values_dict().items():
+      if isinstance(value, float) and not math.isfinite(value):
+        _refuse(f"--{name} is {value}; give a finite number")
+    return rest
   except (AttributeError, KeyError):
     _refuse(_unknown_field(argv))
   except flags.Error as error:

@@ -147,6 +147,23 @@ def test_parse_arg():
   for bad in ("b", "a,b", "a,x=1", "a,a"):
     with pytest.raises(config_lib.ConfigError, match="not known here"):
       parse(bad, ("a",), objective="p")
+  found = parse("n=1_000", (), n=1, x=0.5, of=("p", "q"))
+  assert found == {"name": "", "n": 1_000, "x": 0.5, "of": "p"}
+  for bad, message in (
+    ("n=1.5", "n=1.5 is not a whole number"),
+    ("n=" + "9" * 5_000, "is not a whole number"),
+    ("x=nan", "x=nan is not a number"),
+    ("x=inf", "x=inf is not a number"),
+    ("of=r", "of=r; use p or q"),
+  ):
+    with pytest.raises(config_lib.ConfigError, match=message):
+      parse(bad, (), n=1, x=0.5, of=("p", "q"))
+
+
+@pytest.mark.parametrize("key", ["head", "family", "missing", "noisy"])
+def test_unknown_values_of_keys_are_refused_at_once(key):
+  with pytest.raises(config_lib.ConfigError, match=f"{key}=xyz; use "):
+    runs.config_file("xmc").get_config(f"{key}=xyz")
 
 
 def test_every_set_of_configs_xmc_resolves():

@@ -89,6 +89,8 @@ def test_bounds_resolve_or_are_refused_in_fields(name):
   "fields, message",
   [
     ({"head.blocks": 40_000}, "head.blocks is 40000 for 30000 labels; give at"),
+    ({"train.batch_size": 20_001}, "train.batch_size is 20001 for 20000 rows"),
+    ({"eval.ks": (1, 30_001)}, r"eval.ks is \(1, 30001\) for 30000 labels"),
     ({"data.validation": 0.99999}, "data.validation is 0.99999, which leaves"),
     ({"mesh.shape": (2,)}, r"mesh.shape is \(2,\); give two numbers, or none"),
     ({"mesh.shape": (0,)}, r"mesh.shape is \(0,\); each must be at least 1"),

@@ -58,7 +58,7 @@ def test_generated_rows():
   [
     ({"data__dir": "somewhere"}, "needs no directory .somewhere."),
     ({"data__context": 3}, "no data.context .3."),
-    ({"data__generator__factors": (0,)}, "data.generator: .*positive"),
+    ({"data__generator__factors": ()}, "data.generator: .*positive"),
   ],
 )
 def test_contradictions_are_refused(fields, message):

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import difflib
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -88,34 +89,59 @@ def base() -> ml_collections.ConfigDict:
 
 
 def parse_arg(
-  arg: str | None, choices: Sequence[str], **defaults: str
-) -> dict[str, str]:
+  arg: str | None,
+  choices: Sequence[str],
+  **defaults: str | int | float | tuple[str, ...],
+) -> dict[str, Any]:
   """Parses what follows the colon in `--config=file.py:NAME,key=value`.
 
   Args:
     arg: The text, e.g. "bibtex,objective=psp"; may be empty.
     choices: Names that may come first.
-    **defaults: Keys that may follow, and their values if they do not.
+    **defaults: Keys that may follow, and their values if they do not. A number
+      is of the type that is wanted; of several texts, which are all that there
+      are, the first is the default.
 
   Returns:
     `defaults` with the given values, and `name`, "" if there is none.
 
   Raises:
-    ConfigError: On an unknown name or key.
+    ConfigError: On an unknown name, key or value.
   """
-  found = {"name": "", **defaults}
+  found: dict[str, Any] = {"name": ""}
+  for key, value in defaults.items():
+    found[key] = value[0] if isinstance(value, tuple) else value
   for i, part in enumerate(filter(None, (arg or "").split(","))):
-    key, equals, value = part.partition("=")
+    key, equals, text = part.partition("=")
     if not equals and i == 0 and key in choices:
       found["name"] = key
     elif equals and key in defaults:
-      found[key] = value
+      found[key] = _parsed(key, text, defaults[key])
     else:
       raise ConfigError(
-        f"{part!r} is not known here; names: {', '.join(choices)}; keys:"
-        f" {', '.join(defaults) or 'none'}"
+        f"{part!r} is not known here; names: {', '.join(choices) or 'none'};"
+        f" keys: {', '.join(defaults) or 'none'}"
       )
   return found
+
+
+def _parsed(key: str, text: str, default: Any) -> Any:
+  """The value of a key, of the kind of its default."""
+  if isinstance(default, tuple):
+    if text not in default:
+      known = [name for name in default if name]
+      raise ConfigError(f"{key}={text}; use {' or '.join(known)}")
+    return text
+  if isinstance(default, str):
+    return text
+  try:
+    value = type(default)(text)
+  except ValueError:
+    value = math.nan
+  if not abs(value) < 2**62:
+    kind = "whole number" if isinstance(default, int) else "number"
+    raise ConfigError(f"{key}={text} is not a {kind}")
+  return value
 
 
 def num_ids(config: ml_collections.ConfigDict) -> int:

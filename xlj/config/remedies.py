@@ -156,10 +156,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise checks.ConfigError(
         f"missing.method is 'role' and head.type is {kind!r}; it needs dense"
       )
-    if not missing.positives > 0:
+    count = config.data.num_labels
+    if not 0 < missing.positives <= count:
       raise checks.ConfigError(
-        f"missing.positives is {missing.positives}; set it above 0: positives"
-        " that an example has on average, observed or not"
+        f"missing.positives is {missing.positives}; set it above 0 and to at"
+        f" most {count}: positives that an example has on average, observed or"
+        " not"
       )
   if noisy.method != "none":
     if kind != "dense":

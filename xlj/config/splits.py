@@ -50,6 +50,7 @@ def open_split(
     DataError: If the files are missing or not right.
     OSError: If a file cannot be read.
   """
+  config_lib.check_each(config)  # before anything is read
   data = config.data
   directory = data_dir or data.dir
   if data.generator.rows:

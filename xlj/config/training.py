@@ -1,6 +1,8 @@
 """The sections `train`, `eval`, `checkpoint`, `predict` and `mesh`."""
 
+from collections.abc import Sequence
 import math
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
@@ -12,6 +14,8 @@ from xlj.config import options
 
 # Of sparse features, that linear weights are trained on in a few seconds.
 _FEW_ENTRIES = 10**6
+_MOST_OF_FEW = 100  # cut-offs where there are fewer labels than that
+_MOST_IN_BATCH = 2**14  # where there are fewer rows than that
 _METRICS = ("P", "nDCG", "PSP", "PSnDCG", "Recall", "Coverage", "MacroF1")
 CHOICES: dict[str, tuple[str, ...]] = {}
 SWITCHES = ()
@@ -129,6 +133,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       f"eval.ks is {config.eval.ks}; give cut-offs from 1 up"
     )
+  check_cutoffs(config.eval.ks, config.data.num_labels)
+  most = max(config.data.num_rows, _MOST_IN_BATCH)
+  for name in ("train.batch_size", "eval.batch_size"):
+    if checks.value_of(config, name) > most:
+      raise checks.ConfigError(
+        f"{name} is {checks.value_of(config, name)} for {config.data.num_rows}"
+        f" rows; give at most {most}"
+      )
   names = [f"{kind}@{k}" for kind in _METRICS for k in config.eval.ks]
   if config.eval.metric not in names:
     raise checks.ConfigError(
@@ -172,6 +184,25 @@ def reopened(
     config.train.epochs = None
   begun.train.num_steps = begun.train.epochs = None
   return config, begun
+
+
+def check_cutoffs(ks: Sequence[Any], num_labels: int) -> None:
+  """Refuses cut-offs that `eval.ks` cannot have.
+
+  Args:
+    ks: The cut-offs.
+    num_labels: How many labels there are.
+
+  Raises:
+    ConfigError: Naming them, and the greatest that will do.
+  """
+  values = {"eval.ks": tuple(ks)}
+  checks.each(values, {"eval.ks": tuple}, {}, RANGES)
+  most = max(num_labels, _MOST_OF_FEW)
+  if max(ks, default=0) > most:
+    raise checks.ConfigError(
+      f"eval.ks is {tuple(ks)} for {num_labels} labels; give at most {most}"
+    )
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from xlj import files
 from xlj.config import splits
+from xlj.config import training as training_config
 from xlj.data import statistics
 from xlj.data import store
 from xlj.evaluation import evaluator
@@ -148,6 +149,7 @@ def _about(
 ) -> dict[str, Any]:
   """What the metrics know of the labels; nothing of each of too many."""
   config = run.config
+  training_config.check_cutoffs(ks, run.num_ids)
   about: dict[str, Any] = {
     "num_labels": max(run.num_ids, data.num_labels),
     "ks": tuple(ks) or tuple(config.eval.ks),
