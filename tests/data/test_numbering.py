@@ -89,3 +89,23 @@ def test_a_damaged_file_of_ids_is_refused(tmp_path):
   (tmp_path / numbering.FILE).write_bytes(b"PK\3\4")
   with pytest.raises(errors.DataError, match="no ids"):
     numbering.Numbering.load(tmp_path)
+
+
+def test_rows_of_other_splits_number_nothing(tmp_path):
+  text = f"4 {LARGE + 2} {LARGE + 2}\n{ROWS}4 {LARGE + 1}:1\n"
+  (tmp_path / "set_data.txt").write_text(text)
+  (tmp_path / "set_trSplit.txt").write_text("1\n2\n3\n")
+  (tmp_path / "set_tstSplit.txt").write_text("4\n")
+  train = store.open_split(tmp_path, renumber=True)
+  np.testing.assert_array_equal(train.numbering.labels, [3, 5, LARGE])
+  assert train.features.shape == (3, 4) and train.labels.shape == (3, 3)
+  test = store.open_split(
+    tmp_path,
+    "test",
+    num_features=4,
+    num_labels=3,
+    beyond=True,
+    renumber=True,
+    numbering=train.numbering,
+  )
+  assert not test.features.nnz and (test.labels.indices >= 3).all()
