@@ -56,6 +56,19 @@ def test_names_and_order_stay_with_the_run(data, tmp_path, caplog):
   assert splits.label_names(saved) is None
 
 
+def test_names_of_features_stay_with_the_run(data, tmp_path, caplog):
+  names = [" a", "b\tc", "d", "e", "f", "g"]
+  (data / "Xf.txt").write_text("".join(f"{name}\n" for name in names))
+  config, _ = begin(runs.make_config(data), tmp_path / "run")
+  (data / "Xf.txt").unlink()
+  assert splits.feature_names(config, tmp_path / "run") == names
+  assert splits.feature_names(config) is None
+  (data / "Xf.txt").write_text("a\n")
+  begin(runs.make_config(data), tmp_path / "other")
+  assert "Names of features are left out: " in caplog.text
+  assert not (tmp_path / "other" / splits.FEATURES_FILE).exists()
+
+
 def test_earlier_runs_have_the_names_of_their_data(data, tmp_path):
   config, _ = begin(runs.make_config(data), tmp_path / "run")
   (tmp_path / "run" / splits.NAMES_FILE).unlink()

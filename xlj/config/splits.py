@@ -17,6 +17,7 @@ from xlj.data import tokens
 from xlj.synthetic import generated
 
 NAMES_FILE = "labels.txt"  # of a run
+FEATURES_FILE = "feature_names.txt"  # likewise
 
 
 def open_split(
@@ -171,6 +172,40 @@ def label_names(
       " names away, and give one with launch/predict.py --labels",
     )
   return names and [names[i] for i in numbering.labels]
+
+
+def feature_names(
+  config: ml_collections.ConfigDict, workdir: Path | None = None
+) -> list[str] | None:
+  """The names of the features of a run, or of a config's data.
+
+  Args:
+    config: A resolved config.
+    workdir: Of a run.
+
+  Returns:
+    The names, by feature id; None if there are none, or not one for each.
+  """
+  data, count = config.data, config.data.num_features
+  path, own = None, False
+  if workdir is not None and keeps_names(config, workdir):
+    path = workdir / FEATURES_FILE
+    own = path.exists()
+  if not own:
+    path = None
+    if data.dir and not (data.context or data.generator.rows):
+      path = names_lib.find(data.dir, names_lib.FEATURE_FILES)
+  if path is None:
+    return None
+  try:
+    return names_lib.read_names(path, count, table=not own)
+  except store.DataError:  # Nothing needs them.
+    logging.warning(
+      "Names of features are left out: %s is no UTF-8 text with a line for each"
+      " of the %d",
+      *(path, count),
+    )
+    return None
 
 
 def keeps_names(config: ml_collections.ConfigDict, workdir: Path) -> bool:

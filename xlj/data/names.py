@@ -25,6 +25,7 @@ FILES = (
   "labels.raw.txt",
   "output-items.txt",
 )
+FEATURE_FILES = ("Xf.txt", "feature_names.txt")  # of features, likewise
 # A column where every entry looks like one of these numbers the labels.
 _IDENTIFIER = re.compile(r"\S*\d\S*|-")
 _SAMPLE = 1000
@@ -62,13 +63,15 @@ def label_names(
   return None if path is None else read_names(path, num_labels)
 
 
-def find(data_dir: str | os.PathLike[str]) -> pathlib.Path | None:
+def find(
+  data_dir: str | os.PathLike[str], names: Sequence[str] = FILES
+) -> pathlib.Path | None:
   """The file of the names of a data set's labels; None if it has none."""
   root = pathlib.Path(data_dir)
   found = [
     path
     for place in (root, discover.place_of_labels(root))
-    for name in FILES
+    for name in names
     for path in (place / name, place / f"{name}.gz")
     if path.is_file()
   ]

@@ -117,6 +117,11 @@ class Predictor:
       self.config, self.workdir, numbering=self.run.numbering
     )
 
+  @functools.cached_property
+  def feature_names(self) -> list[str] | None:
+    """Names by feature id; None if the data had none for each feature."""
+    return splits.feature_names(self.config, self.workdir)
+
   def names(self, ids: Any) -> Any:
     """The names of labels, as the data had them.
 

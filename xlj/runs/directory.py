@@ -358,7 +358,8 @@ def claim(
       files.write_text(workdir / config_lib.FILE, text)
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  _begin(workdir, config, order, names, numbering)
+  features = splits.feature_names(config)
+  _begin(workdir, config, order, names, numbering, features)
 
 
 @contextlib.contextmanager
@@ -411,7 +412,8 @@ def write(
     run.corrections.save(output)
   if config.neighbours.count:
     neighbours(run.workdir, config).save(output)
-  _begin(output, config, run.order, run.names, run.numbering)
+  features = splits.feature_names(config, run.workdir)
+  _begin(output, config, run.order, run.names, run.numbering, features)
 
 
 def _begin(
@@ -420,6 +422,7 @@ def _begin(
   order: label_order.LabelOrder,
   names: list[str] | None,
   numbering: numbering_lib.Numbering | None,
+  features: list[str] | None,
 ) -> None:
   """Writes what every run has; the config, which makes it one, is last."""
   if config.head.order not in config_lib.ORDERS:
@@ -428,6 +431,8 @@ def _begin(
     names_lib.write_names(workdir / splits.NAMES_FILE, names)
   if numbering is not None:
     numbering.save(workdir)
+  if features is not None and splits.keeps_names(config, workdir):
+    names_lib.write_names(workdir / splits.FEATURES_FILE, features)
   facts = json.dumps(machine.facts(jax.devices()), indent=2)
   files.write_text(workdir / report.MACHINE_FILE, facts + "\n")
   files.write_text(workdir / config_lib.FILE, config_lib.to_json(config))
