@@ -56,6 +56,13 @@ def test_ids_twice_in_a_row(tmp_path, duplicates, first):
   assert dense(split.labels) == [[0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]]
 
 
+def test_labels_counted_from_1(tmp_path):
+  text = "2 3 3\n1,3 1:1\n2 2:5\n"
+  with pytest.raises(formats.DataError, match="--config.data.renumber=True"):
+    opened(tmp_path, text)
+  assert opened(tmp_path, text, renumber=True).num_labels == 3
+
+
 def test_sums_out_of_range_are_refused(tmp_path):
   text = "1 2 2\n1 0:3e38 0:3e38\n"
   with pytest.raises(formats.DataError, match=r"train.txt:2: .*value 6e\+38"):

@@ -249,8 +249,8 @@ class Columns:
       )
     if found == bound and self.what == "label" and place.first_line:
       return (
-        "are the labels counted from 1? then say one label more in the header"
-        " (label 0 stays without rows)"
+        "are the labels counted from 1? then train with"
+        " --config.data.renumber=True, which answers with the ids of the files"
       )
     return ""
 
