@@ -182,7 +182,7 @@ def test_what_does_not_go_with_the_other_run_is_refused(
   with pytest.raises(ValueError, match="label 3 is .* there and 'another' in"):
     successor.begin(own_config(complete, data), complete, output)
   (data / "train.txt").write_text("2 501 700\n1 3:1\n2 500:1\n")
-  with pytest.raises(ValueError, match="num_features is 500 there and 501"):
+  with pytest.raises(ValueError, match="501 features, expected 500"):
     successor.begin(own_config(complete, data), complete, output)
   (data / "train.txt").write_text("2 500 701\n1 3:1\n700 5:1\n")
   with pytest.raises(ValueError, match="701 label ids, expected at most 700"):

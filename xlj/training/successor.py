@@ -73,11 +73,12 @@ def _write(
   run = directory.load(source, which="last", training=True)
   before = run.config
   config = ml_collections.ConfigDict(config.to_dict())
-  if before.data.context or "memory" in run.trees["training"]:
+  of_data = before.data.context or before.data.renumber
+  if of_data or "memory" in run.trees["training"]:
     raise config_lib.ConfigError(
-      f"--from={source}: its labels are the words of its text, or it remembers"
-      " its examples (noisy.method or missing.method), so that it cannot go on"
-      " elsewhere"
+      f"--from={source}: its ids are of its own data (data.context or"
+      " data.renumber), or it remembers its examples (noisy.method or"
+      " missing.method), so that it cannot go on elsewhere"
     )
   if before.head.order != "none":  # Otherwise no ids are kept.
     config.data.num_ids = run.num_ids
