@@ -170,8 +170,8 @@ class Model:
   @property
   def is_filled_up(self) -> bool:
     """Whether arrays have empty rows, for the devices in context."""
-    head = self._config.head
-    return any(map(sharding.fill, (head.blocks, *(head.groups or ()))))
+    head = self._config.head  # of which "mhs" has groups alone
+    return any(map(sharding.fill, (head.blocks or 1, *(head.groups or ()))))
 
   def saved(self) -> State:
     """Shapes and dtypes of the state in a checkpoint, on whatever devices.
