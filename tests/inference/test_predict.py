@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from tests import test_files
 from tests.inference import test_predictor
 from xlj.data import errors
 from xlj.inference import label_files
@@ -112,9 +113,10 @@ def test_the_output_is_looked_at_first(predict, tmp_path):
     predict_lib.predict(tmp_path / "nothing", "-", "gs://a/b")
 
 
-def test_a_full_disk_costs_no_file(predict):
-  with pytest.raises(OSError, match="/dev/full cannot be written: No space"):
-    predict(GOOD, "/dev/full")
+def test_a_full_disk_is_named(predict, tmp_path):
+  path = test_files.device(tmp_path, "full")
+  with pytest.raises(OSError, match=f"{path} cannot be written: No space"):
+    predict(GOOD, path)
 
 
 def test_a_pipe_gets_the_rows_before_a_bad_one(predict, workdir, tmp_path):

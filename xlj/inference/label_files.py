@@ -190,8 +190,8 @@ def read_rows(path: str, num_ids: int, known: Mapping[int, int] | None) -> Any:
     for number, line in enumerate(text, block.first_line):
       ids = []
       for label in line.split():
-        number = int(label) if label.isdigit() and len(label) < 20 else -1
-        ids.append(number if known is None else known.get(number, -1))
+        found = int(label) if label.isdigit() and len(label) < 20 else -1
+        ids.append(found if known is None else known.get(found, -1))
         if not 0 <= ids[-1] < num_ids:
           raise errors.DataError(
             path,
