@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import meshes
 from tests import reference
 from tests.losses import table
 from xlj.losses import decoupled_softmax
@@ -217,3 +218,11 @@ def test_class_balanced_weights_lie_between_one_and_one_over_n():
   np.testing.assert_allclose(weights(counts, 0.9), expected, rtol=1e-6)
   nearly = weights(counts, 1 - 1e-6)
   np.testing.assert_allclose(nearly[3], 1e-3, rtol=1e-3)
+
+
+def test_weights_of_1_are_sharded_as_the_counts_are():
+  with meshes.mesh((2, 4)) as mesh:
+    split = jax.NamedSharding(mesh, jax.P(("data", "label")))
+    counts = jax.device_put(jnp.arange(8.0), split)
+    weights = jax.jit(weighted_bce.class_balanced_weights, static_argnums=1)
+    assert weights(counts, 0.0).sharding == split

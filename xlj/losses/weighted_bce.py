@@ -86,7 +86,7 @@ def class_balanced_weights(counts: jax.Array, beta: float) -> jax.Array:
     `[L]` weights, at most 1.
   """
   if not beta:
-    return jnp.ones_like(counts)  # sharded as they are
+    return jnp.ones_like(counts, jnp.float32)  # sharded as they are
   # math: beta is close to 1; expm1: so is beta^n.
   log_beta = math.log(beta)
   return (1 - beta) / -jnp.expm1(jnp.maximum(counts, 1) * log_beta)
