@@ -199,6 +199,7 @@ def test_the_page_says_the_exit_statuses():
     exit_status.DONE,
     exit_status.REFUSED,
     exit_status.LOST,
+    exit_status.INTERRUPTED,
     exit_status.STOPPED,
   ]
 

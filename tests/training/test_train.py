@@ -8,7 +8,6 @@ import pytest
 
 from tests import meshes
 from tests import runs
-from xlj import config as config_lib
 from xlj.checkpoint import checkpointer
 from xlj.data import order
 from xlj.evaluation import metrics
@@ -149,17 +148,6 @@ def test_what_is_known_of_labels_starts_split(
       }
       np.testing.assert_array_equal(np.asarray(a)[rows], wanted)
       assert (np.delete(np.asarray(a), rows) == fill).all()
-
-
-@pytest.mark.parametrize("field", ["train", "eval"])
-def test_a_batch_that_devices_do_not_divide_is_refused(
-  field, data_dir, tmp_path
-):
-  config = runs.make_config(data_dir, **{f"{field}__batch_size": 60})
-  message = rf"{field}\.batch_size is 60, which 8 devices .* give .*=64"
-  with pytest.raises(config_lib.ConfigError, match=message):
-    train.train(config, tmp_path)
-  assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
