@@ -58,6 +58,16 @@ def test_checkpoints_that_lie_elsewhere_have_one_owner(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_checkpoints_in_the_run_itself_by_another_name_are_its_own(tmp_path):
+  run, link = tmp_path / "run", tmp_path / "link"
+  run.mkdir()
+  link.symlink_to(run)
+  config = config_lib.base()
+  config.checkpoint.dir = str(link)
+  with pytest.raises(config_lib.ConfigError, match="data.dir is not given"):
+    train.train(config, run)
+
+
 def test_a_process_owns_a_run_once(tmp_path):
   with (
     ownership.owning(tmp_path),

@@ -133,6 +133,17 @@ def test_deleted_labels_are_gone_and_others_as_before(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_near_rows_name_a_label_by_the_id_that_it_has_now(trained, tmp_path):
+  runs.save(edit.merge(runs.load(trained / "run"), {5: 6, 7: 6}), tmp_path)
+  first, now = map(predictor.load, (trained / "run", tmp_path))
+  assert first.neighbours and now.neighbours
+  before = first.neighbours.labels.to_scipy().toarray()
+  after = now.neighbours.labels.to_scipy().toarray()
+  assert before[:, [5, 7]].any() and not after[:, [5, 7]].any()
+  assert (after[:, 6] == before[:, 5:8].any(1)).all()
+
+
+@pytest.mark.slow
 def test_calibration_that_takes_no_share_of_known_labels_changes_nothing(
   trained,
 ):

@@ -1,6 +1,7 @@
 """Runs that go on once they are complete, and what is said at the end."""
 
 import json
+import pathlib
 import shlex
 import shutil
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tests import runs
 import xlj
 from xlj import config as config_lib
+from xlj.config import splits
 from xlj.training import closing
 from xlj.training import successor
 from xlj.training import train
@@ -122,8 +124,10 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def complete(data_dir, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("complete")
-  train.train(runs.make_config(data_dir, train__epochs=1.0), workdir)
+  """A run with its checkpoints elsewhere."""
+  workdir, place = map(tmp_path_factory.mktemp, ("complete", "checkpoints"))
+  fields = {"train__epochs": 1.0, "checkpoint__dir": str(place)}
+  train.train(runs.make_config(data_dir, **fields), workdir)
   return workdir
 
 
@@ -163,6 +167,23 @@ def test_a_run_goes_on_from_another_one_on_other_data(
   rows = [{3: 2.0, 40: 1.0}]
   old, new = (xlj.load(d).topk(rows)[0] for d in (complete, tmp_path))
   assert not np.allclose(old, new)
+  place = pathlib.Path(config_lib.load(complete / "config.json").checkpoint.dir)
+  assert not (place / "26").exists()  # which is the other run's alone
+  assert (tmp_path / "checkpoints" / "26").is_dir()
+
+
+@pytest.mark.slow
+def test_near_rows_weigh_what_the_run_has_learned(
+  complete, other_data, tmp_path
+):
+  config = own_config(complete, other_data)
+  config.data.validation = 0.0
+  config.train.epochs = 0.1
+  config = successor.begin(config, complete, tmp_path)
+  train.train(config, tmp_path)
+  run = xlj.load(tmp_path)
+  wanted = run.weighting(splits.open_split(config).features)
+  np.testing.assert_allclose(run.neighbours.features.values, wanted.values)
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def read_meta(directory: epath.Path, step: int) -> dict[str, Any]:
   path = directory / str(step) / META / _META_FILE
   try:
     document = json.loads(path.read_text())
-  except (OSError, ValueError) as error:  # ValueError: not text, or not JSON
+  except (OSError, ValueError, RecursionError) as error:  # not text, or JSON
     raise errors.CheckpointError(f"{path} cannot be read: {error}") from None
   if not isinstance(document, dict) or _SEAL not in document:
     raise errors.CheckpointError(

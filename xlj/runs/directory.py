@@ -399,7 +399,8 @@ def write(
     OSError: A file cannot be written.
   """
   config = ml_collections.ConfigDict(run.config.to_dict())
-  config.checkpoint.dir = ""  # Not where the first run has its own.
+  if config.checkpoint.dir == load_config(run.workdir).checkpoint.dir:
+    config.checkpoint.dir = ""  # The first run has its own there.
   with (
     jax.set_mesh(run.mesh),
     keeper(output, config, model_lib.Model(config)) as saver,
@@ -411,7 +412,9 @@ def write(
   if len(run.corrections):
     run.corrections.save(output)
   if config.neighbours.count:
-    neighbours(run.workdir, config).save(output)
+    near = neighbours(run.workdir, config)
+    known = run.order.known(near.labels)
+    dataclasses.replace(near, labels=known).save(output)
   features = splits.feature_names(config, run.workdir)
   _begin(output, config, run.order, run.names, run.numbering, features)
 

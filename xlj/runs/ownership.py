@@ -182,7 +182,7 @@ def _facts(path: Path) -> dict[str, Any]:
       found = json.loads(path.read_text())
       if isinstance(found, dict):
         return found
-    except ValueError:
+    except (ValueError, RecursionError):
       pass
     if time.monotonic() > end:
       return {}

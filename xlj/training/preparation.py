@@ -45,6 +45,7 @@ class Data:
     sampler: Of the rows to train on, if not that of the pipeline.
     names: Of all label ids; None if they have none.
     pairs: Of a feature and a label, where they have just been found.
+    neighbours: The training rows that predictions listen to, if they do.
   """
 
   split: store.Split
@@ -56,6 +57,7 @@ class Data:
   sampler: order_lib.Order | sampler_lib.ByLabel | None = None
   names: list[str] | None = None
   pairs: label_pairs.Pairs | None = None
+  neighbours: neighbours_lib.Neighbours | None = None
 
   def batches(
     self, config: ml_collections.ConfigDict
@@ -190,7 +192,7 @@ def neighbours(
 
   Args:
     config: A resolved config; `neighbours.count` is not 0.
-    data: Of training.
+    data: Of training, weighted as the run has learned it.
 
   Returns:
     The rows.
@@ -199,7 +201,7 @@ def neighbours(
   assert data.weighting is not None
   return neighbours_lib.Neighbours(
     data.weighting(data.split.features.take(data.rows)),
-    data.split.labels.take(data.rows),
+    data.order.known(data.split.labels.take(data.rows)),
     **config.neighbours,
   )
 

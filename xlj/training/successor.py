@@ -58,18 +58,19 @@ def begin(
     config.data.num_ids = begun.data.num_ids
     config.head.order = begun.head.order
     config.train.steps_before = begun.train.steps_before
+    config.checkpoint.dir = begun.checkpoint.dir
     return config
   source = directory.resolve(source, "from")
   with directory.making(workdir):
-    config = _write(config, source, workdir)
+    _write(config, source, workdir)
   exchange.gather("successor", "")  # All find it written.
-  return config
+  return directory.load_config(workdir)
 
 
 def _write(
   config: ml_collections.ConfigDict, source: Path, workdir: Path
-) -> ml_collections.ConfigDict:
-  """Writes the new run; returns its config."""
+) -> None:
+  """Writes the new run."""
   run = directory.load(source, which="last", training=True)
   before = run.config
   config = ml_collections.ConfigDict(config.to_dict())
@@ -96,7 +97,6 @@ def _write(
   new = dataclasses.replace(run, config=config, names=names)
   directory.write(new, workdir)
   logging.info("%s goes on from step %d of %s", workdir, run.step, source)
-  return config
 
 
 def _without_length(

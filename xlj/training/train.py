@@ -75,7 +75,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   with contextlib.ExitStack() as stack:
     owner = stack.enter_context(ownership.owning(workdir))
     place = config.checkpoint.dir or str(workdir)
-    if "://" not in place and Path(place).absolute() != workdir:
+    if "://" not in place and Path(place).resolve() != workdir.resolve():
       stack.enter_context(ownership.owning(Path(place).absolute()))
     return _train(config, workdir, mesh, owner)
 
@@ -100,8 +100,6 @@ def _train(
   )
   numbering = data.split.numbering
   directory.claim(workdir, config, data.order, data.names, numbering)
-  if config.neighbours.count and not jax.process_index():
-    preparation.neighbours(config, data).save(workdir)
   probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
@@ -239,6 +237,11 @@ def _loop(
   state, skip = _start(model, keeper, config, data)
   room.check_disk(config, workdir, state)
   data = _weighted_as_learned(data, state)
+  if config.neighbours.count:
+    near = preparation.neighbours(config, data)
+    if not jax.process_index():
+      near.save(workdir)
+    data = dataclasses.replace(data, neighbours=near)
   while True:
     try:
       return _steps(model, keeper, state, skip, config, data, workdir, owner)
@@ -422,9 +425,7 @@ def _validator(
       config.data.propensity_b,
     ),
     per_label=counts is not None,
-    neighbours=preparation.neighbours(config, data)
-    if config.neighbours.count
-    else None,
+    neighbours=data.neighbours,
   )
 
 
