@@ -113,6 +113,24 @@ def test_a_wide_path_needs_sparse_features():
     config_lib.resolve(config, facts(dense=True, kind="dense"))
 
 
+@pytest.mark.parametrize(
+  "fields, changes, message",
+  [
+    ({}, {"dense": True, "kind": "dense"}, "only sparse rows are compared"),
+    ({"head.type": "mhc"}, {}, "it needs head.type='dense'"),
+    ({"head.prototypes": 3}, {}, "and head.prototypes=1"),
+  ],
+)
+def test_near_rows_need_one_row_of_each_label(fields, changes, message):
+  config = config_lib.base()
+  config.update_from_flattened_dict({"family": "network", **fields})
+  found = config_lib.resolve(config, facts(**changes))
+  assert not found.neighbours.count
+  config.neighbours.count = 5
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.resolve(config, facts(**changes))
+
+
 def test_json_round_trip_and_differences(tmp_path):
   config = config_lib.resolve(config_lib.base(), FACTS)
   path = tmp_path / "config.json"

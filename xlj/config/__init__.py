@@ -247,7 +247,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(
         f"{name} is {values[name]!r}, which {why} does not read; leave it out"
       )
-  for part in (data, encoders, heads, remedies, training):
+  for part in (data, encoders, heads, remedies, training, neighbours):
     part.check(config)
 
 

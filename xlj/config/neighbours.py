@@ -42,8 +42,8 @@ def rules(
   Held-out rows of bibtex and delicious (4 seeds each) gained 0.1 and 0.6 points
   of P@1, P@3 and P@5 by 32 rows, and no more by 64 or 100.
   """
-  known = config.family == "network" and config.head.type == "dense"
   few = facts.num_rows <= _MOST_ROWS and not facts.dense
+  known = config.family == "network" and _has_rows(config)
   return {"neighbours.count": 32 if known and few else 0}
 
 
@@ -58,8 +58,13 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"neighbours.count is {config.neighbours.count} and the features are"
       " dense; only sparse rows are compared, so leave it out"
     )
-  if config.neighbours.count and config.head.type != "dense":
+  if config.neighbours.count and not _has_rows(config):
     raise checks.ConfigError(
-      f"neighbours.count is {config.neighbours.count} and head.type is"
-      f" {config.head.type!r}; it needs 'dense'"
+      f"neighbours.count is {config.neighbours.count}, and labels are not one"
+      " row each; it needs head.type='dense' and head.prototypes=1"
     )
+
+
+def _has_rows(config: ml_collections.ConfigDict) -> bool:
+  """Whether each label is one row, whose logit can gain by an example."""
+  return config.head.type == "dense" and config.head.prototypes == 1
