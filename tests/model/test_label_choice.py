@@ -23,7 +23,8 @@ ORDER = label_order.LabelOrder.of(np.random.default_rng(0).permutation(L))
 
 def named(choice, rows, **how):
   """Sets of data ids that are named for rows, and whether they alone may be."""
-  made = choice.of_rows(np.asarray(rows), ORDER, **how)
+  width = choice.most_named(**how)
+  made = choice.of_rows(np.asarray(rows), ORDER, width, **how)
   if made.ids is None:
     return None, False
   return [set(ORDER.data_ids[r[r >= 0]].tolist()) for r in made.ids], made.only
@@ -61,6 +62,51 @@ def test_labels_of_all_rows_as_each_is_told(few):
   found, only = named(both, [0, 2], each=True)
   for row, own in zip(found, (LISTS[0], LISTS[2])):
     assert (row if only else set(range(L)) - row) == set(few) - set(own)
+
+
+def test_processes_name_as_many_labels_whatever_their_rows_have():
+  choice = label_choice.choose(L, exclude=LISTS)
+  most = choice.most_named(rows=slice(0, 4))
+  shapes = {
+    choice.of_rows(np.array(rows), ORDER, most).ids.shape
+    for rows in ([0, 1], [2, 3], [-1, -1])
+  }
+  assert shapes == {(2, 3)}
+  assert choice.most_named(rows=slice(0, 3)) == 2
+
+
+# Ids 0 to 4: 3 was merged into 1, and 2 was deleted.
+EDITED = label_order.LabelOrder(np.array([1, 4, 0]), np.array([2, 0, -1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+  "asked, kept",
+  [
+    ({"exclude": [3]}, {0, 4}),
+    ({"exclude": {3, 2}}, {0, 4}),
+    ({"exclude": [[3]]}, {0, 4}),
+    ({"among": [3, 2]}, {1}),
+    ({"among": [[3, 1]]}, {1}),
+    ({"among": [1, 0], "exclude": [3]}, {0}),
+    ({"among": [1, 0], "exclude": [[3]]}, {0}),
+    ({"among": [[1, 4]], "exclude": [[3]]}, {4}),
+    ({"exclude": [2]}, {0, 1, 4}),
+  ],
+)
+def test_ids_that_were_merged_are_one_label(asked, kept):
+  choice = label_choice.choose(5, **asked, order=EDITED)
+  made = choice.of_rows(np.array([0]), EDITED, choice.most_named())
+  found = set(range(3))
+  if choice.allowed is not None:
+    found = set(EDITED.to_head(np.flatnonzero(choice.allowed)).tolist())
+  if made.ids is not None:
+    ids = made.ids[0][made.ids[0] >= 0].tolist()
+    assert len(ids) == len(set(ids))
+    found = found & set(ids) if made.only else found - set(ids)
+  assert set(EDITED.data_ids[[*(found - {-1})]].tolist()) == kept
+  true = EDITED.known(csr_lib.Csr.from_rows([[0, 1, 2, 3, 4]], 5))
+  left = choice.kept(true, np.array([0]))
+  assert set(left.indices.tolist()) == kept
 
 
 def test_true_labels_that_may_be_answers():

@@ -1,5 +1,7 @@
 """Training rows that predictions listen to, against plain NumPy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,21 @@ def test_gains_equal_brute_force():
     shares = shares / shares.sum() @ y[near] * (norm > 0)
     gains = 0.3 * np.log(1 + shares / 0.01)
     np.testing.assert_allclose(found[n], gains[order.data_ids], atol=1e-5)
+
+
+def test_a_row_gives_a_merged_label_once():
+  rows, _, y = make()
+  order = label_order.LabelOrder(
+    np.arange(L - 1, dtype=np.int32), np.array([*range(L - 1), 0], np.int32)
+  )
+  once = dataclasses.replace(rows, labels=order.known(rows.labels))
+  y[:, 0] |= y[:, L - 1]
+  y[:, L - 1] = False
+  wanted = csr_lib.Csr.from_rows([np.flatnonzero(a).tolist() for a in y], L)
+  asked, none = inputs(np.eye(F)), label_order.LabelOrder.identity()
+  found = by_label(once.extra(asked, order))
+  want = by_label(dataclasses.replace(rows, labels=wanted).extra(asked, none))
+  np.testing.assert_allclose(found, want, rtol=1e-6)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):

@@ -40,7 +40,6 @@ def open_split(
       `data.num_features` states, if that is more.
     num_labels: Likewise of label ids; but others stay, as nothing that the
       model can find, and `data.num_ids` counts if there are any.
-
     numbering: Of the ids of that model; by default of the training split.
 
   Returns:

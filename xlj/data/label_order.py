@@ -203,6 +203,24 @@ class LabelOrder:
     """The data ids of the head's numbers `[...]`; -1 stays."""
     return _looked_up(self.data_ids, ids)
 
+  def first(self, ids: np.ndarray) -> np.ndarray:
+    """The first of the data ids that share a row with each of `[...]`.
+
+    Args:
+      ids: Below `num_ids`; -1 stays.
+
+    Returns:
+      As many; -1 for those without a row.
+    """
+    return self.to_data(self.to_head(ids)) if self._is_edited else ids
+
+  @property
+  def _is_edited(self) -> bool:
+    """Whether some ids have no row, or share one."""
+    if self.data_ids is None or self.head_ids is None:
+      return False
+    return len(self.data_ids) != len(self.head_ids)
+
   def known(self, labels: csr_lib.Csr) -> csr_lib.Csr:
     """Labels `[N, num_ids]` as the head knows them, by the data's ids.
 
@@ -213,13 +231,11 @@ class LabelOrder:
       The same without ids that have no row; of ids that share one, the first.
       What is beyond `num_ids`, which no model knows, stays.
     """
-    if self.data_ids is None or self.head_ids is None:
-      return labels
-    if len(self.data_ids) == len(self.head_ids):
+    if not self._is_edited or self.head_ids is None:
       return labels
     ids = np.asarray(labels.indices)
     inside = ids < len(self.head_ids)
-    ids = np.where(inside, self.to_data(self.to_head(ids * inside)), ids)
+    ids = np.where(inside, self.first(ids * inside), ids)
     rows = np.split(ids, labels.indptr[1:-1])
     return csr_lib.Csr.from_rows(
       [np.unique(row[row >= 0]).tolist() for row in rows], labels.num_columns

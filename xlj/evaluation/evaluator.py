@@ -84,7 +84,10 @@ class Evaluator:
     self._neighbours = neighbours
     self._wanted = choice
     self._wanted.check_rows(split.num_rows)
-    self._choice = self._wanted.without(split.filter)
+    forbidden = split.filter
+    if forbidden is not None:
+      forbidden = order.known(forbidden)
+    self._choice = self._wanted.without(forbidden)
     each = "offset" not in model.head.can
     self._named = {"each": each, "width": self._choice.most_named(each)}
     self._allowed = None if each else self._choice.by_row(model, order)
@@ -125,7 +128,7 @@ class Evaluator:
     k = min(ranking.width, self._num_ids)
     for ranked in self.rank(state, k):
       labels = self._labels.take(ranked.rows)
-      labels = self._order.known(self._wanted.kept(labels, ranked.rows))
+      labels = self._wanted.kept(self._order.known(labels), ranked.rows)
       fill = (0, 0), (0, ranking.width - k)
       ids = np.pad(ranked.ids, fill, constant_values=-1)
       ranking.update(ids, labels)

@@ -55,7 +55,7 @@ class Choices:
     Raises:
       DataError: A file is not of labels of the run; it names the line.
     """
-    self._num_ids = run.num_ids
+    self._num_ids, self._order = run.num_ids, run.order
     known = None
     if run.run.numbering is not None:
       known = {i: n for n, i in enumerate(run.run.numbering.labels.tolist())}
@@ -69,7 +69,7 @@ class Choices:
       name: None if path is None else read(path, *of_run, run.label_names)
       for name, path in (("exclude", asked.exclude), ("among", asked.among))
     }
-    self._all = label_choice.choose(run.num_ids, **ids)
+    self._all = label_choice.choose(run.num_ids, **ids, order=run.order)
     self._rows = {"exclude": asked.exclude_rows, "among": asked.among_rows}
     self._read: dict[str, Any] = {
       name: read_rows(path, *of_run)
@@ -117,7 +117,8 @@ class Choices:
           " with a line for each row"
         )
       found[name] = label_choice.within(named, self._num_ids)
-    return dataclasses.replace(self._all, **found)
+    rows = label_choice.choose(self._num_ids, **found, order=self._order)
+    return dataclasses.replace(rows, allowed=self._all.allowed)
 
   def check_end(self, num_rows: int) -> None:
     """Refuses files that have lines left."""
@@ -150,15 +151,18 @@ def read(
   Raises:
     DataError: A line is no label; it names the line.
   """
-  by_name = {name: i for i, name in enumerate(names or ())}
+  by_name: dict[str, list[int]] = {}
+  for i, name in enumerate(names or ()):
+    by_name.setdefault(name, []).append(i)
   found = []
   for block in lines.blocks(path, keep_tabs=True):
     text = lines.decoded(block, path)
     for number, line in enumerate(text.split("\n")[:-1], block.first_line):
-      label = by_name.get(line, -1)
+      labels = by_name.get(line, [-1])
       if line.isdecimal() and len(line) < 20:
-        label = int(line) if known is None else known.get(int(line), -1)
-      if not 0 <= label < num_ids:
+        label = int(line)
+        labels = [label if known is None else known.get(label, -1)]
+      if not 0 <= labels[0] < num_ids:
         raise errors.DataError(
           path,
           repr(line),
@@ -166,7 +170,7 @@ def read(
           + (", or its name" if names else "; the run has no names"),
           line=number,
         )
-      found.append(label)
+      found += labels
   return np.asarray(found, np.int64)
 
 

@@ -79,7 +79,9 @@ class Predictor:
     self.weighting = self._weighting()
     self.neighbours = None
     if run.config.neighbours.count:
-      self.neighbours = directory.neighbours(run.workdir, run.config)
+      rows = directory.neighbours(run.workdir, run.config)
+      known = run.order.known(rows.labels)
+      self.neighbours = dataclasses.replace(rows, labels=known)
     self._topk = jax.jit(self._scored, static_argnums=2)
     self._embed = jax.jit(self.model.embed)
     self._confidence = jax.jit(self.model.confidence, static_argnums=2)
@@ -206,7 +208,9 @@ class Predictor:
     """
     numbering = self.run.numbering
     label_ids = None if numbering is None else numbering.labels
-    choice = label_choice.choose(self.num_ids, exclude, among, label_ids)
+    choice = label_choice.choose(
+      *(self.num_ids, exclude, among, label_ids, self.order)
+    )
     scores, ids, wrong = self.answers(features, k, choice, threshold)
     if wrong:
       row, why = min(wrong.items())
@@ -254,8 +258,9 @@ class Predictor:
     for count, inputs in self._host_batches(features):
       choice.check_rows(start + count, more=True)
       rows = batches.part_of(start, count, inputs)
+      most = choice.most_named(each, slice(start, start + count))
       of_rows = neighbours_lib.with_neighbours(
-        choice.of_rows(rows, self.order, each=each),
+        choice.of_rows(rows, self.order, _powers(most)[-1], each),
         *(self.neighbours, inputs, self.order),
       )
       with jax.set_mesh(self.mesh):

@@ -3,7 +3,7 @@
 Legend: n examples, E labels that are named for an example, L label ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 import dataclasses
 from typing import Any
 
@@ -22,6 +22,7 @@ from xlj.ops import choice as choice_lib
 # or a sparse matrix `[n, L]`.
 Labels = (
   Sequence[int]
+  | Set[int]
   | Sequence[Sequence[int]]
   | np.ndarray
   | csr_lib.Csr
@@ -123,11 +124,11 @@ class LabelChoice:
     rows[layout.row_of_label(numbers[numbers >= 0])] = True
     return sharding.put_rows(len(rows), lambda numbers: rows[numbers])
 
-  def most_named(self, each: bool = False) -> int:
-    """How many labels `of_rows` names for an example at most."""
+  def most_named(self, each: bool = False, rows: slice = slice(None)) -> int:
+    """How many labels `of_rows` names at most for one of some examples."""
     longest = [
-      0 if rows is None else int(np.diff(rows.indptr).max(initial=0))
-      for rows in (self.exclude, self.among)
+      0 if found is None else int(np.diff(found.indptr)[rows].max(initial=0))
+      for found in (self.exclude, self.among)
     ]
     fewer = 0
     if each and self.allowed is not None:
@@ -138,19 +139,17 @@ class LabelChoice:
     self,
     rows: np.ndarray,
     order: label_order.LabelOrder,
-    *,
+    width: int,
     each: bool = False,
-    width: int = 0,
   ) -> choice_lib.Choice:
     """The choice of some examples, on the host, but for `allowed`.
 
     Args:
       rows: int `[m]` numbers of examples; negative ones have no labels.
       order: The head's numbers of the labels.
+      width: Of the result, `most_named` or more; in all processes the same.
       each: Whether to tell each example what `allowed` says, for heads without
         rows that all examples could be forbidden at once.
-      width: Of the result; by default as wide as it needs, rounded up to a
-        power of two.
 
     Returns:
       Of the head's labels.
@@ -160,8 +159,6 @@ class LabelChoice:
     if named is None:
       return choice_lib.Choice()
     named = csr_lib.Csr.from_scipy(_pattern(named), values=False)
-    longest = max(1, int(named.row_lengths.max(initial=1)))
-    width = width or 1 << (longest - 1).bit_length()
     ids: Any = order.to_head(named.pad(width).ids)
     ids[rows < 0] = -1
     return choice_lib.Choice(ids, only=among is not None)
@@ -193,6 +190,7 @@ def choose(
   exclude: Labels | None = None,
   among: Labels | None = None,
   label_ids: np.ndarray | None = None,
+  order: label_order.LabelOrder | None = None,
 ) -> LabelChoice:
   """Reads what labels may be answers.
 
@@ -202,23 +200,32 @@ def choose(
     among: Labels of which no others may be.
     label_ids: What is given for them, ascending, where that is not 0 to L - 1;
       a sparse matrix has a column for each.
+    order: Of the head's labels, where some have several ids: each of them
+      stands for all. By default ids are of different labels.
 
   Returns:
-    The choice.
+    The choice; of ids that are the same label, examples have the first.
 
   Raises:
     ValueError: An id is none of the model's, or they are not in one of the
       forms of `Labels`; it says what to pass.
   """
+  if exclude is None and among is None:
+    return ALL
   allowed = np.ones(num_ids, bool)
+  order = order or label_order.LabelOrder.identity()
   rows: dict[str, Any] = {}
   for name, given in (("exclude", exclude), ("among", among)):
     if given is None:
       continue
     found = _read(given, num_ids, name, label_ids)
     if not isinstance(found, np.ndarray):
-      rows[name] = found
-    elif name == "exclude":
+      known = order.known(csr_lib.Csr.from_scipy(found, values=False))
+      rows[name] = _pattern(known.to_scipy())
+      continue
+    found = order.first(found)
+    found = found[found >= 0]
+    if name == "exclude":
       allowed[found] = False
     else:
       chosen = np.zeros(num_ids, bool)
@@ -229,6 +236,8 @@ def choose(
       f"exclude is of {rows['exclude'].shape[0]} examples, among of"
       f" {rows['among'].shape[0]}; give both for the same ones"
     )
+  first = order.first(np.arange(num_ids))
+  allowed = (first < 0) | allowed[first]
   return LabelChoice(None if allowed.all() else allowed, **rows)
 
 
@@ -266,6 +275,8 @@ def _read(
         f" {num_ids} label ids"
       )
     return _pattern(scipy.sparse.csr_array(given))
+  if isinstance(given, Set):
+    given = list(given)
   nested = len(given) and np.ndim(given[0]) == 1
   if not nested:
     return _ids(given, num_ids, name, label_ids)
