@@ -172,6 +172,26 @@ def test_features_by_columns(tmp_path, form):
   np.testing.assert_array_equal(found, x.toarray().astype(np.float32))
 
 
+def test_rows_of_a_type_that_does_not_hold_how_many_there_are(tmp_path):
+  path = tmp_path / "X.trn.npz"
+  rows = np.array([0, 200, 5], np.uint8)
+  about = {"row": rows, "col": np.array([1, 2, 3]), "data": np.ones(3)}
+  np.savez(path, format=b"coo", shape=np.array([300, 4]), **about)
+  (found,) = formats.stream_rows(path)
+  entries = found.features.to_scipy().tocoo()
+  assert entries.row.tolist() == [0, 5, 200]
+  assert entries.col.tolist() == [1, 3, 2]
+
+
+def test_pointers_without_a_sign_that_descend(tmp_path):
+  path = tmp_path / "X.trn.npz"
+  pointers = np.array([0, 2, 1, 3], np.uint32)
+  about = {"indices": np.arange(3), "indptr": pointers, "data": np.ones(3)}
+  np.savez(path, format=b"csc", shape=np.array([3, 3]), **about)
+  with pytest.raises(formats.DataError, match="row pointers that descend"):
+    list(formats.stream_rows(path))
+
+
 @pytest.mark.parametrize(
   "array, hint",
   [

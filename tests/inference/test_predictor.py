@@ -1,6 +1,9 @@
 """Prediction from a run's directory, against brute force."""
 
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +13,8 @@ import scipy.sparse
 from tests import cases
 from tests import dense_heads
 from tests import meshes
+from tests import processes
+from tests import runs
 from xlj import config as config_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
@@ -268,6 +273,43 @@ def test_labels_to_leave_out_or_to_choose_among(linear):
     linear.topk(x, exclude=own[:3])
   with pytest.raises(ValueError, match="of 12 examples, and there are 11;"):
     linear.topk(x, exclude=[*own, []])
+
+
+ONE_OF_TWO = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+import xlj
+run = xlj.load(sys.argv[1])
+x = np.random.default_rng(0).random((8, run.num_features)).astype(np.float32)
+_, best = run.topk(x, 3)
+_, ids = run.topk(x, 3, exclude=[*best[:4].tolist(), [], [], [], []])
+for n in range(4):
+  assert not {*ids[n]} & {*best[n]}, (ids, best)
+np.testing.assert_array_equal(ids[4:], best[4:])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_rows_leave_out_none_answers_with_one_that_does(
+  linear,
+):
+  address = f"127.0.0.1:{processes.free_port()}"
+  env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(runs.ROOT)}
+  env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+  job = [
+    subprocess.Popen(
+      [sys.executable, "-c", ONE_OF_TWO, linear.workdir, address, str(i)],
+      env=env,
+    )
+    for i in range(2)
+  ]
+  try:
+    assert [process.wait(120) for process in job] == [0, 0]
+  finally:
+    for process in job:
+      process.kill()
 
 
 def test_a_few_programs_answer_whatever_is_asked(tmp_path):

@@ -131,7 +131,8 @@ def _turned(
   """Reads a CSC or COO matrix; its entries are held in memory."""
   if layout == "csc":
     rows = archive.load("indices")
-    indptr = _ascending(archive, archive.load("indptr"), len(rows))
+    indptr = archive.load("indptr").astype(np.int64)
+    indptr = _ascending(archive, indptr, len(rows))
     if len(indptr) != shape[1] + 1 or indptr[0] or indptr[-1] != len(rows):
       raise errors.DataError(
         archive.path,
@@ -155,6 +156,8 @@ def _turned(
       f"an entry in row {rows[np.argmax(wrong)]} (from 0)",
       f"a row in [0, {shape[0] - 1}]",
     )
+  if rows.itemsize < 4:  # A type that may not hold the number of rows.
+    rows = rows.astype(np.int32)
   order = np.argsort(rows, kind="stable")
   rows, ids, values = rows[order], ids[order], values[order]
   for first_row in range(0, shape[0], block_entries):
