@@ -3,9 +3,10 @@
 python launch/evaluate.py --workdir=runs/bibtex
 """
 
+import re
+
 from absl import flags
 
-from xlj import config as config_lib
 from xlj import launching
 from xlj.evaluation import evaluate
 from xlj.inference import label_files
@@ -23,29 +24,23 @@ _CHECKPOINT = flags.DEFINE_enum(
 _KS = flags.DEFINE_list(
   "ks", [], "Cut-offs of the metrics, e.g. 1,5,20; default: the config's."
 )
-_ASKED = launching.define_label_files()
 flags.register_validator(
   _KS,
-  lambda ks: all(k.isascii() and k.isdigit() and int(k) for k in ks),
+  lambda ks: all(re.fullmatch("0*[1-9][0-9]{0,9}", k) for k in ks),
   "give whole numbers from 1 up, such as --ks=1,5,20",
 )
+_ASKED = launching.define_label_files()
 _PREDICT = launching.define_predict()
 
 
 def main() -> None:
   """Evaluates."""
-  try:
-    ks = [int(k) for k in _KS.value]
-  except ValueError:
-    raise config_lib.ConfigError(
-      f"--ks={','.join(_KS.value)}: give whole numbers, as in 1,3,5"
-    ) from None
   evaluate.evaluate(
     _WORKDIR.value,
     data_dir=_DATA_DIR.value,
     split=_SPLIT.value,
     which=_CHECKPOINT.value,
-    ks=ks,
+    ks=[int(k) for k in _KS.value],
     predict=_PREDICT.value,
     asked=label_files.Asked(**_ASKED()),
   )

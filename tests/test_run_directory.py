@@ -97,6 +97,15 @@ def test_a_directory_is_claimed_once(tmp_path):
     directory.load(tmp_path / "run")
 
 
+def test_other_processes_may_find_that_the_first_one_has_begun(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "checkpoints").mkdir()
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  with directory.making(tmp_path):
+    pass
+
+
 def test_an_average_of_edited_runs_knows_their_labels(tmp_path):
   run = make_run(tmp_path)
   paths = [tmp_path / "a", tmp_path / "b"]

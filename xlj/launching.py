@@ -8,7 +8,6 @@ from xlj.distributed import interruption  # before what takes seconds
 # isort: on
 
 from collections.abc import Callable, Sequence
-import difflib
 import functools
 import importlib.machinery
 import importlib.util
@@ -406,8 +405,7 @@ def _unknown_field(argv: Sequence[str]) -> str:
     for flag, section in _SECTIONS.items():
       name = section + argument.removeprefix(flag).split("=")[0]
       if argument.startswith(flag) and name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        return f"there is no config field {name!r}; did you mean {near[0]!r}?"
+        return config_lib.unknown(name, known)
   return f"cannot apply {' '.join(argv[1:])}"
 
 

@@ -250,6 +250,7 @@ def _make(
     if mode == "greedy":
       scorer = _scorer(found[0].workdir, metric, data_dir, split)
     soup = _mix(model, found, scorer, metric)
+    config.checkpoint.dir = ""  # Not where the first run has its own.
     run = _run(model, soup, found[0], config)
   recipe = {
     "mode": mode,

@@ -271,7 +271,7 @@ def with_predict(
   for name, value in fields.items():
     field = f"predict.{name}"
     if field not in types():
-      raise ConfigError(_unknown(field, [f"predict.{n}" for n in before]))
+      raise ConfigError(unknown(field, [f"predict.{n}" for n in before]))
     checks.each({field: value}, types(), CHOICES, RANGES)
     if value is not None:
       config.predict[name] = value
@@ -369,7 +369,7 @@ def _of_saved(saved: dict[str, Any]) -> ml_collections.ConfigDict:
   default = dict(_raw(config))
   for name, value in values.items():
     if name not in default:
-      raise ConfigError(_unknown(name, default))
+      raise ConfigError(unknown(name, default))
     if value is None and default[name] is not None:
       raise ConfigError(f"{name} is null; it must have a value")
   checks.each(values, types(), CHOICES, RANGES)
@@ -391,8 +391,16 @@ def _check_whole(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(f"{name} has no value; the file is not whole")
 
 
-def _unknown(name: str, known: Collection[str]) -> str:
-  """Says that a field does not exist, and which one does."""
+def unknown(name: str, known: Collection[str]) -> str:
+  """Says that a field does not exist, and which one does.
+
+  Args:
+    name: Its dotted name.
+    known: Those that there are.
+
+  Returns:
+    The message.
+  """
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
   return f"there is no config field {name!r}; did you mean {near[0]!r}?"
 

@@ -106,6 +106,7 @@ def _save(
 ) -> None:
   """The same, in a directory that is this process's alone."""
   config = ml_collections.ConfigDict(run.config.to_dict())
+  config.checkpoint.dir = ""  # Not where the first run has its own.
   if steps:
     config.train.num_steps = run.step + steps
   if train_dir is not None:

@@ -159,6 +159,12 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
   return config_lib.load(workdir / config_lib.FILE)
 
 
+def begun(workdir: Path) -> ml_collections.ConfigDict | None:
+  """The config of the run in a directory, if there is one."""
+  is_run = (workdir / config_lib.FILE).exists()
+  return load_config(workdir) if is_run else None
+
+
 def checkpoints(workdir: Path, config: ml_collections.ConfigDict) -> str | Path:
   """Where a run has its checkpoints."""
   return config.checkpoint.dir or workdir / checkpointer.DIRECTORY
@@ -350,10 +356,9 @@ def claim(
   """
   if jax.process_index():
     return
-  if (workdir / config_lib.FILE).exists():
-    begun = load_config(workdir)
-    config_lib.check_same_run(begun, config, workdir)
-    if config_lib.is_longer(begun, config):
+  if (before := begun(workdir)) is not None:
+    config_lib.check_same_run(before, config, workdir)
+    if config_lib.is_longer(before, config):
       text = config_lib.to_json(config)
       files.write_text(workdir / config_lib.FILE, text)
     return
@@ -379,8 +384,12 @@ def making(output: Path) -> Iterator[None]:
   if output.exists() and not output.is_dir():
     raise config_lib.ConfigError(f"{output} is a file; use another output")
   with ownership.owning(output):
-    if output.exists() and not all(map(ownership.is_mark, output.iterdir())):
-      raise config_lib.ConfigError(f"{output} is not empty; use another output")
+    # Other processes may come when the first one is writing already.
+    if not jax.process_index():
+      if not all(map(ownership.is_mark, output.iterdir())):
+        raise config_lib.ConfigError(
+          f"{output} is not empty; use another output"
+        )
     yield
 
 
@@ -390,7 +399,8 @@ def write(
   """Writes a run as the directory of another one.
 
   Args:
-    run: The run, with all that training needs.
+    run: The run, with all that training needs, and a `checkpoint.dir` that is
+      not the first run's.
     output: The new directory.
     metrics: Of validation, of these very arrays.
 
@@ -398,9 +408,7 @@ def write(
     CheckpointError: The arrays cannot be saved.
     OSError: A file cannot be written.
   """
-  config = ml_collections.ConfigDict(run.config.to_dict())
-  if config.checkpoint.dir == load_config(run.workdir).checkpoint.dir:
-    config.checkpoint.dir = ""  # The first run has its own there.
+  config = run.config
   with (
     jax.set_mesh(run.mesh),
     keeper(output, config, model_lib.Model(config)) as saver,

@@ -117,7 +117,7 @@ def prepare(
     )
 
   asked = config.train
-  was = begun = _begun(workdir)
+  was = begun = None if workdir is None else directory.begun(workdir)
   own = None if begun is None else workdir
   names = splits.label_names(
     config, own, config.data.num_ids or split.num_labels, split.numbering
@@ -295,13 +295,6 @@ def _tell_repeated(names: list[str]) -> None:
       " these apart",
       *(len(found), found[0], first, names.index(found[0], first + 1)),
     )
-
-
-def _begun(workdir: Path | None) -> ml_collections.ConfigDict | None:
-  """The config of the run in a directory, if there is one."""
-  if workdir is None or not (workdir / config_lib.FILE).exists():
-    return None
-  return config_lib.load(workdir / config_lib.FILE)
 
 
 def _size(

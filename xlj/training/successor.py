@@ -53,8 +53,7 @@ def begin(
     CheckpointError: None of its checkpoints is good.
   """
   workdir = directory.resolve(workdir)
-  if (workdir / config_lib.FILE).exists():
-    begun = directory.load_config(workdir)
+  if (begun := directory.begun(workdir)) is not None:
     config.data.num_ids = begun.data.num_ids
     config.head.order = begun.head.order
     config.train.steps_before = begun.train.steps_before
@@ -88,6 +87,8 @@ def _write(
   about = preparation.facts(split)
   if config.data.num_ids:
     about = dataclasses.replace(about, num_labels=run.num_labels)
+  if config.checkpoint.dir == before.checkpoint.dir:
+    config.checkpoint.dir = ""  # The other run has its own there.
   config.train.num_steps = None
   config.train.steps_before = config.optim.from_step = run.step
   config = config_lib.resolve(config, about, begun=_without_length(before))

@@ -18,7 +18,6 @@ from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.checkpoint import probe
-from xlj.config import splits
 from xlj.config.heads import oltr
 from xlj.data import statistics
 from xlj.data import weighting as weighting_lib
@@ -348,7 +347,7 @@ def _steps(
   watch.note("ending", timed=False)
   complete = int(state.step) == stop
   if complete and config.noisy.method != "none":
-    _write_suspects(state, config, data, workdir)
+    _write_suspects(state, data, workdir)
   return complete
 
 
@@ -372,10 +371,7 @@ def _correct(
 
 
 def _write_suspects(
-  state: model_lib.State,
-  config: ml_collections.ConfigDict,
-  data: preparation.Data,
-  workdir: Path,
+  state: model_lib.State, data: preparation.Data, workdir: Path
 ) -> None:
   """Writes which examples probably have a wrong label."""
   ids, values = map(sharding.whole, state.training["memory"])
@@ -384,8 +380,7 @@ def _write_suspects(
   ids = data.order.to_data(ids)
   found = noisy_labels.find(data.split.labels, data.rows, ids, values)
   path = workdir / noisy_labels.FILE
-  numbering = data.split.numbering
-  names = splits.label_names(config, workdir, numbering=numbering)
+  names, numbering = data.names, data.split.numbering
   if names is None and numbering is not None:
     names = [str(label) for label in numbering.labels]
   try:
