@@ -191,6 +191,16 @@ def test_files_say_which_labels_may_be_answers(predict, tmp_path):
   assert found == [[i for i in everything[0] if i not in (3, 5)], everything[1]]
 
 
+def test_a_name_of_several_labels_stands_for_all(tmp_path):
+  path = tmp_path / "labels.txt"
+  path.write_text("one\n3\ntwo\n")
+  names = ["one", "two", "one", "0"]
+  assert label_files.read(path, 4, None, names).tolist() == [0, 2, 3, 1]
+  path.write_text("²\n", encoding="utf-8")  # a digit, and no number
+  with pytest.raises(errors.DataError, match="expected a label"):
+    label_files.read(path, 4, None, names)
+
+
 @pytest.mark.parametrize(
   "name, text, message",
   [

@@ -22,7 +22,8 @@ class Asked:
   """What `--exclude`, `--among`, `--exclude_rows` and `--among_rows` say.
 
   Attributes:
-    exclude: File of labels that no row may have, an id or a name in a line.
+    exclude: File of labels that no row may have: in a line an id, or a name
+      that is no number.
     among: File of labels of which no row may have others; likewise.
     exclude_rows: File with a line for each row: ids of labels that it may not
       have, with commas or blanks between them; or one of `OF_ROWS`.
@@ -137,7 +138,7 @@ def read(
   known: Mapping[int, int] | None,
   names: Sequence[str] | None,
 ) -> np.ndarray:
-  """Reads labels, an id or a name in a line.
+  """Reads labels: in a line an id, or a name that is no number.
 
   Args:
     path: Text, plain or gzip.
@@ -146,7 +147,7 @@ def read(
     names: Theirs, if they are known.
 
   Returns:
-    int64 ids, or their numbers.
+    int64 ids, or their numbers; of a name that several have, all of them.
 
   Raises:
     DataError: A line is no label; it names the line.
@@ -159,10 +160,9 @@ def read(
     text = lines.decoded(block, path)
     for number, line in enumerate(text.split("\n")[:-1], block.first_line):
       labels = by_name.get(line, [-1])
-      if line.isdecimal() and len(line) < 20:
-        label = int(line)
-        labels = [label if known is None else known.get(label, -1)]
-      if not 0 <= labels[0] < num_ids:
+      if line.isdecimal():
+        labels = [_label(line, num_ids, known)]
+      if labels[0] < 0:
         raise errors.DataError(
           path,
           repr(line),
@@ -194,9 +194,8 @@ def read_rows(path: str, num_ids: int, known: Mapping[int, int] | None) -> Any:
     for number, line in enumerate(text, block.first_line):
       ids = []
       for label in line.split():
-        found = int(label) if label.isdigit() and len(label) < 20 else -1
-        ids.append(found if known is None else known.get(found, -1))
-        if not 0 <= ids[-1] < num_ids:
+        ids.append(_label(label, num_ids, known))
+        if ids[-1] < 0:
           raise errors.DataError(
             path,
             repr(label.decode("utf-8", "replace")),
@@ -206,6 +205,15 @@ def read_rows(path: str, num_ids: int, known: Mapping[int, int] | None) -> Any:
           )
       rows.append(np.asarray(ids, np.int64))
   return label_choice.rows_of(rows, num_ids)
+
+
+def _label(
+  text: str | bytes, num_ids: int, known: Mapping[int, int] | None
+) -> int:
+  """The id that a text is, or its number; -1 if it is none of the run's."""
+  found = int(text) if text.isdigit() and len(text) < 20 else -1
+  found = found if known is None else known.get(found, -1)
+  return found if found < num_ids else -1
 
 
 def _which(num_ids: int, known: Mapping[int, int] | None) -> str:
