@@ -37,6 +37,9 @@ def test_limits_of_groups_and_of_those_they_are_in(system):
   system("groups/a/b/memory.max", "max\n")
   system("groups/a/memory.max", "7000\n")
   assert memory.of_host() == 7000
+  system("self/cgroup", "0::/a job\n")  # of a name with a blank
+  system("groups/a job/memory.max", "6500\n")
+  assert memory.of_host() == 6500
   system("self/cgroup", "4:memory:/c\n5:cpu:/\n0::/\n")
   system("groups/memory/memory.limit_in_bytes", "6000\n")  # a container
   assert memory.of_host() == 6000

@@ -78,6 +78,17 @@ def test_what_is_proposed_fits(tmp_path, monkeypatch):
   assert "give --config.family=linear, or --config.encoder.dim=64" in text
 
 
+def test_a_run_that_goes_on_is_not_told_to_be_another(
+  data_dir, tmp_path, monkeypatch
+):
+  config, _ = preparation.prepare(runs.make_config(data_dir))
+  (tmp_path / config_lib.FILE).write_text(config_lib.to_json(config))
+  monkeypatch.setattr(memory, "of_host", lambda: 6 * 10**5)
+  with pytest.raises(config_lib.ConfigError) as caught:
+    preparation.prepare(config, tmp_path)
+  assert "or give --config.train.check_room=False to" in str(caught.value)
+
+
 def test_checkpoints_that_the_disk_cannot_hold(tmp_path, monkeypatch):
   asked = []
   monkeypatch.setattr(memory, "of_disk", lambda d: asked.append(d) or 100_000)

@@ -64,7 +64,7 @@ def _group() -> int | None:
   """The least limit of the control groups that this process is in."""
   found = []
   try:
-    groups = (_PROC / "self/cgroup").read_text().split()
+    groups = (_PROC / "self/cgroup").read_text().splitlines()
   except OSError:
     return None
   for line in groups:

@@ -204,16 +204,20 @@ def _wide(
 def _proposals(
   config: ml_collections.ConfigDict, resolve: Resolve, workdir: Path | None
 ) -> list[str]:
-  """Flags of which each alone makes the run fit."""
+  """Flags of which each alone makes the run fit, and that it may take."""
+  begun = None if workdir is None else directory.begun(workdir)
 
   def fitting() -> Iterator[str]:
     for name, value in _SMALLER:
       changed = ml_collections.ConfigDict(config.to_dict())
       changed.update_from_flattened_dict({name: value})
       try:
-        if not _short(resolve(changed), workdir)[0]:
+        resolved = resolve(changed)
+        if begun is not None and workdir is not None:
+          config_lib.check_same_run(begun, resolved, workdir)
+        if not _short(resolved, workdir)[0]:
           yield f"--config.{name}={value}"
-      except ValueError:  # it does not go with other fields
+      except ValueError:  # it does not go with others, or the run
         continue
 
   found: list[Any] = list(fitting())
