@@ -7,6 +7,7 @@ import scipy.sparse
 
 from tests import runs
 from xlj.data import csr as csr_lib
+from xlj.data import numbering as numbering_lib
 from xlj.model import examples
 
 F = 12
@@ -204,3 +205,15 @@ def test_images_are_as_those_trained_on(shape, kind, message):
     return
   with pytest.raises(ValueError, match=message):
     examples.of(config, given)
+
+
+@pytest.mark.parametrize(
+  "given",
+  [[{2**70: 1.0}], [{-3: 1.0}], scipy.sparse.coo_array(np.array([1.0, 2.0]))],
+)
+def test_what_has_no_number_is_left_to_be_refused(given):
+  known = np.array([5, 2**40])
+  numbering = numbering_lib.Numbering(known, known)
+  found = examples.numbered(given, numbering)
+  with pytest.raises(ValueError, match="feature id|have shape"):
+    examples.of(config_of(), found)

@@ -81,19 +81,18 @@ def stream_rows(
     for features, labels in stream_rows("test.txt", num_features=1836):
       scores = predict(features)
   """
-  for rows in stream_each(
-    path,
-    num_features=num_features,
-    num_labels=num_labels,
-    zero_based=zero_based,
-    duplicates=duplicates,
-    beyond=beyond,
-    numbers=numbers,
-    kind=kind,
-  ):
-    if isinstance(rows, DataError):
-      raise rows
-    yield rows
+  yield from _all_right(
+    stream_each(
+      path,
+      num_features=num_features,
+      num_labels=num_labels,
+      zero_based=zero_based,
+      duplicates=duplicates,
+      beyond=beyond,
+      numbers=numbers,
+      kind=kind,
+    )
+  )
 
 
 def stream_each(
@@ -141,7 +140,7 @@ def stream_each(
   if reader is not None:
     yield from reader.stream_rows(path, features, labels)
   else:
-    yield from text.stream_each(path, features, labels, kind)
+    yield from text.stream(path, features, labels, kind)
 
 
 def stream_labels(
@@ -183,7 +182,7 @@ def stream_labels(
     yield from label_lists.stream(path, labels)
     return
   none = checks.Columns("label")
-  for rows in text.stream(path, labels, none, text.Kind.MATRIX):
+  for rows in _all_right(text.stream(path, labels, none, text.Kind.MATRIX)):
     assert isinstance(rows.features, csr_lib.Csr)
     yield rows.features
 
@@ -228,6 +227,14 @@ def read_pairs(
   indptr = np.searchsorted(keys, np.arange(num_rows + 1) * num_labels)
   indices = (keys % max(num_labels, 1)).astype(np.int32)
   return csr_lib.Csr(indptr.astype(np.int64), indices, None, num_labels)
+
+
+def _all_right(stream: Iterator[Rows | DataError]) -> Iterator[Rows]:
+  """The same; raises the first error in it."""
+  for rows in stream:
+    if isinstance(rows, DataError):
+      raise rows
+    yield rows
 
 
 def _reader(path: Path) -> Any:

@@ -65,36 +65,6 @@ def stream(
   labels: checks.Columns,
   kind: Kind | None = None,
   block_bytes: int = lines.BLOCK_BYTES,
-) -> Iterator[csr_lib.Rows]:
-  """Reads a text file of rows, all of which are right.
-
-  Args:
-    path: as in `stream_each`, and so are the others.
-    entries: as there.
-    labels: as there.
-    kind: as there.
-    block_bytes: as there.
-
-  Yields:
-    All rows in order. Without a header and without limits, a block has as many
-    columns as the ids up to its end need.
-
-  Raises:
-    DataError: at the first line that is not right.
-    OSError: when the file cannot be read.
-  """
-  for rows in stream_each(path, entries, labels, kind, block_bytes):
-    if isinstance(rows, errors.DataError):
-      raise rows
-    yield rows
-
-
-def stream_each(
-  path: Path,
-  entries: checks.Columns,
-  labels: checks.Columns,
-  kind: Kind | None = None,
-  block_bytes: int = lines.BLOCK_BYTES,
 ) -> Iterator[csr_lib.Rows | errors.DataError]:
   """Reads a text file of rows.
 

@@ -85,9 +85,9 @@ def numbered(
     The examples without features that training has not.
   """
   total = left = 0
-  found = features
-  if scipy.sparse.issparse(features):
-    table: Any = scipy.sparse.coo_array(features)
+  found: Any = features
+  if scipy.sparse.issparse(found) and np.ndim(found) == 2:
+    table: Any = scipy.sparse.coo_array(found)
     columns = numbering_lib.find(numbering.features, np.asarray(table.col))
     keep = columns >= 0
     total, left = len(keep), int(np.sum(keep))
@@ -102,6 +102,7 @@ def numbered(
     rows: list[Any] = list(features)
     if all(isinstance(row, Mapping) for row in rows):
       ids = {key for row in rows for key in row if _is_id(key)}
+      ids = {key for key in ids if 0 <= key < numbering_lib.MAX_ID}
       listed = np.array([*ids], np.int64)
       of = numbering_lib.find(numbering.features, listed).tolist()
       number: dict[Any, Any] = dict(zip(listed.tolist(), of))
