@@ -81,11 +81,12 @@ def test_what_is_proposed_fits(tmp_path, monkeypatch):
 def test_a_run_that_goes_on_is_not_told_to_be_another(
   data_dir, tmp_path, monkeypatch
 ):
-  config, _ = preparation.prepare(runs.make_config(data_dir))
+  wide = runs.make_config(data_dir, encoder__dim=128)
+  config, _ = preparation.prepare(wide)
   (tmp_path / config_lib.FILE).write_text(config_lib.to_json(config))
-  monkeypatch.setattr(memory, "of_host", lambda: 6 * 10**5)
+  monkeypatch.setattr(memory, "of_host", lambda: 4 * 10**6)
   with pytest.raises(config_lib.ConfigError) as caught:
-    preparation.prepare(config, tmp_path)
+    preparation.prepare(wide, tmp_path)
   assert "or give --config.train.check_room=False to" in str(caught.value)
 
 
