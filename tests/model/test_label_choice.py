@@ -49,6 +49,21 @@ def test_both_and_a_filter():
   assert named(more, [0, 1]) == ([set(), {2, 3}], True)
 
 
+def test_a_matrix_is_left_as_it_was():
+  """That of a filter file is a memory map, which cannot be written to."""
+  given = scipy.sparse.csr_array(
+    (np.array([0.0, 1, 1]), np.array([5, 3, 9]), np.array([0, 1, 3, 3, 3])),
+    shape=(N, L),
+  )
+  for values in (given.data, given.indices, given.indptr):
+    values.flags.writeable = False
+  choice = label_choice.choose(L, exclude=given)
+  assert named(choice, range(N))[0] == [set(), {3, 9}, set(), set()]
+  rows = csr_lib.Csr(given.indptr, given.indices, None, L)
+  more = label_choice.ALL.without(rows)
+  assert named(more, range(N))[0] == [{5}, {3, 9}, set(), set()]
+
+
 @pytest.mark.parametrize("few", [[4, 7], [0, 1, 2, 3, 4, 5, 6, 7]])
 def test_labels_of_all_rows_as_each_is_told(few):
   """As heads without rows have to be; only what is shorter is named."""

@@ -318,7 +318,8 @@ def _ids(
 
 def _pattern(rows: Any) -> scipy.sparse.csr_array:
   """Where a matrix is not 0, as ones, each once, ascending in a row."""
-  rows = scipy.sparse.csr_array(rows)
+  # A copy, for it may be the caller's, or a memory map that is read only.
+  rows = scipy.sparse.csr_array(rows, copy=True)
   rows.sum_duplicates()
   rows.eliminate_zeros()
   rows.data = np.ones(rows.nnz, np.float32)
