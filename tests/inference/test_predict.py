@@ -6,10 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from tests import test_files
 from tests.inference import test_predictor
 from xlj.data import errors
+from xlj.data import formats
 from xlj.inference import label_files
 from xlj.inference import predict as predict_lib
 
@@ -86,6 +88,46 @@ def test_bad_rows_are_skipped_in_their_places(header, predict, caplog):
   assert "in.txt:3: found label 'x', expected" in caplog.text
   found = predict(lines, "out.jsonl", k=2, on_error="skip")
   assert json.loads(found[-1]) == {"labels": [], "scores": []}
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "coo"])
+def test_bad_rows_of_a_matrix_are_skipped_too(
+  layout, predict, workdir, tmp_path, caplog
+):
+  good = predict([*GOOD, " \n"], k=2)
+  source, path = tmp_path / "X.npz", tmp_path / "out.tsv"
+  indptr = [0, 1, 3, 4, 5, 7, 7]  # bad, good, bad, good, bad, good
+  ids, values = [1, 0, 3, 2, 1, 2, 11, 0], [np.nan, 1, 2, np.inf, 1, 4, 1e39]
+  if layout == "csr":  # an id twice, which the others would add up
+    indptr, values = [0, 1, 3, 5, 6, 8, 8], [np.nan, 1, 2, 9, 9, 1, 4, 1e39]
+    ids = [1, 0, 3, 2, 2, 1, 2, 11]
+  matrix = scipy.sparse.csr_matrix(
+    (np.array(values), np.array(ids[: len(values)]), indptr), shape=(6, 12)
+  )
+  scipy.sparse.save_npz(source, matrix.asformat(layout))
+  predict_lib.predict(workdir, str(source), str(path), k=2, on_error="skip")
+  assert path.read_text().split("\n")[:-1] == [
+    *("", good[0], "", good[1], "", good[3])
+  ]
+  assert "3 of 6 rows have an answer without labels: " in caplog.text
+  with pytest.raises(errors.DataError, match=r"in row 0 \(from 0\) value nan"):
+    predict_lib.predict(workdir, str(source), str(path), k=2)
+
+
+@pytest.mark.parametrize("bad", [[0], [5], [0, 1, 5], [2, 3], list(range(6))])
+def test_bad_rows_of_dense_features_have_their_places(bad, tmp_path):
+  rows = np.arange(12.0).reshape(6, 2)
+  rows[bad, 1] = np.nan
+  np.save(tmp_path / "X.npy", rows)
+  found = []
+  for block in formats.stream_each(tmp_path / "X.npy", num_features=2):
+    if isinstance(block, errors.DataError):
+      assert f"in row {len(found)} (from 0) value nan of feat" in str(block)
+      found.append(None)
+    else:
+      found += np.asarray(block.features).tolist()
+  expected = [None if i in bad else row for i, row in enumerate(rows.tolist())]
+  assert found == expected
 
 
 def test_all_rows_may_be_bad(predict):

@@ -60,19 +60,31 @@ def stream_npz(
       limit, or has an entry that is not right.
     OSError: when it cannot be opened.
   """
+  for block in _blocks(path, columns, block_entries):
+    yield columns.block(*block)
+
+
+# What `Columns.block` takes: pointers, ids, values and where they are.
+_Block = tuple[np.ndarray, np.ndarray, np.ndarray, checks.Place]
+
+
+def _blocks(
+  path: Path, columns: checks.Columns, block_entries: int = BLOCK_ENTRIES
+) -> Iterator[_Block]:
+  """Reads blocks of rows, which are not checked yet."""
   with contextlib.ExitStack() as stack:
     archive = _Archive(path, stack)
     layout, shape = archive.frame()
     columns.set_width(path, shape[1])
     if layout == "csr":
-      yield from _stream_csr(archive, columns, shape[0], block_entries)
+      yield from _stream_csr(archive, shape[0], block_entries)
     else:
-      yield from _turned(archive, columns, layout, shape, block_entries)
+      yield from _turned(archive, layout, shape, block_entries)
 
 
 def _stream_csr(
-  archive: _Archive, columns: checks.Columns, num_rows: int, block_entries: int
-) -> Iterator[csr_lib.Csr]:
+  archive: _Archive, num_rows: int, block_entries: int
+) -> Iterator[_Block]:
   """Reads pointers, indices and values side by side."""
   pointers, ids, values = map(archive.member, ("indptr", "indices", "data"))
   if pointers.length != num_rows + 1:
@@ -94,7 +106,7 @@ def _stream_csr(
     last = _ascending(archive, indptr, ids.length)
     for start, stop in _spans(indptr, block_entries):
       count = int(indptr[stop] - indptr[start])
-      yield columns.block(
+      yield (
         indptr[start : stop + 1] - indptr[start],
         ids.read(count),
         values.read(count),
@@ -123,11 +135,10 @@ def _ascending(
 
 def _turned(
   archive: _Archive,
-  columns: checks.Columns,
   layout: str,
   shape: tuple[int, int],
   block_entries: int,
-) -> Iterator[csr_lib.Csr]:
+) -> Iterator[_Block]:
   """Reads a CSC or COO matrix; its entries are held in memory."""
   if layout == "csc":
     rows = archive.load("indices")
@@ -167,16 +178,18 @@ def _turned(
     indptr = np.searchsorted(rows, bounds)
     part = slice(indptr[0], indptr[-1])
     place = checks.Place(archive.path, first_row=first_row)
-    yield columns.block(indptr - indptr[0], ids[part], values[part], place)
+    yield indptr - indptr[0], ids[part], values[part], place
 
 
 def stream_rows(
   path: Path, features: checks.Columns, labels: checks.Columns
-) -> Iterator[csr_lib.Rows]:
-  """Reads a matrix of features as rows without labels; see `stream_npz`."""
+) -> Iterator[csr_lib.Rows | errors.DataError]:
+  """Reads rows without labels, or their errors; see `stream_npz`."""
   del labels
-  for block in stream_npz(path, features):
-    yield csr_lib.Rows(block, None)
+  for block in _blocks(path, features):
+    for rows in features.each(*block):
+      failed = isinstance(rows, errors.DataError)
+      yield rows if failed else csr_lib.Rows(rows, None)
 
 
 def stream_labels(path: Path, labels: checks.Columns) -> Iterator[csr_lib.Csr]:

@@ -7,6 +7,7 @@ and unique in a row, values finite in float32.
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator
 import dataclasses
 import os
 from typing import NamedTuple
@@ -161,6 +162,33 @@ class Columns:
       return rows
     self.beyond.see(self.what, rows.indices)
     return rows.below(self.count) if self.what == "feature" else rows
+
+  def each(
+    self,
+    indptr: np.ndarray,
+    ids: np.ndarray,
+    values: np.ndarray | None,
+    place: Place,
+  ) -> Iterator[csr_lib.Csr | errors.DataError]:
+    """As `block`; in the place of a row that is not right is its error."""
+    try:
+      rows = self.block(indptr, ids, values, place)
+    except errors.DataError as error:
+      if len(indptr) == 2:
+        yield error
+        return
+    else:
+      yield rows
+      return
+    middle = (len(indptr) - 1) // 2
+    for start, part in ((0, indptr[: middle + 1]), (middle, indptr[middle:])):
+      entries = slice(part[0], part[-1])
+      yield from self.each(
+        part - part[0],
+        ids[entries],
+        None if values is None else values[entries],
+        place._replace(first_row=place.first_row + start),
+      )
 
   def state(self, width: int | None) -> None:
     """Notes the width that the file states, the limit if there is no other."""

@@ -106,7 +106,7 @@ def stream_each(
   numbers: Mapping[str, numbering.Numbers] | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows | DataError]:
-  """Reads one file as `stream_rows` does; a bad row of text costs no other.
+  """Reads one file as `stream_rows` does; a bad row costs no other.
 
   Args:
     path: as there, and so are the others.
@@ -119,11 +119,11 @@ def stream_each(
     kind: as there.
 
   Yields:
-    Blocks of rows in order, and in the place of a row of text that is not
-    right its error.
+    Blocks of rows in order, and in the place of a row that is not right its
+    error.
 
   Raises:
-    DataError: when the file itself is not right, or a row of an array.
+    DataError: when the file itself is not right.
     OSError: when the file cannot be read.
   """
   # Arrays have columns, which have no numbers.

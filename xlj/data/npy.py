@@ -161,6 +161,16 @@ def stream_features(
     DataError: as `open_features`, or when a value is not finite in float32.
     OSError: when it cannot be opened.
   """
+  for block in _each(path, num_columns, block_entries):
+    if isinstance(block, errors.DataError):
+      raise block
+    yield block
+
+
+def _each(
+  path: Path, num_columns: int | None, block_entries: int = _BLOCK_ENTRIES
+) -> Iterator[np.ndarray | errors.DataError]:
+  """As `stream_features`; in the place of a row not right is its error."""
   array = open_features(path, num_columns)
   for start, rows in _blocks(array, block_entries):
     if array.dtype == np.uint8:
@@ -169,23 +179,29 @@ def stream_features(
     with np.errstate(over="ignore"):
       block = np.array(rows, np.float32)
     finite = np.isfinite(block)
-    if not finite.all():
-      row, column = np.argwhere(~finite)[0].tolist()
-      raise checks.Place(path, first_row=start).error(
+    done = 0
+    for row in np.flatnonzero(~finite.all(axis=1)).tolist():
+      if row > done:
+        yield block[done:row]
+      column = int(np.argmin(finite[row]))
+      yield checks.Place(path, first_row=start).error(
         row,
-        f"value {array[start + row, column]} of feature {column}",
+        f"value {rows[row, column]} of feature {column}",
         "a finite number within float32",
       )
-    yield block
+      done = row + 1
+    if done < len(block):
+      yield block[done:]
 
 
 def stream_rows(
   path: Path, features: checks.Columns, labels: checks.Columns
-) -> Iterator[csr_lib.Rows]:
-  """Reads a dense matrix as rows without labels; see `stream_features`."""
+) -> Iterator[csr_lib.Rows | errors.DataError]:
+  """Reads rows without labels, or their errors; see `stream_features`."""
   del labels
-  for block in stream_features(path, features.width):
-    yield csr_lib.Rows(block, None)
+  for block in _each(path, features.width):
+    failed = isinstance(block, errors.DataError)
+    yield block if failed else csr_lib.Rows(block, None)
 
 
 def stream_labels(
@@ -241,7 +257,8 @@ def _is_indicator(
   # Smallest and largest number, and whether there is any between 0 and 1.
   low, high, zeros, binary = np.inf, -np.inf, False, True
   for _, block in _blocks(array, block_entries):
-    low, high = min(low, block.min()), max(high, block.max())
+    # NaN stays, where min and max of Python would drop it.
+    low, high = np.minimum(low, block.min()), np.maximum(high, block.max())
     zeros = zeros or bool((block == 0).any())
     binary = binary and bool(((block == 0) | (block == 1)).all())
   one_column = array.shape[1] == 1 and array.dtype.kind in "iu"

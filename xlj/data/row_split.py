@@ -36,7 +36,7 @@ def read(path: Path, column: int) -> np.ndarray:
       or twice in it.
     OSError: when the file cannot be read.
   """
-  found = []
+  found, width = [], 0
   for block in lines.blocks(path):
     lines.check_no_nul(block, path)
     for number, line in enumerate(
@@ -52,6 +52,14 @@ def read(path: Path, column: int) -> np.ndarray:
           f"at least {column}, as data.split is {column}",
           line=number,
           hint=_HINT,
+        )
+      if len(cells) != (width := width or len(cells)):
+        raise errors.DataError(
+          path,
+          f"{len(cells)} columns",
+          f"{width} as in the lines before",
+          line=number,
+          hint="a file of row numbers has no header: remove it if this has one",
         )
       cell = cells[column - 1]
       if not cell.isdigit() or len(cell) > 10 or not int(cell):
