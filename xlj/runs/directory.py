@@ -420,9 +420,7 @@ def write(
   if len(run.corrections):
     run.corrections.save(output)
   if config.neighbours.count:
-    near = neighbours(run.workdir, config)
-    known = run.order.known(near.labels)
-    dataclasses.replace(near, labels=known).save(output)
+    neighbours(run.workdir, config).save(output)
   features = splits.feature_names(config, run.workdir)
   _begin(output, config, run.order, run.names, run.numbering, features)
 
