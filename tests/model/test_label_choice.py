@@ -140,6 +140,10 @@ def test_true_labels_that_may_be_answers():
     ([[0], [-2]], r"exclude\[1\] has the label id -2"),
     ([0.5], "exclude is not a list of label ids; give ids for all examples"),
     (["a"], "exclude is not a list of label ids"),
+    (3, "exclude is not a list of label ids"),
+    (np.array(3), "exclude is not a list of label ids"),
+    ({3: 1.0}, "exclude is not a list of label ids"),
+    (iter([3]), "exclude is not a list of label ids"),
     (scipy.sparse.eye_array(4), "exclude has 4 columns; give one for each of"),
   ],
 )

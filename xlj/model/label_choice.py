@@ -3,7 +3,7 @@
 Legend: n examples, E labels that are named for an example, L label ids.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set, Sized
 import dataclasses
 from typing import Any
 
@@ -183,6 +183,11 @@ class LabelChoice:
 
 
 ALL = LabelChoice()
+_NO_LIST = (
+  "is not a list of label ids; give ids for all examples, such as [3, 7], or a"
+  " list of them for each example, or a sparse matrix with a column for each"
+  " label id"
+)
 
 
 def choose(
@@ -277,6 +282,9 @@ def _read(
     return _pattern(scipy.sparse.csr_array(given))
   if isinstance(given, Set):
     given = list(given)
+  sized = isinstance(given, Sized) and getattr(given, "ndim", 1)
+  if not sized or isinstance(given, Mapping):
+    raise ValueError(f"{name} {_NO_LIST}")
   nested = len(given) and np.ndim(given[0]) == 1
   if not nested:
     return _ids(given, num_ids, name, label_ids)
@@ -294,11 +302,7 @@ def _ids(
   if not ids.size:
     return np.zeros(0, np.int64)
   if ids.ndim != 1 or ids.dtype.kind not in "iu":
-    raise ValueError(
-      f"{name} is not a list of label ids; give ids for all examples, such as"
-      " [3, 7], or a list of them for each example, or a sparse matrix with a"
-      " column for each label id"
-    )
+    raise ValueError(f"{name} {_NO_LIST}")
   ids = ids[ids != -1].astype(np.int64)
   if label_ids is not None:
     numbers = numbering_lib.find(label_ids, ids)
