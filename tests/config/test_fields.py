@@ -219,6 +219,7 @@ def test_predictions_can_be_changed():
   for fields, message in (
     ({"power": 1.0}, "no config field 'predict.power'; did you mean"),
     ({"beam": 0}, "predict.beam is 0; it must be at least 1"),
+    ("beam", "predict is 'beam'; give a dict of its fields"),
   ):
     with pytest.raises(config_lib.ConfigError, match=message):
       config_lib.with_predict(config, fields)

@@ -228,6 +228,9 @@ def test_the_best_checkpoint_or_the_last_is_loaded(linear):
 def test_what_is_no_run_is_refused(linear, tmp_path):
   with pytest.raises(config_lib.ConfigError, match="use 'best' or 'last'"):
     predictor.load(linear.workdir, which="newest")
+  for path in (None, 3, b"run"):
+    with pytest.raises(config_lib.ConfigError, match="workdir is .*; give a p"):
+      predictor.load(path)
   text = (linear.workdir / config_lib.FILE).read_text()
   (tmp_path / config_lib.FILE).write_text(text)
   (tmp_path / checkpointer.DIRECTORY).mkdir()

@@ -129,6 +129,10 @@ REFUSED = {
   "key of bool": ([{True: 1.0}], "row 0 .* True as a feature id"),
   "negative key": ([{}, {-1: 1.0}], "row 1 .* -1 as a feature id"),
   "large key": ([{F: 1.0}], "row 0 .* 12 as .* from 0 to 11"),
+  "value beyond float64": (
+    [{3: 10**400}],
+    "inf at feature 3, which",
+  ),
   "value of text": ([{3: "1"}], "row 0 .* has '1' at feature 3; give a number"),
   "value of None": ([{3: None}], "row 0 .* has None at feature 3"),
   "value complex": ([{3: 1j}], "row 0 .* of type complex at feature 3"),

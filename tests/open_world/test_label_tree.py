@@ -72,11 +72,14 @@ def test_a_long_path():
     ([0, 0], "label 0 is among its own ancestors"),
     ([-1, 2], "parents must be labels from 0 to 1"),
     ([], "parents must be labels"),
+    ([-1, 0.5], "parents are float64"),
+    ([[-1, 0]], "parents are int64"),
+    (None, "parents are object"),
   ],
 )
 def test_what_is_no_tree_is_refused(parents, message):
   with pytest.raises(ValueError, match=message):
-    label_tree.from_parents(np.array(parents, int))
+    label_tree.from_parents(np.array(parents))
 
 
 def smoothed(parents, rows):

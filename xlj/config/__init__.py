@@ -266,6 +266,11 @@ def with_predict(
   Raises:
     ConfigError: A field does not exist or cannot be used.
   """
+  if not isinstance(fields, Mapping):
+    raise ConfigError(
+      f"predict is {fields!r}; give a dict of its fields, such as"
+      ' {"propensity_power": 0.0}'
+    )
   before = config.predict
   config = ml_collections.ConfigDict(config.to_dict())
   for name, value in fields.items():

@@ -254,7 +254,9 @@ def _of_dicts(
           f"row {i} of the features has {_name(row[key])} at feature {key};"
           " give a number"
         )
-  values = [[float(row[k]) for k in order] for row, order in zip(examples, ids)]
+  values = [
+    [_float(row[k]) for k in order] for row, order in zip(examples, ids)
+  ]
   flat = np.array([v for row in values for v in row], np.float64)
   indptr = np.cumsum([0, *map(len, ids)], dtype=np.int64)
   flat_ids = np.array([k for row in ids for k in row], np.int32)
@@ -322,6 +324,13 @@ def _refuse_width(num_columns: int, num_features: int) -> NoReturn:
 
 def _is_id(key: Any) -> bool:
   return isinstance(key, numbers.Integral) and not isinstance(key, bool)
+
+
+def _float(value: Any) -> float:
+  try:
+    return float(value)
+  except OverflowError:  # A whole number beyond float64, of either sign.
+    return float("inf")
 
 
 def _is_number(value: Any) -> bool:

@@ -65,8 +65,13 @@ def from_parents(
   Raises:
     ValueError: A parent is no label, or labels are their own ancestors.
   """
+  parents = np.asarray(parents)
+  if parents.ndim != 1 or (parents.size and parents.dtype.kind not in "iu"):
+    raise ValueError(
+      f"parents are {parents.dtype} {parents.shape}; give whole numbers [L]"
+    )
   num_labels = len(parents)
-  parents = np.asarray(parents, np.int64)
+  parents = parents.astype(np.int64)
   if num_labels == 0 or parents.min() < -1 or parents.max() >= num_labels:
     raise ValueError(
       f"parents must be labels from 0 to {num_labels - 1}, or -1 for none"

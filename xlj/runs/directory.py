@@ -123,6 +123,10 @@ def resolve(directory: str | Path, name: str = "workdir") -> Path:
     ConfigError: If it is empty, the URL of a bucket, which has no files to
       append to, or has a name that is not text.
   """
+  if not isinstance(directory, str | os.PathLike):
+    raise config_lib.ConfigError(
+      f"{name} is {directory!r}; give a path, a str or pathlib.Path"
+    )
   try:
     str(directory).encode()
   except UnicodeEncodeError:
