@@ -248,6 +248,7 @@ def test_a_name_of_several_labels_stands_for_all(tmp_path):
   [
     ("exclude", "1\n13\n", ":2: found '13', expected a label: an id below 13"),
     ("among", "one\n", "; the run has no names"),
+    ("among", "", ": found no labels, expected some to choose"),
     ("exclude_rows", "1\nx\n\n", ":2: found 'x', expected label ids below 13"),
     ("among_rows", "1\n", ": found 1 lines, expected a line for each row"),
     ("among_rows", "1\n" * 4, ": found 4 lines, expected 3, one for each row"),
@@ -269,3 +270,8 @@ def test_features_that_the_model_lacks_count_for_nothing(predict, caplog):
   expected = predict(["0:1 3:2\n", "1:1\n"])
   assert predict(["0:1 3:2 12:5 9999:1\n", "1:1 12:3\n"]) == expected
   assert "in.txt: 3 entries of 2 features that training has not" in caplog.text
+
+
+def test_rows_of_labels_are_a_file_or_what_the_input_has(predict):
+  with pytest.raises(ValueError, match="no such file; give one with a line"):
+    predict(GOOD, asked=label_files.Asked(exclude_rows="label"))

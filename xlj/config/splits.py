@@ -67,6 +67,11 @@ def open_split(
       " --config.data.dir=DIR"
     )
   scored = num_features is not None or num_labels is not None
+  if not Path(directory).is_dir():
+    flag = "--data_dir" if scored else "--config.data.dir"
+    raise config_lib.ConfigError(
+      f"{directory} is no directory; say where the data set lies, by {flag}=DIR"
+    )
   if scored and data.renumber and numbering is None:
     numbering = _read(config, data.dir, "train").numbering
   found = _read(

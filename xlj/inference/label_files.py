@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,16 @@ class Choices:
       name: None if path is None else read(path, *of_run, run.label_names)
       for name, path in (("exclude", asked.exclude), ("among", asked.among))
     }
+    if ids["among"] is not None and not len(ids["among"]):
+      raise errors.DataError(asked.among or "", "no labels", "some to choose")
     self._all = label_choice.choose(run.num_ids, **ids, order=run.order)
     self._rows = {"exclude": asked.exclude_rows, "among": asked.among_rows}
+    for name, path in self._rows.items():
+      if path is not None and path not in OF_ROWS and not os.path.exists(path):
+        raise ValueError(
+          f"--{name}_rows is {path!r}, and there is no such file; give one with"
+          f" a line for each row, or one of {OF_ROWS}"
+        )
     self._read: dict[str, Any] = {
       name: read_rows(path, *of_run)
       for name, path in self._rows.items()
