@@ -1,12 +1,15 @@
 """xlj as a system of `one_vs_all.py`."""
 
+import json
 import pathlib
 
+import ml_collections
 import numpy as np
 import one_vs_all_side
 
 import xlj
 from xlj import config as config_lib
+from xlj.config import checks
 from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import store
@@ -27,7 +30,7 @@ class Xlj:
     They are compiled once after an install, as those of the peers are when
     they are installed.
     """
-    self._config = config_lib.load(data / config_lib.FILE)
+    self._config = _with_open_fields(data / config_lib.FILE)
     self._workdir = output / "run"
     of_pairs = np.zeros(2, np.int32), np.zeros(1, np.uint16), _zeros(1)
     features = np.zeros((1, 1), np.int32), _zeros(1, 1), np.ones(1, np.int32)
@@ -71,6 +74,16 @@ class Xlj:
   def ids(self, predicted: np.ndarray) -> np.ndarray:
     """The same."""
     return predicted
+
+
+def _with_open_fields(path: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config that a file has; that of a run would have no open fields."""
+  saved = json.loads(path.read_text())
+  del saved["version"]
+  config = config_lib.base()
+  with config.ignore_type():  # a list is a tuple
+    config.update_from_flattened_dict(dict(checks.flatten(saved)))
+  return config
 
 
 def _zeros(*shape: int) -> np.ndarray:

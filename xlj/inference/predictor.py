@@ -418,7 +418,7 @@ class Predictor:
 
 def _finite(values: np.ndarray) -> np.ndarray:
   """The same `[n, ...]`; a row that is not finite is refused."""
-  bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+  bad = ~np.isfinite(values).all(tuple(range(1, values.ndim)))
   if bad.any():
     row = int(np.argmax(bad))
     raise ValueError(f"row {row} of the examples (the first is 0): {_NO_SCORE}")

@@ -10,6 +10,7 @@ import pytest
 
 from tests import cases
 from tests import meshes
+from xlj import ops
 from xlj import sharding
 from xlj.heads.product import head as product
 from xlj.ops import targets as targets_lib
@@ -178,7 +179,7 @@ def test_predictions_equal_the_textbook(case, shape):
     on_mesh = sharding.put_batch((x, targets, exclude))
     loss = jax.jit(head.evaluate_loss)(params, on_mesh[0], None, on_mesh[1])
     scores, ids = jax.jit(head.topk, static_argnums=3)(
-      params, on_mesh[0], None, 9, on_mesh[2]
+      params, on_mesh[0], None, 9, ops.Choice(on_mesh[2])
     )
   np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
   best = np.argsort(-expected, 1)[:, :9]
