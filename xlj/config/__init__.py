@@ -266,7 +266,7 @@ def with_predict(
   Raises:
     ConfigError: A field does not exist or cannot be used.
   """
-  if not isinstance(fields, Mapping):
+  if not isinstance(fields, Mapping | ml_collections.ConfigDict):
     raise ConfigError(
       f"predict is {fields!r}; give a dict of its fields, such as"
       ' {"propensity_power": 0.0}'

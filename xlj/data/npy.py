@@ -266,7 +266,7 @@ def _is_indicator(
     return True
   if one_column and (not binary or (labels.width or 1) > 1):
     return False
-  what = f"{array.dtype} {array.shape} of numbers from {low} to {high}"
+  what = f"{array.dtype} {array.shape} of numbers from {low:g} to {high:g}"
   if array.dtype.kind not in "iu" or (low == -1 and high <= 1 and not zeros):
     hint = "for yes and no, save labels > 0"
   elif low < 0:
