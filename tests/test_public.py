@@ -43,13 +43,8 @@ def test_no_name_hides_a_module():
         assert found is None or isinstance(found, types.ModuleType), file
 
 
-def test_nothing_of_the_framework_is_loaded():
-  # optax itself loads absl.
-  unwanted = sorted(test_imports.NOT_FOR_THE_LABEL_LAYER - {"absl"})
-  code = (
-    "import sys; from xlj import losses, ops;"
-    f"print(sorted(set({unwanted}) & set(sys.modules)))"
-  )
+def printed(code):
+  """What a new process prints."""
   out = subprocess.run(
     [sys.executable, "-c", code],
     check=True,
@@ -57,7 +52,17 @@ def test_nothing_of_the_framework_is_loaded():
     capture_output=True,
     text=True,
   )
-  assert out.stdout.strip() == "[]"
+  return out.stdout.strip()
+
+
+def test_nothing_of_the_framework_is_loaded():
+  # optax itself loads absl.
+  unwanted = sorted(test_imports.NOT_FOR_THE_LABEL_LAYER - {"absl"})
+  code = (
+    "import sys; from xlj import losses, ops;"
+    f"print(sorted(set({unwanted}) & set(sys.modules)))"
+  )
+  assert printed(code) == "[]"
 
 
 def test_the_package_shows_what_there_is():
@@ -74,11 +79,4 @@ def test_rooms_are_imported_when_they_are_asked_for():
     "xlj.ops.label_loss; xlj.losses.Softmax; xlj.heads.DenseHead;"
     "assert 'orbax.checkpoint' not in sys.modules; print(xlj.load.__name__)"
   )
-  out = subprocess.run(
-    [sys.executable, "-c", code],
-    check=True,
-    cwd=test_imports.ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert out.stdout.strip() == "load"
+  assert printed(code) == "load"

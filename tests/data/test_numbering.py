@@ -16,6 +16,19 @@ def open_train(directory, text=ROWS, name="train.svm", **options):
   return store.open_split(directory, renumber=True, **options)
 
 
+def open_test(directory, train):
+  """The test split, as a model of the training split scores it."""
+  return store.open_split(
+    directory,
+    "test",
+    num_features=4,
+    num_labels=3,
+    beyond=True,
+    renumber=True,
+    numbering=train.numbering,
+  )
+
+
 def test_numbers_are_those_of_ids_in_order(tmp_path):
   split = open_train(tmp_path)
   found = split.numbering
@@ -51,15 +64,7 @@ def test_ids_that_training_has_not(tmp_path):
     f"8,{LARGE} 1:1 77:1 {LARGE + 1}:3\n9 7:1\n4,8 0:1\n"
   )
   (tmp_path / "filter_labels_test.txt").write_text(f"0 5\n1 {LARGE}\n2 6\n")
-  test = store.open_split(
-    tmp_path,
-    "test",
-    num_features=4,
-    num_labels=3,
-    beyond=True,
-    renumber=True,
-    numbering=train.numbering,
-  )
+  test = open_test(tmp_path, train)
   np.testing.assert_array_equal(test.features.indices, [2, 1, 0])
   assert test.num_features == 4
   rows = np.split(test.labels.indices, test.labels.indptr[1:-1])
@@ -99,13 +104,5 @@ def test_rows_of_other_splits_number_nothing(tmp_path):
   train = store.open_split(tmp_path, renumber=True)
   np.testing.assert_array_equal(train.numbering.labels, [3, 5, LARGE])
   assert train.features.shape == (3, 4) and train.labels.shape == (3, 3)
-  test = store.open_split(
-    tmp_path,
-    "test",
-    num_features=4,
-    num_labels=3,
-    beyond=True,
-    renumber=True,
-    numbering=train.numbering,
-  )
+  test = open_test(tmp_path, train)
   assert not test.features.nnz and (test.labels.indices >= 3).all()

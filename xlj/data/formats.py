@@ -38,40 +38,15 @@ STDIN = lines.STDIN
 Path = str | os.PathLike[str]
 
 
-def stream_rows(
-  path: Path,
-  *,
-  num_features: int | None = None,
-  num_labels: int | None = None,
-  zero_based: bool = True,
-  duplicates: str = "refuse",
-  beyond: checks.Beyond | None = None,
-  numbers: Mapping[str, numbering.Numbers] | None = None,
-  kind: text.Kind | None = None,
-) -> Iterator[Rows]:
+def stream_rows(path: Path, **how: Any) -> Iterator[Rows]:
   """Reads one file of features, with labels if it has them.
 
-  The ending decides: `.npz` is a SciPy CSR matrix, `.npy` a dense one, and what
-  has no other reader is text, whose first line tells the one-file format, the
-  split form and svmlight apart (see `text`). Memory is bounded by a block and
-  the longest row (and, of `.npz`, the row pointers); nothing is cached.
-
   Args:
-    path: the file; "-" reads text, plain or gzip, from standard input.
-    num_features: the width that the features have to have; None takes what
-      the file says or, without a header, what the ids up to each block need.
-    num_labels: likewise for labels.
-    zero_based: False if text numbers features from 1. Labels always count
-      from 0.
-    duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
-    numbers: of ids that are too large for columns, by "feature" and "label".
-    beyond: of rows that a model is to score: counts the ids that it does not
-      know, of which features are left out. Instead of the two widths.
-    kind: refuses text of any other kind.
+    path: as of `stream_each`.
+    **how: its other arguments.
 
   Yields:
-    Blocks of rows in order. Their `labels` are None for files that cannot hold
-    any, and empty rows for text that could.
+    Blocks of rows in order, as there.
 
   Raises:
     DataError: at the first thing that is not right, with its line.
@@ -81,18 +56,7 @@ def stream_rows(
     for features, labels in stream_rows("test.txt", num_features=1836):
       scores = predict(features)
   """
-  yield from _all_right(
-    stream_each(
-      path,
-      num_features=num_features,
-      num_labels=num_labels,
-      zero_based=zero_based,
-      duplicates=duplicates,
-      beyond=beyond,
-      numbers=numbers,
-      kind=kind,
-    )
-  )
+  yield from _all_right(stream_each(path, **how))
 
 
 def stream_each(
@@ -108,19 +72,28 @@ def stream_each(
 ) -> Iterator[Rows | DataError]:
   """Reads one file as `stream_rows` does; a bad row costs no other.
 
+  The ending decides: `.npz` is a SciPy CSR matrix, `.npy` a dense one, and what
+  has no other reader is text, whose first line tells the one-file format, the
+  split form and svmlight apart (see `text`). Memory is bounded by a block and
+  the longest row (and, of `.npz`, the row pointers); nothing is cached.
+
   Args:
-    path: as there, and so are the others.
-    num_features: as there.
-    num_labels: as there.
-    zero_based: as there.
-    duplicates: as there.
-    beyond: as there.
-    numbers: as there.
-    kind: as there.
+    path: the file; "-" reads text, plain or gzip, from standard input.
+    num_features: the width that the features have to have; None takes what
+      the file says or, without a header, what the ids up to each block need.
+    num_labels: likewise for labels.
+    zero_based: False if text numbers features from 1. Labels always count
+      from 0.
+    duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
+    beyond: of rows that a model is to score: counts the ids that it does not
+      know, of which features are left out. Instead of the two widths.
+    numbers: of ids that are too large for columns, by "feature" and "label".
+    kind: refuses text of any other kind.
 
   Yields:
     Blocks of rows in order, and in the place of a row that is not right its
-    error.
+    error. `labels` are None for files that cannot hold any, and empty rows for
+    text that could.
 
   Raises:
     DataError: when the file itself is not right.
@@ -159,7 +132,7 @@ def stream_labels(
   Args:
     path: the file.
     num_labels: the width that it has to have; None takes what the file says.
-    duplicates: as in `stream_rows`.
+    duplicates: as in `stream_each`.
     beyond: likewise.
     numbers: likewise.
 
