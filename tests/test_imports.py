@@ -36,28 +36,30 @@ ALLOWED = {
     "heads.oltr", "heads.prototypes", "heads.spherical",
   },
   "data": {"files", "processors"},
+  "documents": {"files", "data"},
+  "text": {"files", "sharding", "ops", "encoders", "data", "documents"},
   "synthetic": {"data"},
   "distributed": set(),
   "checkpoint": {"distributed"},
   "report": {"files", "processors"},
   "config": {
-    "ops", "losses", "encoders", "data", "synthetic", "heads.head",
-    "heads.dense", "heads.product", "heads.cascade", "heads.oltr",
+    "ops", "losses", "encoders", "data", "documents", "text", "synthetic",
+    "heads.head", "heads.dense", "heads.product", "heads.cascade", "heads.oltr",
     "heads.prototypes", "heads.spherical",
   },
   "model": {
-    "files", "sharding", "ops", "losses", "encoders", "heads.head", "data",
+    "files", "sharding", "ops", "losses", "encoders", "heads.head", "data", "documents", "text",
     "config",
   },
   "runs": {
-    "files", "sharding", "mesh", "data", "checkpoint", "report", "config",
+    "files", "sharding", "mesh", "data", "documents", "text", "checkpoint", "report", "config",
     "model",
   },
   "inference": {
-    "files", "sharding", "heads.head", "data", "config", "model", "runs",
+    "files", "sharding", "heads.head", "data", "documents", "text", "config", "model", "runs",
   },
   "evaluation": {
-    "files", "sharding", "data", "synthetic", "distributed", "report", "config",
+    "files", "sharding", "data", "documents", "text", "synthetic", "distributed", "report", "config",
     "model", "inference",
   },
   "open_world": {
@@ -69,7 +71,7 @@ ALLOWED = {
     "heads.prototypes", "config", "model",
   },
   "training": {
-    "files", "sharding", "mesh", "ops", "heads.head", "data", "distributed",
+    "files", "sharding", "mesh", "ops", "heads.head", "data", "documents", "text", "distributed",
     "checkpoint", "report", "config", "model", "planning", "runs", "evaluation",
   },
   "averaging": {

@@ -1,0 +1,1 @@
+"""Texts to features: words, tokens, embeddings."""
