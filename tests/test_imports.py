@@ -48,18 +48,21 @@ ALLOWED = {
     "heads.prototypes", "heads.spherical",
   },
   "model": {
-    "files", "sharding", "ops", "losses", "encoders", "heads.head", "data", "documents", "text",
-    "config",
+    "files", "sharding", "ops", "losses", "encoders", "heads.head", "data",
+    "documents", "text", "config",
   },
   "runs": {
-    "files", "sharding", "mesh", "data", "documents", "text", "checkpoint", "report", "config",
+    "files", "sharding", "mesh", "data", "documents", "text",
+    "checkpoint", "report", "config",
     "model",
   },
   "inference": {
-    "files", "sharding", "heads.head", "data", "documents", "text", "config", "model", "runs",
+    "files", "sharding", "heads.head", "data", "documents", "text", "config",
+    "model", "runs",
   },
   "evaluation": {
-    "files", "sharding", "data", "documents", "text", "synthetic", "distributed", "report", "config",
+    "files", "sharding", "data", "documents", "text", "synthetic", "distributed",
+    "report", "config",
     "model", "inference",
   },
   "open_world": {
@@ -71,7 +74,8 @@ ALLOWED = {
     "heads.prototypes", "config", "model",
   },
   "training": {
-    "files", "sharding", "mesh", "ops", "heads.head", "data", "documents", "text", "distributed",
+    "files", "sharding", "mesh", "ops", "heads.head", "data", "documents",
+    "text", "distributed",
     "checkpoint", "report", "config", "model", "planning", "runs", "evaluation",
   },
   "averaging": {
