@@ -52,18 +52,16 @@ ALLOWED = {
     "documents", "text", "config",
   },
   "runs": {
-    "files", "sharding", "mesh", "data", "documents", "text",
-    "checkpoint", "report", "config",
-    "model",
+    "files", "sharding", "mesh", "data", "documents", "text", "checkpoint",
+    "report", "config", "model",
   },
   "inference": {
     "files", "sharding", "heads.head", "data", "documents", "text", "config",
     "model", "runs",
   },
   "evaluation": {
-    "files", "sharding", "data", "documents", "text", "synthetic", "distributed",
-    "report", "config",
-    "model", "inference",
+    "files", "sharding", "data", "documents", "text", "synthetic",
+    "distributed", "report", "config", "model", "inference",
   },
   "open_world": {
     "sharding", "ops", "heads.head", "heads.dense", "heads.oltr", "data",
@@ -75,8 +73,8 @@ ALLOWED = {
   },
   "training": {
     "files", "sharding", "mesh", "ops", "heads.head", "data", "documents",
-    "text", "distributed",
-    "checkpoint", "report", "config", "model", "planning", "runs", "evaluation",
+    "text", "distributed", "checkpoint", "report", "config", "model",
+    "planning", "runs", "evaluation",
   },
   "averaging": {
     "files", "mesh", "ops", "heads.head", "heads.dense", "data", "checkpoint",
