@@ -111,6 +111,7 @@ FLOORS = {
     "numbering",
     "cache checks discover label_pairs lines mapped strict sampler",
     "names npy order row_split text verification",
+    "entries",
     "arrays label_lists",
     "formats",
     "ingest",

@@ -13,6 +13,7 @@ import pytest
 from tests import runs
 from xlj.data import cache
 from xlj.data import csr as csr_lib
+from xlj.data import entries
 from xlj.data import errors
 from xlj.data import mapped
 from xlj.data import statistics
@@ -103,7 +104,7 @@ def test_without_locks_nobody_waits(tmp_path, monkeypatch):
 
 @pytest.fixture
 def all_are_large(monkeypatch):
-  monkeypatch.setattr(store, "_CHECKED_BYTES", 0)
+  monkeypatch.setattr(entries, "_CHECKED_BYTES", 0)
 
 
 def test_damage_of_a_large_set_is_found_while_it_is_used(

@@ -14,6 +14,7 @@ import pytest
 from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import discover
+from xlj.data import entries
 from xlj.data import formats
 from xlj.data import ingest
 from xlj.data import store
@@ -260,7 +261,7 @@ def test_a_damaged_array_is_written_again(tmp_path, index):
 
 
 def test_verify_finds_damage_in_large_sets(tmp_path, monkeypatch):
-  monkeypatch.setattr(store, "_CHECKED_BYTES", 0)
+  monkeypatch.setattr(entries, "_CHECKED_BYTES", 0)
   one_file(tmp_path)
   split = store.open_split(tmp_path)
   store.verify(split)

@@ -18,16 +18,14 @@ import os
 import pathlib
 from typing import Any, Protocol
 
-from absl import logging
 import numpy as np
 
-from xlj.data import cache
 from xlj.data import csr as csr_lib
 from xlj.data import discover
+from xlj.data import entries
 from xlj.data import errors
 from xlj.data import ingest
 from xlj.data import lines
-from xlj.data import mapped
 from xlj.data import names
 from xlj.data import npy
 from xlj.data import numbering as numbering_lib
@@ -42,9 +40,6 @@ Path = str | os.PathLike[str]
 _VERSION = 1
 # Options that came later, with what keys without them stand for.
 _LATER = {"duplicates": "refuse", "column": 1, "beyond": False, "renumber": ""}
-# Sets up to this size are compared with their checksums whenever opened, which
-# takes a tenth of a second at most; `verify` does it for larger ones.
-_CHECKED_BYTES = 2**26
 
 
 class ComputedRows(Protocol):
@@ -189,7 +184,12 @@ def open_split(
       which = numbering.fingerprint() if numbering else "own"
       options = dataclasses.replace(options, renumber=which)
   found = _open(files, options, name, cache_dir, numbering)
-  return _verifying(found) if verify else found
+  if not verify:
+    return found
+  assert found.cache_dir is not None  # It is from files.
+  return dataclasses.replace(
+    found, verification=entries.verification(found.cache_dir)
+  )
 
 
 def open_file(
@@ -240,21 +240,6 @@ def open_file(
   return _open(files, options, pathlib.Path(path).name, cache_dir)
 
 
-def _verifying(split: Split) -> Split:
-  """The split, with its arrays being compared if they were not yet."""
-  assert split.cache_dir is not None  # It is from files.
-  meta = cache.read_meta(split.cache_dir)
-  if meta is None or _is_small(meta):
-    return split
-  verification = verification_lib.Verification(split.cache_dir, meta["arrays"])
-  return dataclasses.replace(split, verification=verification)
-
-
-def _is_small(meta: dict[str, Any]) -> bool:
-  """Whether an entry is checked whenever it is opened."""
-  return sum(map(mapped.array_bytes, meta["arrays"].values())) <= _CHECKED_BYTES
-
-
 def verify(split: Split) -> None:
   """Compares all arrays of a split with their checksums; reads all of them.
 
@@ -264,14 +249,8 @@ def verify(split: Split) -> None:
   Raises:
     DataError: naming the array that is damaged.
   """
-  if split.cache_dir is None:
-    return
-  meta = cache.read_meta(split.cache_dir)
-  if meta is None:
-    raise DataError(
-      split.cache_dir, f"no {cache.META}", "an entry of the cache"
-    )
-  _check(split.cache_dir, meta)
+  if split.cache_dir is not None:
+    entries.check(split.cache_dir)
 
 
 def _open(
@@ -281,30 +260,18 @@ def _open(
   cache_dir: Path | None,
   numbering: numbering_lib.Numbering | None = None,
 ) -> Split:
-  places = cache.roots(files.features.parent, cache_dir)
-  hashes = [cache.content_hash(path, places) for path in files.all()]
-  key = _key(files, options, [digest for digest, _ in hashes])
-  for place in places:
-    found = _load(place / key, files, name)
-    if found is not None:
-      return found
-  place = cache.writable(places)
-  with cache.alone(place / key):
-    found = _load(place / key, files, name)  # another one may have written it
-    if found is not None:
-      return found
-    with cache.new_entry(place / key) as directory:
-      if isinstance(options, tokens.Options):
-        meta = tokens.ingest(files, options, directory)
-      else:
-        meta = ingest.ingest(files, options, directory, numbering)
-      cache.write_meta(directory, meta)
-  for path, (_, stamp) in zip(files.all(), hashes):
-    cache.write_stamp(place, path, stamp)
-  found = _load(place / key, files, name)
-  if found is None:
-    raise DataError(place / key, "no entry", "what was just written")
-  return found
+  def write(directory: pathlib.Path) -> dict[str, Any]:
+    if isinstance(options, tokens.Options):
+      return tokens.ingest(files, options, directory)
+    return ingest.ingest(files, options, directory, numbering)
+
+  return entries.open_entry(
+    files.all(),
+    lambda hashes: _key(files, options, hashes),
+    write,
+    lambda entry, meta: _split(entry, meta, files, name),
+    cache_dir,
+  )
 
 
 def _key(
@@ -327,43 +294,10 @@ def _key(
   return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
-def _load(
-  entry: pathlib.Path, files: discover.Files, name: str
-) -> Split | None:
-  """Opens an entry; one that is damaged is removed."""
-  meta = cache.read_meta(entry)
-  if meta is None:
-    if entry.exists():
-      _discard(entry, f"{entry / cache.META} is not as written")
-    return None
-  try:
-    if _is_small(meta):
-      _check(entry, meta)
-    return _split(entry, meta, files, name)
-  except DataError as error:
-    _discard(entry, str(error))
-    return None
-
-
-def _discard(entry: pathlib.Path, why: str) -> None:
-  logging.warning("Removing a damaged cache entry: %s", why)
-  cache.discard(entry)
-
-
-def _check(entry: pathlib.Path, meta: dict[str, Any]) -> None:
-  for name, facts in meta["arrays"].items():
-    path = entry / f"{name}.npy"
-    mapped.open_array(path, facts)
-    mapped.check_array(path, facts)
-
-
 def _split(
   entry: pathlib.Path, meta: dict[str, Any], files: discover.Files, name: str
 ) -> Split:
-  maps = {
-    array: mapped.open_array(entry / f"{array}.npy", facts)
-    for array, facts in meta["arrays"].items()
-  }
+  maps = entries.arrays(entry, meta)
 
   def matrix(part: str, num_columns: int) -> csr_lib.Csr:
     return csr_lib.Csr(
