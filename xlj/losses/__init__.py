@@ -23,11 +23,19 @@ Labels that are wrong or missing:
 
 Of embeddings:
   `range_losses`
+
+Of a dual encoder's pairs within a batch:
+  `pairs`, `Pairs`, `softmax_losses`, `decoupled_losses`, `triplet_losses`
 """
 
 from xlj.losses.assume_negative import AssumeNegative as AssumeNegative
 from xlj.losses.asymmetric import Asymmetric as Asymmetric
 from xlj.losses.bce import BinaryCrossEntropy as BinaryCrossEntropy
+from xlj.losses.contrastive import decoupled_losses as decoupled_losses
+from xlj.losses.contrastive import Pairs as Pairs
+from xlj.losses.contrastive import pairs as pairs
+from xlj.losses.contrastive import softmax_losses as softmax_losses
+from xlj.losses.contrastive import triplet_losses as triplet_losses
 from xlj.losses.decoupled_softmax import DecoupledSoftmax as DecoupledSoftmax
 from xlj.losses.focal import Focal as Focal
 from xlj.losses.label_smoothing import LabelSmoothing as LabelSmoothing
