@@ -97,11 +97,7 @@ def read_names(
   Raises:
     DataError: when the number of names is another one, or the text is damaged.
   """
-  rows = [
-    line
-    for block in lines.blocks(path, keep_tabs=True)
-    for line in lines.decoded(block, path).split("\n")[:-1]
-  ]
+  rows = _lines(path)
   if num_labels is not None:
     # A last line without text is an empty line, not a name.
     while len(rows) > num_labels and not rows[-1]:
@@ -119,6 +115,40 @@ def read_names(
   columns = [row.split("\t") for row in rows]
   column = _name_column(columns[:_SAMPLE])
   return [row[min(column, len(row) - 1)] for row in columns]
+
+
+def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
+  """Reads names, and what a table says besides.
+
+  Args:
+    path: plain or gzip text in UTF-8.
+
+  Returns:
+    By label id, the name and then what other columns hold, those to its right
+    that are not identifiers; the name alone if the file is no table.
+
+  Raises:
+    DataError: when the text is damaged.
+  """
+  rows = _lines(path)
+  if not all("\t" in row for row in rows):
+    return [[row] for row in rows]
+  columns = [row.split("\t") for row in rows]
+  name = _name_column(columns[:_SAMPLE])
+  rest = [
+    column
+    for column in range(name + 1, max(map(len, columns), default=0))
+    if not all(
+      _IDENTIFIER.fullmatch(row[column])
+      for row in columns[:_SAMPLE]
+      if column < len(row)
+    )
+  ]
+  return [
+    [row[min(name, len(row) - 1)]]
+    + [row[column] for column in rest if column < len(row)]
+    for row in columns
+  ]
 
 
 def write_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
@@ -145,6 +175,14 @@ def escaped(name: str) -> str:
     a JSON string.
   """
   return name.translate(_ESCAPES)
+
+
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+  return [
+    line
+    for block in lines.blocks(path, keep_tabs=True)
+    for line in lines.decoded(block, path).split("\n")[:-1]
+  ]
 
 
 def _hint(rows: list[str], num_labels: int) -> str:
