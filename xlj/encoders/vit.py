@@ -11,6 +11,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from xlj.encoders import block as block_lib
+
 _MLP = 4  # width of the hidden layer of a block, in D
 _POSITION_STD = 0.02
 
@@ -61,7 +63,9 @@ class ViT(nnx.Module):
     self.positions = nnx.Param(
       _POSITION_STD * jax.random.normal(rngs.params(), (count, dim))
     )
-    self.blocks = nnx.List(_Block(dim, heads, rngs) for _ in range(depth))
+    self.blocks = nnx.List(
+      block_lib.Block(dim, heads, _MLP * dim, rngs=rngs) for _ in range(depth)
+    )
     self.norm = nnx.LayerNorm(dim, rngs=rngs)
 
   def __call__(self, images: jax.Array) -> jax.Array:
@@ -72,22 +76,3 @@ class ViT(nnx.Module):
     for block in self.blocks:
       h = block(h)
     return jnp.mean(self.norm(h), axis=1)
-
-
-class _Block(nnx.Module):
-  """Attention, then a layer for each patch; both are added to the input."""
-
-  def __init__(self, dim: int, heads: int, rngs: nnx.Rngs):
-    self.heads = heads
-    self.norms = nnx.List(nnx.LayerNorm(dim, rngs=rngs) for _ in range(2))
-    self.qkv = nnx.Linear(dim, 3 * dim, rngs=rngs)
-    self.mix = nnx.Linear(dim, dim, rngs=rngs)
-    self.expand = nnx.Linear(dim, _MLP * dim, rngs=rngs)
-    self.shrink = nnx.Linear(_MLP * dim, dim, rngs=rngs)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    n, t, dim = x.shape
-    qkv = self.qkv(self.norms[0](x)).reshape(n, t, 3, self.heads, -1)
-    mixed = jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0))
-    x = x + self.mix(mixed.reshape(n, t, dim))
-    return x + self.shrink(nnx.gelu(self.expand(self.norms[1](x))))
