@@ -109,7 +109,6 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
   if not root.is_dir():
     raise errors.DataError(root, "no such directory", "a data set")
   names = _names(root)
-  prefix = _prefix(split)
   found = _candidates(root, names, split)
   if len(found) != 1:
     raise _refusal(root, split, names, found)
@@ -121,9 +120,7 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
     place = _place_of(root, pattern)
     there = _matching(_names(place), pattern)
     labels = place / _one(place, there, _partner(split))
-  filters = _matching(names, rf"filter_labels_{prefix}\.txt(\.gz)?")
-  filter_path = root / _one(root, filters, "one filter") if filters else None
-  return Files(root / features, labels, filter_path, rows=rows)
+  return Files(root / features, labels, filter_file(root, split), rows=rows)
 
 
 def find_tokens(data_dir: str | os.PathLike[str], split: str) -> Files:
@@ -166,6 +163,30 @@ def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
   """
   root = pathlib.Path(data_dir)
   return bool(_candidates(root, _names(root), split))
+
+
+def label_files(
+  data_dir: str | os.PathLike[str], split: str
+) -> list[pathlib.Path]:
+  """The files of a directory that hold labels of a split and nothing else."""
+  root = pathlib.Path(data_dir)
+  return [
+    root / name for name in _matching(_names(root), _labels(_prefix(split)))
+  ]
+
+
+def filter_file(
+  data_dir: str | os.PathLike[str], split: str
+) -> pathlib.Path | None:
+  """The file of the labels to leave out, or None.
+
+  Raises:
+    DataError: when there are several.
+  """
+  root = pathlib.Path(data_dir)
+  pattern = rf"filter_labels_{_prefix(split)}\.txt(\.gz)?"
+  found = _matching(_names(root), pattern)
+  return root / _one(root, found, "one filter") if found else None
 
 
 def place_of_labels(data_dir: str | os.PathLike[str]) -> pathlib.Path:

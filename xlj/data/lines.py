@@ -66,7 +66,8 @@ class Block(NamedTuple):
   """Consecutive whole lines.
 
   Attributes:
-    text: lines ended by newlines; carriage returns before them are gone.
+    text: lines ended by newlines; carriage returns before them are gone, unless
+      they are kept.
     first_line: number of the first line, from 1.
   """
 
@@ -80,6 +81,7 @@ def blocks(
   *,
   keep_tabs: bool = False,
   keep_nul: bool = False,
+  keep_returns: bool = False,
 ) -> Generator[Block]:
   """Reads a text file.
 
@@ -88,6 +90,7 @@ def blocks(
     block_bytes: bytes read at a time.
     keep_tabs: False turns tabs into spaces.
     keep_nul: whether NUL bytes are no error yet; see `check_no_nul`.
+    keep_returns: whether carriage returns before newlines stay.
 
   Yields:
     All lines in order. Nothing when the file is empty.
@@ -98,6 +101,8 @@ def blocks(
   """
   line = 1
   for text in _whole_lines(path, block_bytes):
+    if not keep_returns and b"\r" in text:
+      text = text.replace(b"\r\n", b"\n")
     if not keep_nul:
       check_no_nul(Block(text, line), path)
     if not keep_tabs and b"\t" in text:
@@ -158,7 +163,7 @@ def _whole_lines(
   for chunk in _chunks(path, block_bytes):
     head, newline, tail = chunk.rpartition(b"\n")
     if newline:
-      yield _normalise(b"".join([*pending, head, newline]))
+      yield b"".join([*pending, head, newline])
       pending, size = [], 0
     pending.append(tail)
     size += len(tail)
@@ -170,11 +175,7 @@ def _whole_lines(
       )
   last = b"".join(pending)
   if last:
-    yield _normalise(last + b"\n")
-
-
-def _normalise(text: bytes) -> bytes:
-  return text.replace(b"\r\n", b"\n") if b"\r" in text else text
+    yield last + b"\n"
 
 
 def _chunks(path: str | os.PathLike[str], block_bytes: int) -> Iterator[bytes]:

@@ -1,12 +1,15 @@
 """Files that say what the labels are: a name, and a text, of each.
 
   labels.jsonl   {"label": name, "text": ...}; without a text the name is it.
-                 Or {"label": id, "text": ...} for each id, without names
+                 Or {"label": id, "text": ...} for each id, without names.
+                 Also in the other forms of `formats.FIELDS`
   lbl.json       {"title": ..., "content": ...} of each label, by id: the title
-                 is the name. So has the Extreme Classification Repository it
-  labels.txt     and others (`names.FILES`): a line of each label, by id
+                 is the name. The Extreme Classification Repository has it
+  labels.txt     and others (`names.FILES`): a line of each label, by id; also
+                 in `raw` below
 
-A table of `names` is a text too: its name, and what follows it, but numbers.
+A line of a table (see `names`) is a text: the name and what follows it, columns
+of identifiers left out.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from typing import Any
 
 from xlj.data import errors
 from xlj.data import names as names_lib
-from xlj.documents import jsonl
+from xlj.documents import formats
 from xlj.documents import rows
 
 DataError = errors.DataError
 Path = str | os.PathLike[str]
-FILES = ("labels.jsonl", "labels.json", "lbl.jsonl", "lbl.json")
+FILES = tuple(f"{x}{y}" for x in ("labels", "lbl") for y in formats.FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,10 @@ class LabelFile:
   Attributes:
     names: by id; None if it has ids alone.
     texts: by id; None if they are the names.
-    by_id: whether its lines are in the order of ids.
   """
 
   names: list[str] | None
   texts: list[str] | None
-  by_id: bool
 
   @property
   def count(self) -> int:
@@ -58,7 +59,7 @@ def find(data_dir: Path) -> pathlib.Path | None:
     Its path.
 
   Raises:
-    DataError: when there are several in JSON.
+    DataError: when there are several of `FILES`.
   """
   root = pathlib.Path(data_dir)
   found = [
@@ -74,7 +75,7 @@ def find(data_dir: Path) -> pathlib.Path | None:
       "one",
       hint="move the others out of the directory",
     )
-  return found[0] if found else names_lib.find(root)
+  return found[0] if found else names_lib.find(root) or _raw(root)
 
 
 def read(path: Path) -> LabelFile:
@@ -90,22 +91,27 @@ def read(path: Path) -> LabelFile:
     DataError: at the first line that is not right.
     OSError: when it cannot be read.
   """
-  plain = os.fspath(path).removesuffix(".gz")
-  if plain.endswith((".json", ".jsonl")):
-    return _read_json(path)
+  if formats.ending(path) != formats.LINES:
+    return _read_fields(path)
   table = names_lib.read_table(path)
+  while table and table[-1] == [""]:
+    table.pop()  # an empty line at the end
   names = [row[0] for row in table]
   texts = None
   if any(len(row) > 1 for row in table):
     texts = ["\n".join(filter(None, row)) for row in table]
-  return LabelFile(names, texts, by_id=True)
+  return LabelFile(names, texts)
 
 
-def _read_json(path: Path) -> LabelFile:
+def _raw(root: pathlib.Path) -> pathlib.Path | None:
+  return names_lib.find(root / "raw") if (root / "raw").is_dir() else None
+
+
+def _read_fields(path: Path) -> LabelFile:
   labels: list[Any] = []
   texts: list[str] = []
   places: dict[Any, int] = {}
-  for block in jsonl.blocks(path):
+  for block in formats.fields(path):
     for line, fields in block:
       if isinstance(fields, DataError):
         raise fields
@@ -131,10 +137,10 @@ def _read_json(path: Path) -> LabelFile:
   if not labels:
     raise DataError(path, "an empty file", "a line for each label")
   if labels[0] is None:
-    return LabelFile([text.split("\n")[0] for text in texts], texts, True)
+    return LabelFile([text.split("\n")[0] for text in texts], texts)
   if isinstance(labels[0], str):
-    return LabelFile(labels, texts if texts != labels else None, True)
-  return LabelFile(None, _by_id(labels, texts, path), True)
+    return LabelFile(labels, texts if texts != labels else None)
+  return LabelFile(None, _by_id(labels, texts, path))
 
 
 def _label(fields: Mapping[str, Any]) -> tuple[rows.Label | None, str]:

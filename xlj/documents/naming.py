@@ -64,13 +64,36 @@ class Numbers:
 
   @property
   def new(self) -> list[str]:
-    """Names of the labels that were not known, by number."""
+    """Names of the new labels, by number; none that are beyond."""
+    if self._beyond is not None:
+      return []
     return list(self._numbers)[len(self._known.names or ()) :]
 
   @property
   def named(self) -> bool:
     """Whether labels have names."""
     return self._kind is str or self._known.names is not None
+
+  def state(self, count: int, path: Path) -> None:
+    """Notes how many labels a file says that there are.
+
+    Args:
+      count: how many.
+      path: the file.
+
+    Raises:
+      DataError: when there are more than the file of labels has.
+    """
+    if self._beyond is not None:
+      return
+    known = self._known.count
+    if known is not None and count > known:
+      raise errors.DataError(
+        path,
+        f"{count} labels beside it",
+        f"{known}, as {self._known.source} has",
+      )
+    self._count = max(self._count, count)
 
   def block(self, block: rows.Block, path: Path) -> csr_lib.Csr:
     """Numbers the labels of a block of rows.
@@ -105,7 +128,7 @@ class Numbers:
       self._beyond.see("label", flat)
     return csr_lib.Csr(indptr, flat, None, self._count)
 
-  def notes(self, path: Path) -> list[str]:
+  def notes(self) -> list[str]:
     """What there is to say of the labels that were not known."""
     first = "; ".join(self._first_new)
     if self._beyond is not None:

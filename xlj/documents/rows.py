@@ -12,7 +12,9 @@ What else a row has is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+import json
 import os
 from typing import Any, NamedTuple
 
@@ -36,13 +38,22 @@ class Block(NamedTuple):
     texts: of each row.
     labels: of each row: names or ids; None where it does not say.
     ids: of each row; None where it has none.
-    lines: where each row begins, from 1; in Parquet the number of the row.
+    lines: where each row begins, from 1; in Parquet rows are counted, from 0.
   """
 
-  texts: list[str]
-  labels: list[list[Label] | None]
-  ids: list[str | None]
-  lines: list[int]
+  texts: Sequence[str]
+  labels: Sequence[list[Label] | None]
+  ids: Sequence[str | None]
+  lines: Sequence[int]
+
+  def only(self, kept: Sequence[bool]) -> Block:
+    """The rows that are kept."""
+    return Block(
+      list(itertools.compress(self.texts, kept)),
+      list(itertools.compress(self.labels, kept)),
+      list(itertools.compress(self.ids, kept)),
+      list(itertools.compress(self.lines, kept)),
+    )
 
 
 class Row(NamedTuple):
@@ -81,26 +92,28 @@ def blocks(
   Yields:
     Rows in order; in the place of one that is not right its error.
   """
-  block = Block([], [], [], [])
-  texts, labels, ids, lines = block
+  found: list[Row] = []
+  places: list[int] = []
   for line, fields in items:
     try:
       if isinstance(fields, DataError):
         raise fields
-      row = parse(fields, duplicates)
+      found.append(parse(fields, duplicates))
+      places.append(line)
     except (DataError, Refused) as error:
-      if lines:
-        yield block
-      block = Block([], [], [], [])
-      texts, labels, ids, lines = block
+      if places:
+        yield _block(found, places)
+      found, places = [], []
       yield error.at(path, line) if isinstance(error, Refused) else error
-      continue
-    texts.append(row[0])
-    labels.append(row[1])
-    ids.append(row[2])
-    lines.append(line)
-  if lines:
-    yield block
+  if places:
+    yield _block(found, places)
+
+
+def _block(found: list[Row], lines: list[int]) -> Block:
+  texts = [row[0] for row in found]
+  return Block(
+    texts, [row[1] for row in found], [row[2] for row in found], lines
+  )
 
 
 def parse(fields: Mapping[str, Any], duplicates: str = "refuse") -> Row:
@@ -206,6 +219,41 @@ def label_of(label: Any) -> Label:
       "write large ids as names, in quotation marks",
     )
   return label
+
+
+def of_cell(cell: str) -> list[Any]:
+  """The labels in a cell of a table.
+
+  Args:
+    cell: names between `|`, or a list in JSON.
+
+  Returns:
+    The labels, to be checked.
+
+  Raises:
+    Refused: when the list is none, or names begin or end with a blank.
+  """
+  if cell.startswith("["):
+    try:
+      found = json.loads(cell)
+    except (ValueError, RecursionError):
+      found = None
+    if not isinstance(found, list):
+      raise Refused(
+        f"labels {shown(repr(cell))}",
+        'a list in JSON, ["a", "b"] or [3, 5], as it begins with one',
+        'a name that begins with [ is written ["[name"]',
+      )
+    return found
+  names = cell.split("|") if cell else []
+  for name in names:
+    if name != name.strip():
+      raise Refused(
+        f"label {shown(repr(name))} with a blank at an end",
+        "names between |, without blanks: a|b",
+        'a name that has such a blank is written in a list, ["a "]',
+      )
+  return [*names]
 
 
 def kind(value: Any) -> str:

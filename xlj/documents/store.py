@@ -21,12 +21,14 @@ from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import entries
 from xlj.data import errors
+from xlj.data import formats as data_formats
 from xlj.data import ingest
 from xlj.data import verification as verification_lib
 from xlj.documents import discover
 from xlj.documents import formats
 from xlj.documents import label_file
 from xlj.documents import naming
+from xlj.documents import paired
 from xlj.documents import rows
 from xlj.documents import texts as texts_lib
 
@@ -100,12 +102,14 @@ class _Options:
     names: labels that training has; None without names.
     num_labels: how many those are; None if the rows decide.
     duplicates: see `rows.blocks`.
+    holdout: share of the rows of the training files that are the test split.
   """
 
   split: str
   names: tuple[str, ...] | None
   num_labels: int | None
   duplicates: str
+  holdout: float
 
 
 def open_documents(
@@ -116,6 +120,7 @@ def open_documents(
   names: Sequence[str] | None = None,
   num_labels: int | None = None,
   duplicates: str = "refuse",
+  holdout: float = 0.0,
   verify: bool = True,
 ) -> Documents:
   """Opens a split of a set of texts.
@@ -133,6 +138,9 @@ def open_documents(
     num_labels: how many labels a model knows that has no names for them.
     duplicates: what becomes of a label that a row has twice: "refuse", or
       "first" takes it once.
+    holdout: makes that share of the training rows the test split, by the hash
+      of their id, or else of their text: rows that are added move no other,
+      and rows of the same text stay together.
     verify: whether arrays too large to be checked now are compared with their
       checksums in the background (see `Documents.check`).
 
@@ -142,18 +150,23 @@ def open_documents(
   Raises:
     DataError: when the files are missing, ambiguous, or not right; it names the
       file, the line, what was found and what was expected.
+    ImportError: for Parquet, without pyarrow.
     OSError: when a file cannot be read, or the cache cannot be written.
 
   Example:
     train = open_documents("data/arxiv")
     test = open_documents("data/arxiv", "test", names=train.label_names)
   """
-  files = discover.find(data_dir, split)
+  files = _files(data_dir, split, holdout)
   train = None
   if split != "train" and names is None and num_labels is None:
     if discover.has_documents(data_dir, "train"):
       train = open_documents(
-        data_dir, cache_dir=cache_dir, duplicates=duplicates, verify=False
+        data_dir,
+        cache_dir=cache_dir,
+        duplicates=duplicates,
+        holdout=holdout,
+        verify=False,
       )
       names, num_labels = train.label_names, train.num_labels
   options = _Options(
@@ -161,6 +174,7 @@ def open_documents(
     None if names is None else tuple(names),
     num_labels if names is None else len(names),
     duplicates,
+    holdout if split in ("train", "test") else 0.0,
   )
   name = f"{pathlib.Path(data_dir).absolute().name}/{split}"
   found = entries.open_entry(
@@ -179,16 +193,36 @@ def open_documents(
   )
 
 
+def _files(data_dir: Path, split: str, holdout: float) -> discover.Files:
+  """The files of a split, those of the training split if it is a part of it."""
+  if not 0 <= holdout < 1:
+    raise ValueError(f"holdout is {holdout}, expected a share in [0, 1).")
+  if not holdout or split not in ("train", "test"):
+    return discover.find(data_dir, split)
+  if discover.has_documents(data_dir, "test"):
+    raise DataError(
+      data_dir,
+      f"a test split, and {holdout} of the training rows asked for as one",
+      "one of the two",
+    )
+  files = discover.find(data_dir, "train")
+  if files.filter is not None:
+    raise DataError(
+      files.filter, "rows by number", "no such file where rows are held out"
+    )
+  return files
+
+
 def _key(
   files: discover.Files, options: _Options, hashes: Sequence[str]
 ) -> str:
-  """Hashes content and options, but neither directories nor stems of names."""
-  endings = [discover.plain_ending(path) for path in files.all()]
+  """Hashes content, names of files (notes have them) and options."""
   what = [
     "documents",
     _VERSION,
     dataclasses.astuple(options),
-    endings,
+    [path.name for path in files.all()],
+    files.features,
     list(hashes),
   ]
   return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
@@ -203,16 +237,20 @@ def _write(
   begun = time.monotonic()
   given, known = _known(files, options)
   beyond = None
-  if options.num_labels is not None:
-    beyond = checks.Beyond({"label": options.num_labels})
+  if known.count is not None and (given is None or options.split != "train"):
+    beyond = checks.Beyond({"label": known.count})
   numbers = naming.Numbers(known, beyond)
   with contextlib.ExitStack() as stack:
     out = ingest.Writers(directory, stack)
     meta = _rows(files, options, out, numbers)
+    if files.filter is not None:
+      size_of = meta["num_rows"], numbers.count
+      out.add_csr("filter", data_formats.read_pairs(files.filter, *size_of))
     if options.num_labels is None:
       meta |= _labels(out, given, numbers)
     meta["arrays"] = out.close()
-  meta["num_labels"] = numbers.count
+  meta["num_columns"] = numbers.count
+  meta["num_labels"] = known.count if beyond is not None else numbers.count
   seconds = time.monotonic() - begun
   logging.info(
     "Read %d texts, %d labels in %.1f s (%.0f MB/s).",
@@ -228,8 +266,9 @@ def _known(
   """The file of labels if it counts, and the labels that are known."""
   path = files.label_file
   if options.num_labels is not None:
+    by_id = path is not None or files.labels is not None
     return None, naming.Known(
-      options.names, options.num_labels, path is not None, "training"
+      options.names, options.num_labels, by_id, "training"
     )
   if path is None:
     return None, naming.Known(None, None, True, "training")
@@ -246,8 +285,8 @@ def _rows(
   """Writes texts, labels and ids of the rows; returns what they are."""
   texts = texts_lib.Writer(out, "texts")
   ids = texts_lib.Writer(out, "ids")
-  num_rows, num_ids, num_entries, empty = 0, 0, 0, []
-  for path, block in _blocks(files, options):
+  num_rows, num_ids, num_entries, num_empty, first = 0, 0, 0, 0, ""
+  for path, block in _blocks(files, options, numbers):
     texts.add(block.texts)
     ids.add(found or "" for found in block.ids)
     labels = numbers.block(block, path)
@@ -255,20 +294,18 @@ def _rows(
     num_rows += len(block.texts)
     num_ids += sum(found is not None for found in block.ids)
     num_entries += labels.nnz
-    empty += [
-      (path, line)
-      for text, line in zip(block.texts, block.lines)
-      if not text or text.isspace()
-    ]
+    for text, line in zip(block.texts, block.lines):
+      if not text or text.isspace():
+        num_empty += 1
+        first = first or f"{path.name}:{line}"
   if not num_rows:
-    raise DataError(files.rows[0], "no row", "texts")
+    part = f" in the {options.split} split" if options.holdout else ""
+    raise DataError(files.rows[0], f"no row{part}", "texts")
   if options.split == "train" and not num_entries:
     raise DataError(files.rows[0], "no label in any row", "labels")
-  notes = numbers.notes(files.rows[-1])
-  if empty:
-    path, line = empty[0]
-    where = f"the first in {path.name}:{line}"
-    notes.append(f"{len(empty):,} rows have an empty text, {where}")
+  notes = numbers.notes()
+  if num_empty:
+    notes.append(f"{num_empty:,} rows have an empty text, the first in {first}")
   return {
     "num_rows": num_rows,
     "has_ids": num_ids > 0,
@@ -279,19 +316,49 @@ def _rows(
 
 
 def _blocks(
-  files: discover.Files, options: _Options
+  files: discover.Files, options: _Options, numbers: naming.Numbers
 ) -> Iterator[tuple[pathlib.Path, rows.Block]]:
-  """All rows; raises the first error in them."""
+  """The rows of a split; raises the first error in them."""
   done, last = 0, time.monotonic()
   for path in files.rows:
-    for block in formats.stream(path, duplicates=options.duplicates):
+    pairs = None
+    if files.labels is None:
+      stream = formats.stream(path, duplicates=options.duplicates)
+    else:
+      pairs = paired.Pairs(
+        path,
+        files.labels,
+        features=files.features,
+        duplicates=options.duplicates,
+      )
+      stream = pairs.blocks()
+    for block in stream:
       if isinstance(block, DataError):
         raise block
-      yield path, block
       done += len(block.texts)
+      if options.holdout:
+        block = _part(block, options.holdout, options.split == "test")
+      yield path, block
       if time.monotonic() - last > _LOG_SECONDS:
         last = time.monotonic()
         logging.info("%s: %d rows so far.", path.name, done)
+    if pairs is not None:
+      numbers.state(pairs.num_labels, path)
+
+
+def _part(block: rows.Block, share: float, held_out: bool) -> rows.Block:
+  """The rows of a block that are held out, or the others."""
+  kept = [
+    (_place(text if row is None else row) < share) == held_out
+    for text, row in zip(block.texts, block.ids)
+  ]
+  return block.only(kept)
+
+
+def _place(text: str) -> float:
+  """A number in [0, 1) that looks as if drawn, the same for the same text."""
+  digest = hashlib.blake2b(text.encode(), digest_size=6).digest()
+  return int.from_bytes(digest) / 2**48
 
 
 def _labels(
@@ -303,8 +370,7 @@ def _labels(
   meta: dict[str, Any] = {}
   if numbers.named:
     names = texts_lib.Writer(out, "label_names")
-    if given is not None:
-      names.add(given.names or ())
+    names.add((given and given.names) or ())
     names.add(numbers.new)
     meta["label_names"] = names.fingerprint()
   if given is not None and given.texts is not None:
@@ -325,23 +391,27 @@ def _load(
       return None
     return Texts(maps[f"{part}.data"], maps[f"{part}.offsets"], meta[part])
 
+  def matrix(part: str) -> csr_lib.Csr | None:
+    if f"{part}.indptr" not in maps:
+      return None
+    arrays = maps[f"{part}.indptr"], maps[f"{part}.indices"]
+    return csr_lib.Csr(*arrays, None, meta["num_columns"])
+
   rows_texts = texts("texts")
-  assert rows_texts is not None
-  names = texts("label_names")
-  labels = csr_lib.Csr(
-    maps["labels.indptr"], maps["labels.indices"], None, meta["num_labels"]
-  )
+  labels, names = matrix("labels"), texts("label_names")
+  assert rows_texts is not None and labels is not None
+
   label_names = None if names is None else names[:]
   if options.names is not None:
     label_names = list(options.names)
   return Documents(
     rows_texts,
     labels,
-    meta["num_labels"] if options.num_labels is None else options.num_labels,
+    meta["num_labels"],
     label_names,
     texts("label_texts") or names,
     texts("ids") if meta["has_ids"] else None,
-    None,
+    matrix("filter"),
     name,
     entry.name,
     entry,
