@@ -37,7 +37,9 @@ ALLOWED = {
   },
   "data": {"files", "processors"},
   "documents": {"files", "data"},
-  "text": {"files", "sharding", "ops", "encoders", "data", "documents"},
+  "text": {
+    "files", "processors", "sharding", "ops", "encoders", "data", "documents",
+  },
   "synthetic": {"data"},
   "distributed": set(),
   "checkpoint": {"distributed"},
@@ -119,6 +121,7 @@ FLOORS = {
     "store",
     "padding statistics",
   ),
+  "text": ("word_loops", "characters"),
   "heads.dense": ("block_sample rows", "kernels wide"),
   "heads.product": ("mixed_radix", "distribution", "search", "topk"),
 }

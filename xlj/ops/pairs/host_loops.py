@@ -7,21 +7,9 @@ many there are.
 Legend: see `xlj.ops.pairs.label_pairs`.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-  """A compiled function, kept on disk for the next process if it can be."""
-  options: Any = {"nogil": True, "error_model": "numpy"}
-  try:
-    return numba.njit(cache=True, **options)(function)
-  except RuntimeError:  # neither the package nor the home can be written to
-    return numba.njit(**options)(function)
-
+from xlj import processors
 
 _SCAN = 64  # labels whose logits are compared at a time
 _LOOK = 2  # rows that are compared in the time it takes to look at a pair again
@@ -29,7 +17,7 @@ _LOOK = 2  # rows that are compared in the time it takes to look at a pair again
 _SEARCH = 40
 
 
-@_compiled
+@processors.compiled
 def logits(starts, columns, weights, ids, values, lengths, out):
   """Writes the logits `out [N, R]` of one block."""
   for n in range(len(ids)):
@@ -39,7 +27,7 @@ def logits(starts, columns, weights, ids, values, lengths, out):
     )
 
 
-@_compiled
+@processors.compiled
 def add_outer(starts, columns, weights, ids, values, lengths, grad, scale):
   """Adds the gradient of one block, `grad [N, R]`, to its weights."""
   for n in range(len(ids)):
@@ -52,7 +40,7 @@ def add_outer(starts, columns, weights, ids, values, lengths, grad, scale):
         weight[i] += x * grad[n, column[i]]
 
 
-@_compiled
+@processors.compiled
 def step_by_example(
   starts,
   columns,
@@ -175,7 +163,7 @@ def step_by_example(
   return loss
 
 
-@_compiled
+@processors.compiled
 def _add_products(starts, columns, weights, ids, values, length, z):
   """Adds the weights of an example's pairs to `z [R]`; returns their number."""
   count = 0
@@ -188,7 +176,7 @@ def _add_products(starts, columns, weights, ids, values, length, z):
   return count
 
 
-@_compiled
+@processors.compiled
 def _first_not_below(column, row, low):
   """The first place from `low` on whose column is not below a row."""
   high = len(column)
