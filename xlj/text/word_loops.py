@@ -42,8 +42,12 @@ def split(points, starts, kinds, out, begins, rows):
   for row in range(len(starts) - 1):
     rows[row] = num
     inside = OTHER  # what the word is made of, if there is one
-    for i in range(starts[row], starts[row + 1]):
-      kind = kinds[points[i]]
+    for i in range(starts[row], starts[row + 1] + 1):
+      kind = OTHER  # also what is after the end
+      if i < starts[row + 1]:
+        kind = kinds[points[i]]
+      if kind == MARK and inside == OTHER:
+        continue
       if kind != MARK:
         if inside != OTHER and (kind != LETTER or inside != LETTER):
           out[at] = _SPACE
@@ -55,12 +59,7 @@ def split(points, starts, kinds, out, begins, rows):
           begins[num] = at
           num += 1
         inside = kind
-      elif inside == OTHER:
-        continue
       out[at] = points[i]
-      at += 1
-    if inside != OTHER:
-      out[at] = _SPACE
       at += 1
   rows[-1] = num
   begins[num] = at
@@ -68,13 +67,19 @@ def split(points, starts, kinds, out, begins, rows):
 
 
 @processors.compiled
-def list_ngrams(points, begins, rows, words, chars, first, last, hashes, ends):
+def list_ngrams(
+  points, begins, rows, kinds, words, chars, first, last, hashes, ends
+):
   """Lists the n-grams of each text, and returns how many there are.
+
+  Two words that stand alone by script, one after the other, are an n-gram too
+  where single words are.
 
   Args:
     points: uint32 [n], words as `split` writes them.
     begins: int64 [W + 1].
     rows: int64 [R + 1].
+    kinds: uint8 [0x110000], as for `split`.
     words: lengths of n-grams of words, lowest and highest; 0 for none.
     chars: lengths of n-grams of characters; a shorter word is one n-gram.
     first: int64 [E], gets where each n-gram begins.
@@ -89,7 +94,12 @@ def list_ngrams(points, begins, rows, words, chars, first, last, hashes, ends):
     for word in range(rows[row], stop):
       # All that begin here are the beginning of the longest.
       hashed, at = _OF_WORDS, begins[word]
-      for other in range(word, min(word + words[1], stop)):
+      high = words[1]
+      if high == 1 and word + 1 < stop:
+        pair = points[begins[word]], points[begins[word + 1]]
+        if kinds[pair[0]] == ALONE and kinds[pair[1]] == ALONE:
+          high = 2
+      for other in range(word, min(word + high, stop)):
         end = begins[other + 1] - 1
         while at < end:
           hashed = (hashed ^ np.uint64(points[at])) * _PRIME
@@ -184,7 +194,8 @@ def look_up(
       end = starts[num] + length
       if num == len(known) or 2 * num >= len(slots) or end > len(terms):
         return e, num
-      terms[starts[num] : end] = points[first[e] : last[e]]
+      for i in range(length):
+        terms[starts[num] + i] = points[first[e] + i]
       starts[num + 1], known[num], slots[slot] = end, hashes[e], num
       found = num
       num += 1

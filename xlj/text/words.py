@@ -288,14 +288,14 @@ class _Block:
     rows = np.empty(len(starts), np.int64)
     size, num = word_loops.split(points, starts, kinds, out, begins, rows)
     words, chars = options.ngrams, options.char_ngrams
-    most = num * (words[1] - words[0] + 1) if words[1] else 0
+    most = num * max(words[1] - words[0] + 1, 2) if words[1] else 0
     if chars[1]:
       most += (size + num) * (chars[1] - chars[0] + 1)
     first, last = np.empty((2, most), np.int64)
     hashes = np.empty(most, np.uint64)
     self.ends = np.empty(len(starts), np.int64)  # [N + 1]
     num = word_loops.list_ngrams(
-      out, begins, rows, words, chars, first, last, hashes, self.ends
+      out, begins, rows, kinds, words, chars, first, last, hashes, self.ends
     )
     self.points = out
     self.first, self.last, self.hashes = first[:num], last[:num], hashes[:num]
