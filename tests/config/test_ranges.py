@@ -21,6 +21,7 @@ FREE = {
   "eval.metric",
   "head.loss",
   "head.order",
+  "text.pretrained",
   "train.start_from",
 }
 WRONG = {

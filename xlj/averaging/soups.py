@@ -363,6 +363,7 @@ def _scorer(
       data_dir=data_dir,
       num_features=run.num_features,
       num_labels=run.num_ids,
+      encoding=run.run.encoding,
     )
   else:
     data, rows = _held_out(workdir, config, data_dir)
@@ -425,4 +426,5 @@ def _run(
     facts,
     names,
     label_corrections.LabelCorrections.load(workdir, first.step),
+    encoding=run_directory.encoding(workdir, config),
   )

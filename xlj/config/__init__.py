@@ -26,6 +26,7 @@ from xlj.config import neighbours
 from xlj.config import optim
 from xlj.config import options
 from xlj.config import remedies
+from xlj.config import text
 from xlj.config import training
 
 VERSION = 3  # of what is saved; 1 was not said
@@ -66,7 +67,7 @@ Measured = data.Measured
 family_reason = families.reason
 
 # In the order in which open fields are decided.
-PARTS = (data, encoders, heads, remedies, optim, training, neighbours)
+PARTS = (data, text, encoders, heads, remedies, optim, training, neighbours)
 SWITCHES = sum((part.SWITCHES for part in PARTS), ())
 CHOICES: dict[str, Sequence[str]] = {"family": families.FAMILIES}
 RANGES: checks.Ranges = {"seed": checks.Range(0)}
@@ -247,7 +248,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(
         f"{name} is {values[name]!r}, which {why} does not read; leave it out"
       )
-  for part in (data, encoders, heads, remedies, training, neighbours):
+  for part in (data, text, encoders, heads, remedies, training, neighbours):
     part.check(config)
 
 

@@ -19,7 +19,11 @@ _OPEN = {
 }
 
 # What runs do that do not say whether they do more.
-WITHOUT = {"neighbours.count": 0}
+WITHOUT = {
+  "neighbours.count": 0,
+  "data.text": "",
+  "encoder.init": "normal",
+}
 
 
 def renamed(saved: dict[str, Any], version: int) -> dict[str, Any]:

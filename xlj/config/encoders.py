@@ -29,6 +29,7 @@ def fields() -> options.Fields:
     "encoder.feature_dropout": 0.0,
     "encoder.embedding_dropout": auto(float),
     "encoder.hidden_dropout": 0.0,
+    "encoder.init": auto(str),  # of the bag: "normal" or "identity"
     "encoder.init_scale": 0.3,  # standard deviation of the bag at the start
     # Of the features, for the encoder alone
     "encoder.input_scale": auto(float),
@@ -98,6 +99,7 @@ def rules(
     "encoder.activation": activation,
     "encoder.embedding_dropout": dropout,
     "encoder.scale": scale,
+    "encoder.init": "normal",
     **ENCODERS[config.encoder.type].rules(config, facts),
   }
 
@@ -140,10 +142,21 @@ def _make_bag(
     embedding_dropout=encoder.embedding_dropout,
     hidden_dropout=encoder.hidden_dropout,
     std=encoder.init_scale / (encoder.input_scale * data.feature_norm),
+    identity=encoder.init == "identity",
     input_scale=encoder.input_scale,
     scale=encoder.scale,
     rngs=rngs,
   )
+
+
+def _check_bag(config: ml_collections.ConfigDict) -> None:
+  """Refuses a start at the identity where there is none."""
+  width, dim = config.data.num_features, config.encoder.dim
+  if config.encoder.init == "identity" and width != dim:
+    raise checks.ConfigError(
+      f"encoder.init is 'identity', encoder.dim {dim} and features are {width}"
+      " wide; set encoder.dim to that, or encoder.init=normal"
+    )
 
 
 def _make_images(
@@ -217,8 +230,10 @@ ENCODERS = {
       "encoder.hidden",
       "encoder.activation",
       "encoder.hidden_dropout",
+      "encoder.init",
       "encoder.init_scale",
     ),
+    check=_check_bag,
   ),
   "resnet": options.Option(
     _make_images,
@@ -235,6 +250,7 @@ ENCODERS = {
 }
 CHOICES = {
   "encoder.type": tuple(ENCODERS),
+  "encoder.init": ("normal", "identity"),
   # Functions of `jax.nn` of one number; "" for none.
   "encoder.activation": (
     *("", "relu", "gelu", "silu", "swish", "tanh", "sigmoid", "elu", "selu"),

@@ -38,6 +38,7 @@ class DataFacts:
     kind: "binary", "counts", "weighted", "normalised" or "dense".
     fingerprint: Hash of the training files.
     image: Height, width and channels where rows are images; else nothing.
+    text: What is read of texts, as `data.text` says; "" without any.
   """
 
   num_rows: int
@@ -49,6 +50,7 @@ class DataFacts:
   kind: str
   fingerprint: str
   image: tuple[int, ...] = ()
+  text: str = ""
 
 
 def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:

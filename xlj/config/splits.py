@@ -8,6 +8,7 @@ from absl import logging
 import ml_collections
 
 from xlj import config as config_lib
+from xlj.config import text
 from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import names as names_lib
@@ -15,6 +16,7 @@ from xlj.data import numbering as numbering_lib
 from xlj.data import store
 from xlj.data import tokens
 from xlj.synthetic import generated
+from xlj.text import features as features_lib
 
 NAMES_FILE = "labels.txt"  # of a run
 FEATURES_FILE = "feature_names.txt"  # likewise
@@ -28,6 +30,7 @@ def open_split(
   num_features: int | None = None,
   num_labels: int | None = None,
   numbering: numbering_lib.Numbering | None = None,
+  encoding: features_lib.Encoding | None = None,
 ) -> store.Split:
   """Opens a split of the data of a config.
 
@@ -41,6 +44,7 @@ def open_split(
     num_labels: Likewise of label ids; but others stay, as nothing that the
       model can find, and `data.num_ids` counts if there are any.
     numbering: Of the ids of that model; by default of the training split.
+    encoding: Of the texts of that model; likewise.
 
   Returns:
     The split.
@@ -77,6 +81,7 @@ def open_split(
   found = _read(
     *(config, directory, split, num_features, num_labels, scored),
     numbering=numbering,
+    encoding=encoding,
   )
   if not scored:
     return _as_stated(found, config, directory, split)
@@ -91,6 +96,7 @@ def check_others(
   num_features: int,
   num_labels: int,
   numbering: numbering_lib.Numbering | None = None,
+  encoding: features_lib.Encoding | None = None,
 ) -> None:
   """Reads the splits that training does not, to find faults before it starts.
 
@@ -99,6 +105,7 @@ def check_others(
     num_features: The number of features of the training split.
     num_labels: Likewise of label ids.
     numbering: Of its ids, with `data.renumber`.
+    encoding: Of its texts.
 
   Raises:
     DataError: If there is such a split, and it is not right.
@@ -108,7 +115,11 @@ def check_others(
   if data.generator.rows:
     return
   for split in discover.SPLITS:
-    if split == "train" or not discover.has_split(data.dir, split):
+    if split == "train":
+      continue
+    if encoding is None and not discover.has_split(data.dir, split):
+      continue
+    if encoding is not None and not text.has_split(config, split):
       continue
     logging.info("Looking at the %s split before training starts", split)
     try:
@@ -118,6 +129,7 @@ def check_others(
         beyond=True,
         verify=False,
         numbering=numbering,
+        encoding=encoding,
       )
     except store.DataError as error:
       error.add_hint(
@@ -164,6 +176,8 @@ def label_names(
     return None
   if data.context:
     return tokens.words(data.dir)
+  if text.kind(config):
+    return text.documents(config, data.dir, "train").label_names
   if numbering is None:
     return store.label_names(data.dir, num_ids)
   names, largest = store.label_names(data.dir), int(numbering.labels[-1])
@@ -192,6 +206,8 @@ def feature_names(
   """
   data, count = config.data, config.data.num_features
   path, own = None, False
+  if text.kind(config):  # A run's featurizer has them.
+    return None
   if workdir is not None and keeps_names(config, workdir):
     path = workdir / FEATURES_FILE
     own = path.exists()
@@ -227,23 +243,27 @@ def _read(
   beyond: bool = False,
   verify: bool = True,
   numbering: numbering_lib.Numbering | None = None,
+  encoding: features_lib.Encoding | None = None,
 ) -> store.Split:
   """Opens a split of files, as the config says how they are read."""
   data = config.data
-  found = store.open_split(
-    directory,
-    split,
-    cache_dir=data.cache_dir or None,
-    num_features=num_features,
-    num_labels=num_labels,
-    beyond=beyond,
-    column=data.split,
-    context=data.context,
-    renumber=data.renumber,
-    numbering=numbering,
-    **reading(config),
-    verify=data.verify and verify,
-  )
+  if text.kind(config):
+    found = text.open_split(config, directory, split, encoding)
+  else:
+    found = store.open_split(
+      directory,
+      split,
+      cache_dir=data.cache_dir or None,
+      num_features=num_features,
+      num_labels=num_labels,
+      beyond=beyond,
+      column=data.split,
+      context=data.context,
+      renumber=data.renumber,
+      numbering=numbering,
+      **reading(config),
+      verify=data.verify and verify,
+    )
   for note in found.notes:
     logging.warning("%s", note)
   return found

@@ -52,23 +52,49 @@ def open_entry(
   places = cache.roots(sources[0].parent, cache_dir)
   hashes = [cache.content_hash(path, places) for path in sources]
   name = key([digest for digest, _ in hashes])
+  found, written = open_in(places, name, write, load)
+  if written is not None:
+    for path, (_, stamp) in zip(sources, hashes):
+      cache.write_stamp(written, path, stamp)
+  return found
+
+
+def open_in(
+  places: Sequence[pathlib.Path],
+  name: str,
+  write: Callable[[pathlib.Path], dict[str, Any]],
+  load: Callable[[pathlib.Path, dict[str, Any]], _T],
+) -> tuple[_T, pathlib.Path | None]:
+  """Opens an entry of that name; makes it if nobody has.
+
+  Args:
+    places: where it may be.
+    name: of the entry.
+    write: as of `open_entry`.
+    load: likewise.
+
+  Returns:
+    What `load` returns, and the place that it has just been written in, if so.
+
+  Raises:
+    DataError: as `open_entry`.
+    OSError: likewise.
+  """
   for place in places:
     found = _load(place / name, load)
     if found is not None:
-      return found
+      return found, None
   place = cache.writable(places)
   with cache.alone(place / name):
     found = _load(place / name, load)  # another one may have written it
     if found is not None:
-      return found
+      return found, None
     with cache.new_entry(place / name) as directory:
       cache.write_meta(directory, write(directory))
-  for path, (_, stamp) in zip(sources, hashes):
-    cache.write_stamp(place, path, stamp)
   found = _load(place / name, load)
   if found is None:
     raise errors.DataError(place / name, "no entry", "what was just written")
-  return found
+  return found, place
 
 
 def arrays(entry: pathlib.Path, meta: dict[str, Any]) -> dict[str, np.ndarray]:

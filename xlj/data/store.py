@@ -74,6 +74,10 @@ class Split:
     image: (height, width, channels) where each row is an image; else nothing.
     numbering: of ids that are too large for columns; None if they are not.
     notes: what there is to say of ids that a model does not know.
+    encoding: of texts, that made the features (see `xlj.text.features`); None
+      where rows are no texts.
+    label_texts: a text for each label, empty where there is none; None if no
+      label has one.
   """
 
   features: csr_lib.Csr | np.ndarray | ComputedRows
@@ -86,6 +90,8 @@ class Split:
   image: tuple[int, ...] = ()
   notes: tuple[str, ...] = ()
   numbering: numbering_lib.Numbering | None = None
+  encoding: Any = None
+  label_texts: Sequence[str] | None = None
 
   def check(self) -> None:
     """Raises as soon as damage of the arrays has been found; costs nothing.

@@ -34,6 +34,7 @@ class BagEncoder(nnx.Module):
     embedding_dropout: float = 0.0,
     hidden_dropout: float = 0.0,
     std: float | None = None,
+    identity: bool = False,
     input_scale: float = 1.0,
     scale: float = 0.0,
     rngs: nnx.Rngs,
@@ -49,6 +50,8 @@ class BagEncoder(nnx.Module):
       embedding_dropout: Dropout rate on the embedding that is returned.
       hidden_dropout: Dropout rate after every hidden activation.
       std: Standard deviation of the initial table; default `1 / sqrt(dim)`.
+      identity: Start at the identity instead, which embeds dense features of
+        width D as they are.
       input_scale: Factor on the features.
       scale: If positive, embeddings are normalised to unit length and
         multiplied by a trained scale that starts here (cosine logits).
@@ -56,7 +59,9 @@ class BagEncoder(nnx.Module):
     """
     std = dim**-0.5 if std is None else std
     self.table = nnx.Param(
-      std * jax.random.normal(rngs.params(), (num_features, dim))
+      jnp.eye(num_features, dim)
+      if identity
+      else std * jax.random.normal(rngs.params(), (num_features, dim))
     )
     # The logarithm, so that Adam changes the scale by a share of itself; of a
     # strong type, or steps would be compiled again when it becomes one.

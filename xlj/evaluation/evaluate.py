@@ -68,6 +68,7 @@ def evaluate(
     num_features=run.num_features,
     num_labels=run.num_ids,
     numbering=run.run.numbering,
+    encoding=run.run.encoding,
   )
   logging.info(
     "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step

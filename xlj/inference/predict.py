@@ -20,8 +20,10 @@ from xlj.data import formats
 from xlj.data import images
 from xlj.data import names as names_lib
 from xlj.data import npy
+from xlj.documents import formats as documents
 from xlj.inference import label_files
 from xlj.inference import predictor
+from xlj.text import features as features_lib
 
 STDOUT = "-"
 ON_ERROR = ("stop", "skip")
@@ -159,6 +161,8 @@ def _blocks(
   run: predictor.Predictor, path: str, beyond: checks.Beyond
 ) -> Iterator[formats.Rows | formats.DataError]:
   """The rows of a file, or images."""
+  if run.run.encoding is not None:
+    return _texts(run.run.encoding.featurizer, path)
   shape = tuple(run.config.encoder.image or ())
   if os.path.isdir(path) or path.lower().endswith(images.ENDINGS):
     if not shape:
@@ -181,6 +185,17 @@ def _blocks(
     numbers=None if numbering is None else numbering.numbers(),
     **splits.reading(run.config),
   )
+
+
+def _texts(
+  featurizer: features_lib.Featurizer, path: str
+) -> Iterator[formats.Rows | formats.DataError]:
+  """The texts of a file, as features."""
+  for block in documents.stream(path):
+    if isinstance(block, formats.DataError):
+      yield block
+    else:
+      yield formats.Rows(featurizer(block.texts), None)
 
 
 def _told(error: ValueError, count: int, path: str) -> ValueError:

@@ -25,6 +25,7 @@ from xlj.model import label_choice
 from xlj.model import model as model_lib
 from xlj.model import neighbours as neighbours_lib
 from xlj.runs import directory
+from xlj.text import words as words_lib
 
 DEFAULT_K = 5
 _OVERFLOW = (
@@ -122,6 +123,11 @@ class Predictor:
   @functools.cached_property
   def feature_names(self) -> list[str] | None:
     """Names by feature id; None if the data had none for each feature."""
+    if self.run.encoding is not None:
+      made = self.run.encoding.featurizer
+      if isinstance(made, words_lib.Words) and not made.options.hashed:
+        return made.feature_names()
+      return None
     return splits.feature_names(self.config, self.workdir)
 
   def names(self, ids: Any) -> Any:
@@ -184,10 +190,11 @@ class Predictor:
     As one of several processes, all of them have to ask the same.
 
     Args:
-      features: n examples with raw features, as in the data files: a sparse
-        matrix of SciPy (of at most F columns) or `xlj.data.csr`, an array,
-        table or lists `[n, F]`, images `[n, H, W, C]`, or for each example a
-        dict from feature id to value; also from a generator.
+      features: n texts, if the run was trained on texts; or n examples with
+        raw features, as in the data files: a sparse matrix of SciPy (of at most
+        F columns) or `xlj.data.csr`, an array, table or lists `[n, F]`, images
+        `[n, H, W, C]`, or for each example a dict from feature id to value;
+        also from a generator.
       k: How many labels, at most the number of labels; by default `DEFAULT_K`,
         or all where there are fewer.
       exclude: Labels not to be returned, such as what a user has already: ids
@@ -372,6 +379,8 @@ class Predictor:
     """As `batches`, before they are on the devices."""
     if self.run.numbering is not None:
       features = examples.numbered(features, self.run.numbering)
+    if self.run.encoding is not None:
+      features = examples.of_texts(features, self.run.encoding.featurizer)
     return batches.of_features(
       self.config, features, self.weighting, self.mesh.size
     )

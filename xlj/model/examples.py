@@ -20,6 +20,8 @@ import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
+from xlj.documents import rows as documents
+from xlj.text import features as features_lib
 
 Features = (
   csr_lib.Csr
@@ -123,6 +125,47 @@ def numbered(
       total - left,
     )
   return found
+
+
+def of_texts(features: Any, featurizer: features_lib.Featurizer) -> Any:
+  """The features of examples that are texts; others are left as they are.
+
+  Args:
+    features: n texts in a list or any other sequence, dicts with a "text" and
+      perhaps a "title", or examples of numbers.
+    featurizer: Of the run.
+
+  Returns:
+    `[n, F]`, or `features`.
+
+  Raises:
+    ValueError: Some are texts, and some are not.
+  """
+  if isinstance(features, str):
+    raise ValueError("the features are one text; give a list of them: [text]")
+  if isinstance(features, csr_lib.Csr) or scipy.sparse.issparse(features):
+    return features
+  if hasattr(features, "to_list"):  # a column of pandas or polars
+    features = features.to_list()
+  if getattr(features, "dtype", np.dtype(object)).kind in "buif":
+    return features
+  if not isinstance(features, Iterable):
+    return features
+  rows = [
+    documents.text_of(row)
+    if isinstance(row, Mapping) and "text" in row
+    else row
+    for row in features
+  ]
+  if rows and not any(isinstance(row, str) for row in rows):
+    return rows
+  for i, row in enumerate(rows):
+    if not isinstance(row, str):
+      raise ValueError(
+        f"row {i} of the features is {_name(row)}; give texts, as row"
+        f" {next(i for i, r in enumerate(rows) if isinstance(r, str))} is"
+      )
+  return featurizer(rows)
 
 
 def _of_any(

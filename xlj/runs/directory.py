@@ -26,6 +26,7 @@ from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.checkpoint import trees as trees_lib
 from xlj.config import splits
+from xlj.config import text
 from xlj.data import label_order
 from xlj.data import names as names_lib
 from xlj.data import numbering as numbering_lib
@@ -35,6 +36,7 @@ from xlj.report import machine
 from xlj.report import report
 from xlj.runs import label_corrections
 from xlj.runs import ownership
+from xlj.text import features as features_lib
 
 ORDER_FILE = "label_order.txt"  # if labels were edited, or a file gave it
 WHICH = ("best", "last")
@@ -56,6 +58,7 @@ class Run:
       corrections, to who needs them.
     corrections: Labels that training has made positives.
     numbering: Of the ids of features and labels, with `data.renumber`.
+    encoding: Of texts, if it was trained on texts.
   """
 
   workdir: Path
@@ -70,6 +73,7 @@ class Run:
     default_factory=label_corrections.LabelCorrections
   )
   numbering: numbering_lib.Numbering | None = None
+  encoding: features_lib.Encoding | None = None
 
   @property
   def num_labels(self) -> int:
@@ -289,7 +293,31 @@ def load(
   if config.data.renumber:
     numbering = numbering_lib.Numbering.load(workdir)
     run = dataclasses.replace(run, numbering=numbering)
-  return run
+  return dataclasses.replace(run, encoding=encoding(workdir, config))
+
+
+def encoding(
+  workdir: Path, config: ml_collections.ConfigDict
+) -> features_lib.Encoding | None:
+  """What a run has learned of texts.
+
+  Args:
+    workdir: The run's directory.
+    config: Its config.
+
+  Returns:
+    The encoding; None if it was not trained on texts.
+
+  Raises:
+    DataError: A file of it is missing, or not as it was written.
+  """
+  if not config.data.text:
+    return None
+  names = splits.label_names(config, workdir)
+  featurizer = text.load(config, workdir)
+  return features_lib.Encoding(
+    config.data.text, featurizer, names, config_lib.num_ids(config)
+  )
 
 
 def order_of(
@@ -343,6 +371,7 @@ def claim(
   order: label_order.LabelOrder,
   names: list[str] | None,
   numbering: numbering_lib.Numbering | None = None,
+  featurizer: features_lib.Featurizer | None = None,
 ) -> None:
   """Makes a directory that of a run, or checks that it is of the same.
 
@@ -354,6 +383,7 @@ def claim(
     order: Which label has which row.
     names: Of all ids, if there are any.
     numbering: Of the ids, with `data.renumber`.
+    featurizer: Of texts, if those are the data.
 
   Raises:
     ConfigError: It is that of a run with another config.
@@ -368,7 +398,7 @@ def claim(
     return
   workdir.mkdir(parents=True, exist_ok=True)
   features = splits.feature_names(config)
-  _begin(workdir, config, order, names, numbering, features)
+  _begin(workdir, config, order, names, numbering, features, featurizer)
 
 
 @contextlib.contextmanager
@@ -426,7 +456,9 @@ def write(
   if config.neighbours.count:
     neighbours(run.workdir, config).save(output)
   features = splits.feature_names(config, run.workdir)
-  _begin(output, config, run.order, run.names, run.numbering, features)
+  featurizer = None if run.encoding is None else run.encoding.featurizer
+  about = run.numbering, features, featurizer
+  _begin(output, config, run.order, run.names, *about)
 
 
 def _begin(
@@ -436,6 +468,7 @@ def _begin(
   names: list[str] | None,
   numbering: numbering_lib.Numbering | None,
   features: list[str] | None,
+  featurizer: features_lib.Featurizer | None,
 ) -> None:
   """Writes what every run has; the config, which makes it one, is last."""
   if config.head.order not in config_lib.ORDERS:
@@ -444,6 +477,8 @@ def _begin(
     names_lib.write_names(workdir / splits.NAMES_FILE, names)
   if numbering is not None:
     numbering.save(workdir)
+  if featurizer is not None:
+    featurizer.save(workdir)
   if features is not None and splits.keeps_names(config, workdir):
     names_lib.write_names(workdir / splits.FEATURES_FILE, features)
   facts = json.dumps(machine.facts(jax.devices()), indent=2)

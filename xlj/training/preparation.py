@@ -24,6 +24,7 @@ from xlj.data import weighting as weighting_lib
 from xlj.model import neighbours as neighbours_lib
 from xlj.ops import layout as layout_lib
 from xlj.runs import directory
+from xlj.text import features as features_lib
 from xlj.training import room
 
 _SAMPLE_ROWS = 4096  # that the size of features is taken from
@@ -90,7 +91,11 @@ def prepare(
     ConfigError: If the config cannot be run.
     DataError: If the data are not right, or have no features.
   """
-  split = splits.open_split(config)
+  was = begun = None if workdir is None else directory.begun(workdir)
+  encoding = None
+  if workdir is not None and was is not None:
+    encoding = directory.encoding(workdir, was)
+  split = splits.open_split(config, encoding=encoding)
   if not split.num_features:
     raise store.DataError(
       split.name,
@@ -117,7 +122,6 @@ def prepare(
     )
 
   asked = config.train
-  was = begun = None if workdir is None else directory.begun(workdir)
   own = None if begun is None else workdir
   names = splits.label_names(
     config, own, config.data.num_ids or split.num_labels, split.numbering
@@ -134,6 +138,7 @@ def prepare(
     split.num_features,
     config.data.num_ids or split.num_labels,
     split.numbering,
+    split.encoding,
   )
   config = config_lib.resolve(config, about, measure, begun)
   if workdir is None or was is None:
@@ -204,6 +209,27 @@ def neighbours(
     data.order.known(data.split.labels.take(data.rows)),
     **config.neighbours,
   )
+
+
+def of_label_texts(data: Data) -> Data:
+  """The texts of labels as if they were the training rows.
+
+  Args:
+    data: Of training on texts.
+
+  Returns:
+    The data, with a row for each label that has a text.
+
+  Raises:
+    ConfigError: No label has one.
+  """
+  split = features_lib.label_split(data.split)
+  if split is None:
+    raise config_lib.ConfigError(
+      "head.init is 'label_text', and no label has a text: add labels.jsonl of"
+      ' {"label": ..., "text": ...} to the data, or set head.init=centroid'
+    )
+  return dataclasses.replace(data, split=split, rows=np.arange(split.num_rows))
 
 
 def find_pairs(
@@ -335,4 +361,5 @@ def facts(split: store.Split) -> config_lib.DataFacts:
     kind=statistics.feature_kind(features),
     fingerprint=split.fingerprint,
     image=split.image,
+    text=split.encoding.kind if split.encoding else "",
   )

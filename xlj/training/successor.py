@@ -83,7 +83,8 @@ def _write(
   if before.head.order != "none":  # Otherwise no ids are kept.
     config.data.num_ids = run.num_ids
     config.head.order = directory.ORDER_FILE
-  split = splits.open_split(config)
+  encoding = directory.encoding(source, before)
+  split = splits.open_split(config, encoding=encoding)
   about = preparation.facts(split)
   if config.data.num_ids:
     about = dataclasses.replace(about, num_labels=run.num_labels)

@@ -97,8 +97,11 @@ def _train(
     data.order.fingerprint(),
     "give all the same software, or name a file in head.order",
   )
-  numbering = data.split.numbering
-  directory.claim(workdir, config, data.order, data.names, numbering)
+  split = data.split
+  directory.claim(
+    *(workdir, config, data.order, data.names, split.numbering),
+    None if split.encoding is None else split.encoding.featurizer,
+  )
   probe.probe(directory.checkpoints(workdir, config))
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
@@ -155,7 +158,11 @@ def _start(
       model.start_with, out_shardings=model.shardings(), donate_argnums=0
     )
     state = start(state, *first_stage.load(config))
-  if config.head.init == "centroid" or "memory" in model.head.can:
+  if config.head.init == "label_text":
+    logging.info("Starting at the texts of the labels")
+    data = preparation.of_label_texts(data)
+    state = _centring(model, config, data, model.start_at_centroids)(state)
+  elif config.head.init == "centroid" or "memory" in model.head.can:
     logging.info("Starting at the centroids of the labels' examples")
     state = _centring(model, config, data, model.start_at_centroids)(state)
   return state, frozenset()

@@ -57,7 +57,7 @@ def fields() -> options.Fields:
   auto = config_dict.placeholder
   return {
     "head.cosine": auto(bool),  # label rows count by their direction alone
-    "head.init": auto(str),  # "normal" or "centroid"
+    "head.init": auto(str),  # "normal", "centroid" or "label_text"
     "head.use_bias": auto(bool),  # whether labels have a bias
     "head.prior_bias": auto(bool),  # biases start at the labels' log odds
     "head.bias": auto(float),  # where they start otherwise
@@ -157,6 +157,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       f"head.blocks is {config.head.blocks} for {config.data.num_labels}"
       f" labels; give at most {most}"
+    )
+  if config.head.init == "label_text" and not config.data.text:
+    raise checks.ConfigError(
+      "head.init is 'label_text', and the data are no texts (data.text); use"
+      " 'centroid'"
     )
   if config.head.wide and config.data.dense:
     raise checks.ConfigError(
@@ -360,7 +365,7 @@ OPTION = options.Option(
   check=_check,
 )
 CHOICES = {
-  "head.init": ("normal", "centroid"),
+  "head.init": ("normal", "centroid", "label_text"),
   "head.dtype": row_format.DTYPES,
   "head.rounding": row_optimizer.ROUNDINGS,
   "head.correction": row_optimizer.CORRECTIONS,

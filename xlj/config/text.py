@@ -1,0 +1,242 @@
+"""What is read of texts: `data.text`, and the section `text`."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from xlj.config import checks
+from xlj.config import families
+from xlj.config import options
+from xlj.data import discover
+from xlj.data import store
+from xlj.documents import store as documents_lib
+from xlj.text import features as features_lib
+from xlj.text import tokens as tokens_lib
+from xlj.text import words as words_lib
+
+_OF_WORDS = tuple(
+  f"text.words.{field.name}" for field in dataclasses.fields(words_lib.Options)
+)
+_OF_TOKENS = ("text.pretrained", "text.max_length")
+_READS = {
+  "": (),
+  "words": _OF_WORDS,
+  "tokens": (*_OF_TOKENS, "text.num_tokens"),
+}
+CHOICES = {"data.text": tuple(_READS)}
+SWITCHES = (options.by_name("data.text", _READS),)
+
+
+def fields() -> options.Fields:
+  """All fields, with None for "decide from the data"."""
+  return {
+    # What is read of texts: "words" (how often each occurs) or "tokens" (in
+    # order, for an encoder of texts); "" where rows are no texts
+    "data.text": config_dict.placeholder(str),
+    # Of the training texts, that are the test split, by the hash of each
+    "data.test_share": 0.0,
+    # Directory of a pretrained encoder: config.json, tokenizer.json and
+    # model.safetensors; empty: tokens are learned from the texts
+    "text.pretrained": "",
+    "text.max_length": 128,  # most tokens of a text, special ones included
+    "text.num_tokens": 16_384,  # to learn
+    # Of words; see xlj.text.words
+    "text.words.ngrams": (1, 1),  # lengths in words; (0, 0) for none
+    "text.words.char_ngrams": (0, 0),  # in characters of a word; likewise
+    "text.words.min_df": 1,  # fewest training texts that have it
+    "text.words.max_df": 1.0,  # greatest share of them that has it
+    "text.words.max_features": 0,  # the most frequent ones; 0 for all
+    "text.words.hashed": 0,  # into that many features; 0 for a vocabulary
+    "text.words.lowercase": True,
+  }
+
+
+RANGES: checks.Ranges = {
+  "data.test_share": checks.RATE,
+  "text.max_length": checks.Range(1, 2**20),
+  "text.num_tokens": checks.Range(259),
+  "text.words.ngrams": checks.Range(0, 16),
+  "text.words.char_ngrams": checks.Range(0, 16),
+  "text.words.min_df": checks.Range(1),
+  "text.words.max_df": checks.Range(0, 1, above=True),
+  "text.words.max_features": checks.Range(0),
+  "text.words.hashed": checks.Range(0),
+}
+
+
+def rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  """Values for fields that are left open: what the data are is known."""
+  found: options.Fields = {"data.text": facts.text}
+  if facts.text == "tokens":  # Their order is what counts.
+    found |= {"data.weighting": "none", "data.l2": False}
+  return found
+
+
+def kind(config: ml_collections.ConfigDict) -> str:
+  """What is read of the texts of a config's data.
+
+  Args:
+    config: Resolved or not; features in files come before texts.
+
+  Returns:
+    One of `data.text`; "" if there are none.
+  """
+  data = config.data
+  if data.text is not None:
+    return data.text
+  if data.generator.rows or data.context or not data.dir:
+    return ""
+  if discover.has_split(data.dir, "train"):
+    return ""
+  return "words" if documents_lib.has_documents(data.dir, "train") else ""
+
+
+def has_split(config: ml_collections.ConfigDict, split: str) -> bool:
+  """Whether the texts of a config's data have a split."""
+  if split == "test" and config.data.test_share:
+    return True
+  return documents_lib.has_documents(config.data.dir, split)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that cannot be used.
+
+  Raises:
+    ConfigError: Naming the field.
+  """
+  if config.data.text == "words":
+    _word_options(config)
+  if not config.data.text:
+    return
+  for name, off in (("context", 0), ("renumber", False)):
+    if config.data[name] != off:
+      raise checks.ConfigError(
+        f"data.{name} is {config.data[name]}, and the data are texts"
+        f" (data.text={config.data.text!r}); leave it out"
+      )
+
+
+def documents(
+  config: ml_collections.ConfigDict,
+  directory: str | Path,
+  split: str,
+  encoding: features_lib.Encoding | None = None,
+) -> documents_lib.Documents:
+  """The texts and labels of a split.
+
+  Args:
+    config: A config.
+    directory: Of the data.
+    split: Which.
+    encoding: Of a run, whose labels count; by default the training split's.
+
+  Returns:
+    The documents.
+
+  Raises:
+    DataError: They are missing, or not right.
+  """
+  return documents_lib.open_documents(
+    directory,
+    split,
+    cache_dir=config.data.cache_dir or None,
+    names=None if encoding is None else encoding.label_names,
+    num_labels=None if encoding is None else encoding.num_labels,
+    holdout=config.data.test_share,
+    duplicates="first" if config.data.duplicates == "first" else "refuse",
+    verify=config.data.verify,
+  )
+
+
+def open_split(
+  config: ml_collections.ConfigDict,
+  directory: str | Path,
+  split: str,
+  encoding: features_lib.Encoding | None = None,
+) -> store.Split:
+  """What a model reads of the texts of a split.
+
+  Args:
+    config: A config, of whose data `kind` is not "".
+    directory: Of the data.
+    split: Which.
+    encoding: Of a run; by default that of the training split.
+
+  Returns:
+    The split.
+
+  Raises:
+    DataError: The texts are missing, or not right.
+  """
+  if encoding is None:
+    found = documents(config, config.data.dir, "train")
+    encoding = features_lib.Encoding(
+      kind(config), _fitted(config, found), found.label_names, found.num_labels
+    )
+    if split == "train" and Path(directory) == Path(config.data.dir):
+      return features_lib.open_split(found, encoding)
+  found = documents(config, directory, split, encoding)
+  return features_lib.open_split(found, encoding)
+
+
+def load(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> features_lib.Featurizer:
+  """The featurizer that a run has.
+
+  Args:
+    config: Its config.
+    workdir: Its directory.
+
+  Returns:
+    The featurizer.
+
+  Raises:
+    DataError: It is missing, or not as it was written.
+  """
+  return _loader(config)(workdir)
+
+
+def _loader(config: ml_collections.ConfigDict) -> Any:
+  """What reads the featurizer from a directory."""
+  return {"words": words_lib.Words, "tokens": tokens_lib.Tokens}[
+    kind(config)
+  ].load
+
+
+def _fitted(
+  config: ml_collections.ConfigDict, found: documents_lib.Documents
+) -> features_lib.Featurizer:
+  """The featurizer of the training split."""
+  text = config.text
+  if kind(config) == "words":
+    words = _word_options(config)
+    make = functools.partial(words_lib.fit, options=words)
+    what: Any = dataclasses.asdict(words)
+  elif text.pretrained:
+    try:
+      return tokens_lib.Tokens.pretrained(
+        text.pretrained, max_length=text.max_length
+      )
+    except (FileNotFoundError, ValueError) as error:
+      raise checks.ConfigError(f"text.pretrained: {error}") from None
+  else:
+    what = {"size": text.num_tokens, "max_length": text.max_length}
+    make = functools.partial(tokens_lib.Tokens.train, **what)
+  settings = json.dumps([kind(config), what])
+  return features_lib.fit(found, settings, make, _loader(config))
+
+
+def _word_options(config: ml_collections.ConfigDict) -> words_lib.Options:
+  """Which n-grams are features."""
+  try:
+    return words_lib.Options(**config.text.words)
+  except ValueError as error:
+    raise checks.ConfigError(f"text.words.{error}") from None

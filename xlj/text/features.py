@@ -1,0 +1,201 @@
+"""What a model reads of texts, as splits of a data set.
+
+A featurizer makes features of texts: counts of words (`words`), tokens in order
+(`tokens`), or embeddings (`vectors`). It is fitted to the training split, and
+kept with the cache and with the run, so that texts mean the same when they are
+scored. The features of a split are computed once, block by block, and mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any, Protocol, TypeVar
+
+from absl import logging
+import numpy as np
+
+from xlj.data import csr as csr_lib
+from xlj.data import entries
+from xlj.data import ingest
+from xlj.data import store
+from xlj.documents import store as documents_lib
+
+_T = TypeVar("_T")
+_BLOCK = 4096  # texts at a time
+_VERSION = 1  # of entries: raise it when what is written changes
+
+
+class Featurizer(Protocol):
+  """Makes features of texts."""
+
+  @property
+  def num_features(self) -> int:
+    """F."""
+    ...
+
+  def __call__(self, texts: Sequence[str]) -> csr_lib.Csr | np.ndarray:
+    """The features `[n, F]` of n texts."""
+    ...
+
+  def fingerprint(self) -> str:
+    """A text that two featurizers share only if they are the same."""
+    ...
+
+  def save(self, directory: pathlib.Path) -> None:
+    """Writes what `load` of its class reads."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoding:
+  """What training has learned of texts and names.
+
+  Attributes:
+    kind: what is read of texts, as `data.text` says.
+    featurizer: makes the features.
+    label_names: by label id; None if labels are ids.
+    num_labels: L.
+  """
+
+  kind: str
+  featurizer: Featurizer
+  label_names: list[str] | None
+  num_labels: int
+
+
+def fit(
+  documents: documents_lib.Documents,
+  settings: str,
+  make: Callable[[Sequence[str]], Featurizer],
+  load: Callable[[pathlib.Path], Featurizer],
+) -> Featurizer:
+  """The featurizer of a training split, fitted once.
+
+  Args:
+    documents: the training split.
+    settings: all that it depends on besides the texts.
+    make: fits it.
+    load: reads it from a directory.
+
+  Returns:
+    The featurizer.
+  """
+
+  def write(directory: pathlib.Path) -> dict[str, Any]:
+    make(documents.texts).save(directory)
+    return {"arrays": {}}
+
+  return _computed(
+    documents, f"featurizer {settings}", write, lambda entry, _: load(entry)
+  )
+
+
+def open_split(
+  documents: documents_lib.Documents, encoding: Encoding, verify: bool = True
+) -> store.Split:
+  """The features of documents, computed once.
+
+  Args:
+    documents: texts and labels.
+    encoding: what makes the features.
+    verify: as of `xlj.data.store.open_split`.
+
+  Returns:
+    The split, whose arrays are memory maps.
+  """
+  featurizer = encoding.featurizer
+
+  def write(directory: pathlib.Path) -> dict[str, Any]:
+    logging.info(
+      "Reading the %d texts of %s", len(documents.texts), documents.name
+    )
+    return _write(documents.texts, featurizer, directory)
+
+  def load(entry: pathlib.Path, meta: dict[str, Any]) -> store.Split:
+    maps = entries.arrays(entry, meta)
+    features: Any = maps.get("features")
+    if features is None:
+      features = csr_lib.Csr(
+        maps["features.indptr"],
+        maps["features.indices"],
+        maps.get("features.values"),
+        featurizer.num_features,
+      )
+    return store.Split(
+      features,
+      documents.labels,
+      documents.filter,
+      documents.name,
+      entry.name,
+      entry,
+      verification=entries.verification(entry) if verify else None,
+      notes=documents.notes,
+      encoding=encoding,
+      label_texts=documents.label_texts,
+    )
+
+  what = f"features {featurizer.fingerprint()}"
+  return _computed(documents, what, write, load)
+
+
+def label_split(split: store.Split) -> store.Split | None:
+  """The texts of labels as examples, each of its own label.
+
+  Args:
+    split: the training split, of texts.
+
+  Returns:
+    A split in memory, with a row for each label that has a text; None if none
+    has.
+  """
+  texts = [(i, t) for i, t in enumerate(split.label_texts or ()) if t.strip()]
+  if not texts:
+    return None
+  blocks = [
+    split.encoding.featurizer([t for _, t in texts[start : start + _BLOCK]])
+    for start in range(0, len(texts), _BLOCK)
+  ]
+  labels = csr_lib.Csr(
+    np.arange(len(texts) + 1, dtype=np.int64),
+    np.array([i for i, _ in texts], np.int32),
+    None,
+    split.num_labels,
+  )
+  if isinstance(blocks[0], csr_lib.Csr):
+    features: Any = csr_lib.concatenate(blocks)
+  else:
+    features = np.concatenate(blocks)
+  name = f"{split.name}, texts of labels"
+  return store.Split(features, labels, None, name, split.fingerprint)
+
+
+def _write(
+  texts: documents_lib.Texts, featurizer: Featurizer, directory: pathlib.Path
+) -> dict[str, Any]:
+  """Writes the features of texts; returns what there is to say of them."""
+  with contextlib.ExitStack() as stack:
+    out = ingest.Writers(directory, stack)
+    for start in range(0, len(texts), _BLOCK):
+      block = featurizer(texts[start : start + _BLOCK])
+      if isinstance(block, csr_lib.Csr):
+        out.add_csr("features", block)
+      else:
+        out.add("features", block, featurizer.num_features)
+    return {"arrays": out.close()}
+
+
+def _computed(
+  documents: documents_lib.Documents,
+  what: str,
+  write: Callable[[pathlib.Path], dict[str, Any]],
+  load: Callable[[pathlib.Path, dict[str, Any]], _T],
+) -> _T:
+  """What is computed from documents, in the cache beside them."""
+  key = f"{_VERSION} {documents.fingerprint} {what}"
+  name = hashlib.sha256(key.encode()).hexdigest()[:32]
+  place = documents.cache_dir.parent
+  return entries.open_in([place], name, write, load)[0]
