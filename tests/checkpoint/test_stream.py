@@ -65,3 +65,19 @@ def test_many_small_pieces_make_the_same_arrays(
       }
       found = stream.read(steps.resolve(tmp_path) / "1" / "model", wanted)
     states.assert_same_bits(found, arrays)
+
+
+def test_shards_of_one_piece_are_put_there_without_a_program(tmp_path, caplog):
+  """Else each array is compiled for, on each of the devices."""
+  rows = np.arange(50, dtype=np.float32).reshape(10, 5)  # of 64
+  with checkpointer.Checkpointer(tmp_path) as keeper:
+    with meshes.mesh((1, 1)) as mesh:
+      target = jax.NamedSharding(mesh, sharding.LABELS)
+      keeper.save(1, {"rows": jax.device_put(rows, target)}, {}, {})
+  with meshes.mesh((2, 4)) as mesh, jax.log_compiles():
+    target = jax.NamedSharding(mesh, sharding.LABELS)
+    wanted = {"rows": jax.ShapeDtypeStruct((64, 5), "float32", sharding=target)}
+    directory = steps.resolve(tmp_path) / "1" / "model"
+    found = stream.read(directory, wanted, {"rows": 10})["rows"]
+  assert found.sharding == target and not caplog.records
+  np.testing.assert_array_equal(found, np.pad(rows, ((0, 54), (0, 0))))

@@ -8,6 +8,7 @@ its shards, without waiting for others.
 
 import collections
 from collections.abc import Iterator, Mapping
+import math
 from typing import Any
 
 from etils import epath
@@ -130,22 +131,18 @@ def _read_one(
     want.shape
   ).items():
     devices[_box(index, want.shape)].append(device)
-  shards = {}
+  chunks: Any = store.chunk_layout.read_chunk.shape
+  elements = PIECE_BYTES // want.dtype.itemsize
+  shards, pieces = {}, []
   for box, holders in devices.items():
+    part, lengths = _first(box, rows), [stop - start for start, stop in box]
+    if math.prod(lengths) <= elements:
+      pieces.append((box, part))
+      continue
+    pieces += [(box, piece) for piece in boxes(part, chunks, elements)]
     for device in holders:
       with _alone(device):
-        lengths = [stop - start for start, stop in box]
         shards[device] = jnp.zeros(lengths, want.dtype, device=device)
-  chunks: Any = store.chunk_layout.read_chunk.shape
-  pieces = (
-    (box, piece)
-    for box in devices
-    for piece in boxes(
-      _first(box, rows),
-      chunks,
-      PIECE_BYTES // want.dtype.itemsize,
-    )
-  )
   under_way: collections.deque = collections.deque()
 
   def finish_one() -> None:
@@ -154,9 +151,11 @@ def _read_one(
     starts = [np.int32(a - b) for (a, _), (b, _) in zip(piece, box)]
     for device in devices[box]:
       with _alone(device):
-        shards[device] = _put(
-          shards[device], jax.device_put(data, device), starts
-        )
+        if device in shards:
+          new = jax.device_put(data, device)
+          shards[device] = _put(shards[device], new, starts)
+        else:  # A shard of one piece: nothing has to be compiled.
+          shards[device] = jax.device_put(_padded(data, box), device)
     # Until it is there, the piece is in use.
     jax.block_until_ready([shards[device] for device in devices[box]])
 
@@ -178,6 +177,12 @@ def _first(box: Box, rows: int | None) -> Box:
     return box
   (start, stop), *others = box
   return ((min(start, rows), min(stop, rows)), *others)
+
+
+def _padded(data: np.ndarray, box: Box) -> np.ndarray:
+  """A box of which the first rows have been read; the others are 0."""
+  missing = [(0, b - a - size) for (a, b), size in zip(box, data.shape)]
+  return np.pad(data, missing) if np.any(missing) else data
 
 
 def _box(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:
