@@ -10,6 +10,8 @@ from tests import runs
 import xlj
 from xlj.evaluation import evaluate
 from xlj.inference import predict
+from xlj.runs import directory
+from xlj.training import closing
 from xlj.training import successor
 from xlj.training import train
 
@@ -110,3 +112,11 @@ def test_a_run_needs_no_data_and_reads_other_data_as_its_own(run, tmp_path):
   texts = ["dog w1", "unheard of"]
   assert first.names(first.topk(texts, 1)[1])[0] == ["ä dog"]
   assert second.names(second.topk(texts, 1)[1])[0] == ["ä dog"]
+
+
+def test_the_end_says_which_file_to_score_and_to_predict_for(run):
+  config = directory.load_config(run)
+  found = closing.text(run, config, runs.FACTS, config.train.num_steps)
+  assert f"evaluate.py --workdir={run}" in found
+  assert "data/test.jsonl --output=" in found
+  assert f"{run}/predictions.jsonl" in found

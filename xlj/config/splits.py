@@ -139,6 +139,27 @@ def check_others(
       raise
 
 
+def file_of(config: ml_collections.ConfigDict, split: str) -> str:
+  """The file that has the rows of a split, or the first one of them.
+
+  Args:
+    config: A resolved config whose data are files.
+    split: Which.
+
+  Returns:
+    Its path; "FILE" where the split is a part of the training file.
+
+  Raises:
+    DataError: There is no such split.
+  """
+  data = config.data
+  if not data.text:
+    return str(discover.find(data.dir, split).features)
+  if data.test_share and split == "test":
+    return "FILE"
+  return str(text.files(config, split)[0])
+
+
 def reading(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """How the files of a run are read, its input to predict too."""
   data = config.data

@@ -14,6 +14,7 @@ from xlj.config import families
 from xlj.config import options
 from xlj.data import discover
 from xlj.data import store
+from xlj.documents import discover as documents_discover
 from xlj.documents import store as documents_lib
 from xlj.text import features as features_lib
 from xlj.text import tokens as tokens_lib
@@ -121,6 +122,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"data.{name} is {config.data[name]}, and the data are texts"
         f" (data.text={config.data.text!r}); leave it out"
       )
+
+
+def files(config: ml_collections.ConfigDict, split: str) -> tuple[Path, ...]:
+  """The files of the texts of a split."""
+  return documents_discover.find(config.data.dir, split).rows
 
 
 def documents(

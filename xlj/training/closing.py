@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from xlj import config as config_lib
-from xlj.data import discover
+from xlj.config import splits
 from xlj.data import errors
 from xlj.report import progress
 from xlj.report import report
@@ -81,14 +81,14 @@ def _next(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, str]:
   data, source = config.data, "FILE"
   if not data.generator.rows:
     try:
-      source = str(discover.find(data.dir, "test").features)
+      source = splits.file_of(config, "test")
     except (errors.DataError, OSError):
       pass  # there is nothing to score
   found = {}
-  if data.generator.rows or source != "FILE":
+  if data.generator.rows or data.test_share or source != "FILE":
     found["evaluate"] = _command("evaluate", workdir=workdir)
   if not (data.generator.rows or data.context):
-    output = workdir / "predictions.tsv"
+    output = workdir / f"predictions.{'jsonl' if data.text else 'tsv'}"
     found["predict"] = _command(
       "predict", workdir=workdir, input=source, output=output
     )

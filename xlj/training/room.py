@@ -182,6 +182,9 @@ def _wide(
   said = f"data.num_{what}s is {count:,}"
   if split.numbering is not None:
     return f"{said}, as many ids as occur"
+  if split.encoding is not None:
+    fewer = "; --config.text.words.max_features=N keeps N of them"
+    return said + (fewer if what == "feature" else "")
   if not isinstance(matrix, csr_lib.Csr):
     return said
   found = largest_lib.find(matrix)
