@@ -11,6 +11,9 @@ A label is given by its id, or by its name. Of --merge each line is a label, a
 tab and the one that it is merged into; of --rename a label, a tab and its name.
 Of --append all labels that have no row yet are new, those deleted earlier
 included. Ids never change.
+
+Of a run on texts, labels start at what is said of them by --append=labels.jsonl
+(rows of {"label": ..., "text": ...}) and --method=features.
 """
 
 from absl import flags
@@ -25,13 +28,17 @@ from xlj.labels import edit
 from xlj.labels import files
 from xlj.labels import runs
 from xlj.runs import directory
+from xlj.text import features
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the new run.")
 _APPEND = flags.DEFINE_string(
-  "append", None, "Examples of new labels, in any format of the data."
+  "append",
+  None,
+  "Examples of new labels, in any format of the data; of texts also a"
+  " labels.jsonl, with --method=features.",
 )
 _METHOD = flags.DEFINE_enum(
   "method", "prototype", append.METHODS, "How --append makes rows."
@@ -92,11 +99,14 @@ def _edited(run: directory.Run) -> directory.Run:
     return edit.rename(run, files.read_renames(_RENAME.value, run))
   assert _APPEND.value
   names = _NAMES.value and names_lib.read_names(_NAMES.value)
-  data = store.open_file(
-    _APPEND.value,
-    num_features=run.config.data.num_features,
-    **splits.reading(run.config),
-  )
+  if run.encoding is not None:
+    data = features.read_file(_APPEND.value, run.encoding)
+  else:
+    data = store.open_file(
+      _APPEND.value,
+      num_features=run.config.data.num_features,
+      **splits.reading(run.config),
+    )
   return append.append(run, data, method=_METHOD.value, names=names or None)
 
 

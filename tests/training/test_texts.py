@@ -10,7 +10,10 @@ from tests import runs
 import xlj
 from xlj.evaluation import evaluate
 from xlj.inference import predict
+from xlj.labels import append
+from xlj.labels import runs as label_runs
 from xlj.runs import directory
+from xlj.text import features
 from xlj.training import closing
 from xlj.training import successor
 from xlj.training import train
@@ -85,12 +88,12 @@ def test_rows_of_a_file_are_answered_one_by_one(run, tmp_path, caplog):
 
 def test_texts_and_numbers_are_told_apart(run):
   loaded = xlj.load(run)
-  for features, why in (
+  for texts, why in (
     ("one text", r"give a list of them: \[text\]"),
     (["a", 3], "row 1 of the features is 3; give texts, as row 0 is"),
   ):
     with pytest.raises(ValueError, match=why):
-      loaded.topk(features)
+      loaded.topk(texts)
   counts = loaded.run.encoding.featurizer(["dog river"])
   _, ids = loaded.topk(counts, 2)
   assert ids.tolist() == loaded.topk(["dog river"], 2)[1].tolist()
@@ -120,3 +123,16 @@ def test_the_end_says_which_file_to_score_and_to_predict_for(run):
   assert f"evaluate.py --workdir={run}" in found
   assert "data/test.jsonl --output=" in found
   assert f"{run}/predictions.jsonl" in found
+
+
+@pytest.mark.slow
+def test_labels_are_appended_by_what_is_said_of_them(run, tmp_path):
+  write(tmp_path / "labels.jsonl", [{"label": "new", "text": "w1 w2 w3"}])
+  before = label_runs.load(run)
+  data = features.read_file(tmp_path / "labels.jsonl", before.encoding)
+  after = append.append(before, data, method="features")
+  label_runs.save(after, tmp_path / "run")
+  loaded = xlj.load(tmp_path / "run")
+  _, ids = loaded.topk(["w1 w2 w3", "dog river"], 2)
+  assert loaded.names(ids)[0][0] == "new"
+  assert sorted(loaded.names(ids)[1]) == ["ä dog", "ä river"]

@@ -43,7 +43,7 @@ def append(
       (`xlj.labels.naive_bayes`). Lengths and biases are such that logits have
       the mean and the spread of those of trained labels with about as many
       examples.
-    names: Of the new labels, by ascending id.
+    names: Of the new labels, by ascending id; by default as texts have them.
     share: Of known labels in the rows of "teen".
     scale: Of cosines to known labels, for "teen".
 
@@ -66,6 +66,9 @@ def append(
     raise errors.DataError(
       data.name, "no label without a row", f"an id from {run.num_ids} on"
     )
+  if names is None and data.encoding is not None:
+    known = data.encoding.label_names
+    names = known and [known[label] for label in new]
   if names is not None and len(names) != len(new):
     raise config_lib.ConfigError(
       f"{len(names)} names for {len(new)} new labels; give one each"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
 from typing import Any, Protocol, TypeVar
 
@@ -20,8 +21,11 @@ import numpy as np
 
 from xlj.data import csr as csr_lib
 from xlj.data import entries
+from xlj.data import errors
 from xlj.data import ingest
 from xlj.data import store
+from xlj.documents import formats
+from xlj.documents import naming
 from xlj.documents import store as documents_lib
 
 _T = TypeVar("_T")
@@ -140,6 +144,47 @@ def open_split(
 
   what = f"features {featurizer.fingerprint()}"
   return _computed(documents, what, write, load)
+
+
+def read_file(path: str | os.PathLike[str], encoding: Encoding) -> store.Split:
+  """Texts of a file that may have labels which training has not.
+
+  Args:
+    path: the file, of any form of texts.
+    encoding: of a run.
+
+  Returns:
+    The rows, in memory. Labels that the run has not have ids from `num_labels`
+    on; the split's encoding has their names, too.
+
+  Raises:
+    DataError: a row is not right, or has no labels.
+  """
+  names = encoding.label_names
+  known = naming.Known(names, encoding.num_labels, True, "the run")
+  numbers = naming.Numbers(known, None)
+  features: list[Any] = []
+  labels: list[csr_lib.Csr] = []
+  for block in formats.stream(path):
+    if isinstance(block, errors.DataError):
+      raise block
+    labels.append(numbers.block(block, path))
+    features.append(encoding.featurizer(block.texts))
+  if not labels:
+    raise errors.DataError(path, "no row", "texts")
+  width = numbers.count
+  labels = [dataclasses.replace(part, num_columns=width) for part in labels]
+  if numbers.named:
+    names = [*(names or map(str, range(encoding.num_labels))), *numbers.new]
+  sparse = isinstance(features[0], csr_lib.Csr)
+  return store.Split(
+    csr_lib.concatenate(features) if sparse else np.concatenate(features),
+    csr_lib.concatenate(labels),
+    None,
+    pathlib.Path(path).name,
+    "",
+    encoding=dataclasses.replace(encoding, label_names=names, num_labels=width),
+  )
 
 
 def label_split(split: store.Split) -> store.Split | None:
