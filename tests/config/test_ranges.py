@@ -97,7 +97,7 @@ def test_bounds_resolve_or_are_refused_in_fields(name):
     ({"mesh.shape": (0,)}, r"mesh.shape is \(0,\); each must be at least 1"),
     ({"optim.head.b1": 1.5}, r"optim.head.b1 is 1.5; it must be in \[0, 1\)"),
     ({"train.epochs": math.inf}, "train.epochs is inf; it must be in"),
-    ({"train.epochs": -3.0}, "train.epochs is -3.0; it must be above 0"),
+    ({"train.epochs": -3.0}, "train.epochs is -3.0; it must be at least 0"),
     ({"eval.ks": (1.5,)}, r"eval.ks is \(1.5,\); it must be whole numbers"),
     ({"encoder.activation": "swoosh"}, "encoder.activation is 'swoosh'; use"),
   ],

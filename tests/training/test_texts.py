@@ -136,3 +136,22 @@ def test_labels_are_appended_by_what_is_said_of_them(run, tmp_path):
   _, ids = loaded.topk(["w1 w2 w3", "dog river"], 2)
   assert loaded.names(ids)[0][0] == "new"
   assert sorted(loaded.names(ids)[1]) == ["ä dog", "ä river"]
+
+
+def test_without_a_step_labels_are_found_by_what_is_said_of_them(tmp_path):
+  config = runs.make_config(
+    write_data(tmp_path / "data"),
+    family="embedding",
+    encoder__dim=512,
+    data__text="words",
+    data__validation=0.0,
+    head__init="label_text",
+    head__wide=False,
+    train__epochs=0.0,
+  )
+  assert train.train(config, tmp_path / "run")
+  loaded = xlj.load(tmp_path / "run")
+  assert loaded.step == 0
+  _, ids = loaded.topk(["w1 river", "stone"], 1)
+  assert loaded.names(ids) == [["ä river"], ["ä stone"]]
+  assert train.train(config, tmp_path / "run")  # complete already

@@ -181,15 +181,21 @@ def open_split(
   Raises:
     DataError: The texts are missing, or not right.
   """
-  if encoding is None:
+  is_own = split == "train" and Path(directory) == Path(config.data.dir)
+  if encoding is None or is_own:
     found = documents(config, config.data.dir, "train")
-    encoding = features_lib.Encoding(
-      kind(config), _fitted(config, found), found.label_names, found.num_labels
-    )
-    if split == "train" and Path(directory) == Path(config.data.dir):
-      return features_lib.open_split(found, encoding)
+    if encoding is None:
+      encoding = features_lib.Encoding(
+        kind(config),
+        _fitted(config, found),
+        found.label_names,
+        found.num_labels,
+      )
+    # Other data than the run began with may name other labels.
+    if is_own and (found.label_names, found.num_labels) == encoding.labels:
+      return features_lib.open_split(found, encoding, config.data.verify)
   found = documents(config, directory, split, encoding)
-  return features_lib.open_split(found, encoding)
+  return features_lib.open_split(found, encoding, config.data.verify)
 
 
 def load(

@@ -26,7 +26,7 @@ def fields() -> options.Fields:
   auto = config_dict.placeholder
   return {
     "train.batch_size": auto(int),
-    "train.epochs": auto(float),
+    "train.epochs": auto(float),  # 0: the run is complete as it starts
     "train.num_steps": auto(int),  # given: decides, and epochs follow
     # Of the run that this one began with, by --from; not in epochs
     "train.steps_before": 0,
@@ -58,8 +58,8 @@ def fields() -> options.Fields:
 
 RANGES: checks.Ranges = {
   "train.batch_size": checks.Range(1, 2**20),
-  "train.epochs": checks.Range(0, 1e6, above=True),
-  "train.num_steps": checks.Range(1),
+  "train.epochs": checks.Range(0, 1e6),
+  "train.num_steps": checks.Range(0),
   "train.steps_before": checks.Range(0),
   "train.shuffle": checks.Range(0),
   "train.log_every": checks.Range(1),
@@ -223,7 +223,7 @@ def _steps(
   config: ml_collections.ConfigDict, epochs: float, batch_size: int
 ) -> int:
   steps = round(epochs * data_config.train_rows(config) / max(batch_size, 1))
-  return config.train.steps_before + max(1, steps)
+  return config.train.steps_before + max(min(1, math.ceil(epochs)), steps)
 
 
 def _epochs(

@@ -398,7 +398,7 @@ class Model:
       The state.
     """
     # Otherwise they are for a memory beside the rows.
-    of_rows = self._config.head.init == "centroid"
+    of_rows = self._config.head.init != "normal"
     head = self.head.at_centroids(
       state.model["head"], sums, self._config.head.init_scale if of_rows else 0
     )

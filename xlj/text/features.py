@@ -70,6 +70,11 @@ class Encoding:
   label_names: list[str] | None
   num_labels: int
 
+  @property
+  def labels(self) -> tuple[list[str] | None, int]:
+    """What the labels are."""
+    return self.label_names, self.num_labels
+
 
 def fit(
   documents: documents_lib.Documents,

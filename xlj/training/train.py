@@ -280,7 +280,7 @@ def _steps(
     _NotFiniteError: If the loss of a step, or its gradient, is not finite.
   """
   start, stop = int(state.step), config.train.num_steps
-  if start == stop:
+  if start == stop and keeper.latest_step() is not None:
     logging.info("It was complete already: there is nothing to train")
   batch_size, first = config.train.batch_size, jax.process_index() == 0
   validator = _validator(model, config, data)
@@ -302,6 +302,11 @@ def _steps(
   best = -math.inf  # by validation, since this start
   losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
   corrections = label_corrections.LabelCorrections.load(workdir, start)
+  if not stop and keeper.latest_step() is None:
+    logging.info("There is nothing to train: labels stay as they start")
+    scores = validator.run(state.model).compute() if validator else None
+    meta = {"step": 0, "examples": 0, "skipped": []}
+    keeper.save(0, state.model, state.training, meta, scores)
   with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
