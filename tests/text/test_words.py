@@ -1,5 +1,7 @@
 """Words: scikit-learn's counts and weights, any text, saved and read again."""
 
+import dataclasses
+import functools
 import io
 import re
 import unicodedata
@@ -38,6 +40,10 @@ MARKED = [
   "İstanbul, istanbul",  # lower case has a dot as a mark
   "👍🏽 ok ❤️ 👩‍👩‍👧 ok",
 ]
+# Without characters, unless a test has them.
+options_of = functools.partial(
+  words_lib.Options, ngrams=(1, 1), char_ngrams=(0, 0)
+)
 _UNSPACED = "[\u0e01-\u0e30\u0e32-\u0e46\u3041-\u30ff\u4e00-\u9fff]"
 
 
@@ -79,7 +85,7 @@ def counted(words, texts):
   ],
 )
 def test_counts_are_those_of_scikit_learn(options, peers):
-  words = words_lib.fit(TEXTS, words_lib.Options(**options))
+  words = words_lib.fit(TEXTS, options_of(**options))
   peer = sklearn_text.CountVectorizer(
     token_pattern=r"\b\w+\b", strip_accents=nfc, **peers
   )
@@ -98,7 +104,7 @@ def test_counts_are_those_of_scikit_learn(options, peers):
 @pytest.mark.parametrize("lengths", [(1, 1), (2, 4), (3, 3), (6, 9)])
 def test_characters_are_those_of_scikit_learn(lengths):
   texts = TEXTS + MARKED
-  options = words_lib.Options(ngrams=(1, 2), char_ngrams=lengths)
+  options = options_of(ngrams=(1, 2), char_ngrams=lengths)
   words = words_lib.fit(texts, options)
   of_words = sklearn_text.CountVectorizer(
     tokenizer=tokens, token_pattern=None, strip_accents=nfc, ngram_range=(1, 2)
@@ -118,7 +124,7 @@ def test_characters_are_those_of_scikit_learn(lengths):
 
 
 def test_weights_are_those_of_scikit_learn():
-  words = words_lib.fit(TEXTS)
+  words = words_lib.fit(TEXTS, options_of())
   counts = words(TEXTS)
   statistics = statistics_lib.Statistics(
     num_rows=len(TEXTS),
@@ -136,7 +142,7 @@ def test_weights_are_those_of_scikit_learn():
 
 
 def test_words_of_scripts():
-  words = words_lib.fit(MARKED)
+  words = words_lib.fit(MARKED, options_of())
   assert counted(words, [MARKED[0]]) == [
     {"हिन्दी": 2, "में": 1, "लिखा": 1, "हुआ": 1, "वाक्य": 1}
   ]
@@ -147,9 +153,9 @@ def test_words_of_scripts():
 
 def test_hashed_terms_fall_into_buckets():
   texts = TEXTS + MARKED
-  whole = words_lib.Options(ngrams=(1, 2), char_ngrams=(2, 3))
+  whole = options_of(ngrams=(1, 2), char_ngrams=(2, 3))
   named = words_lib.fit(texts, whole)(texts).to_scipy()
-  options = words_lib.Options((1, 2), (2, 3), hashed=2**30)
+  options = dataclasses.replace(whole, hashed=2**30)
   hashed = words_lib.fit(iter([]), options)
   assert hashed.num_features == 2**30
   found = hashed(texts)
@@ -159,7 +165,9 @@ def test_hashed_terms_fall_into_buckets():
   assert place.max() + 1 == named.shape[1]
   sums = np.bincount(place, found.values)
   np.testing.assert_array_equal(np.sort(sums), np.sort(named.sum(0)))
-  few = words_lib.fit([], words_lib.Options((1, 2), (2, 3), hashed=5))
+  few = words_lib.fit(
+    [], options_of(ngrams=(1, 2), char_ngrams=(2, 3), hashed=5)
+  )
   found = few(texts)
   found.validate()
   np.testing.assert_array_equal(found.to_scipy().sum(1), named.sum(1))
@@ -176,7 +184,9 @@ def hash_of(name, basis):
 
 def test_buckets_are_the_same_everywhere():
   buckets = 10**9 + 7
-  words = words_lib.fit([], words_lib.Options((1, 2), (2, 2), hashed=buckets))
+  words = words_lib.fit(
+    [], options_of(ngrams=(1, 2), char_ngrams=(2, 2), hashed=buckets)
+  )
   expected = [hash_of(name, 0xCBF29CE484222325) for name in ("né", "x", "né x")]
   for name in (" n", "né", "é ", " x", "x "):
     expected.append(hash_of(name, 0xAF63BD4C8601B7DF))
@@ -198,7 +208,7 @@ ODD = {
 
 
 def test_odd_texts():
-  words = words_lib.fit(ODD.values())
+  words = words_lib.fit(ODD.values(), options_of())
   assert counted(words, list(ODD.values())) == [
     {}, {"a": 1, "b": 1}, {"a": 1, "b": 1}, {}, {"x": 1}, {"a": 1, "b": 1},
     {"abc": 1, "שלום": 1},
@@ -208,10 +218,18 @@ def test_odd_texts():
     words("a text")
 
 
+def test_marks_without_end():
+  marks = "\u0301\u0323"
+  words = words_lib.fit(["o" + marks, "o" + marks * 10**5], options_of())
+  first, second = sorted(words.feature_names(), key=len)
+  assert first == "ọ\u0301"
+  assert len(second) > 2 * 10**5 - 10
+
+
 def test_long_texts():
   size = 2 * 10**6
   texts = ["word " * size, "w" * size, "é" * size, "中" * size]
-  words = words_lib.fit(texts, words_lib.Options(ngrams=(1, 2)))
+  words = words_lib.fit(texts, options_of(ngrams=(1, 2)))
   found = words([*texts, "a"])
   assert found.row_lengths.tolist() == [2, 1, 1, 2, 0]
   assert found.values.tolist()[:2] == [size, size - 1]
@@ -224,7 +242,9 @@ def test_neither_blocks_nor_order_matter(monkeypatch):
     " ".join(f"w{n}" for n in rng.geometric(0.01, rng.integers(40)))
     for _ in range(3000)
   ]
-  options = words_lib.Options((1, 2), (3, 3), min_df=2, max_features=3000)
+  options = options_of(
+    ngrams=(1, 2), char_ngrams=(3, 3), min_df=2, max_features=3000
+  )
   words = words_lib.fit(texts, options)
   whole = words(texts)
   monkeypatch.setattr(words_lib, "_BLOCK_TEXTS", 7)
@@ -239,8 +259,8 @@ def test_neither_blocks_nor_order_matter(monkeypatch):
 @pytest.mark.parametrize(
   "options",
   [
-    words_lib.Options(ngrams=(1, 2), char_ngrams=(2, 3)),
-    words_lib.Options(hashed=100, lowercase=False),
+    options_of(ngrams=(1, 2), char_ngrams=(2, 3)),
+    options_of(hashed=100, lowercase=False),
   ],
 )
 def test_saved_words_count_alike(options, tmp_path):
@@ -260,29 +280,29 @@ def test_saved_words_count_alike(options, tmp_path):
 
 
 def test_letters_are_those_of_the_python_that_fitted(tmp_path, monkeypatch):
-  words = words_lib.fit(["a-b"])
+  words = words_lib.fit(["a-b"], options_of())
   words.save(tmp_path)
   kinds = words_lib.characters.kinds().copy()
   kinds[ord("-")] = kinds[ord("a")]
   monkeypatch.setattr(words_lib.characters, "kinds", lambda: kinds)
-  assert words_lib.fit(["a-b"]).feature_names() == ["a-b"]
+  assert words_lib.fit(["a-b"], options_of()).feature_names() == ["a-b"]
   assert words_lib.Words.load(tmp_path)(["a-b"]).nnz == 2
 
 
 def test_fingerprints_differ():
   made = [
-    words_lib.fit(["a b", "b"], words_lib.Options()),
-    words_lib.fit(["a b", "c"], words_lib.Options()),
-    words_lib.fit(["ab b"], words_lib.Options()),
-    words_lib.fit(["a b"], words_lib.Options(lowercase=False)),
-    words_lib.fit([], words_lib.Options(hashed=2)),
-    words_lib.fit([], words_lib.Options(hashed=3)),
+    words_lib.fit(["a b", "b"], options_of()),
+    words_lib.fit(["a b", "c"], options_of()),
+    words_lib.fit(["ab b"], options_of()),
+    words_lib.fit(["a b"], options_of(lowercase=False)),
+    words_lib.fit([], options_of(hashed=2)),
+    words_lib.fit([], options_of(hashed=3)),
   ]
   assert len({words.fingerprint() for words in made}) == len(made)
 
 
 def test_damaged_files_are_refused(tmp_path):
-  words = words_lib.fit(TEXTS)
+  words = words_lib.fit(TEXTS, options_of())
   words.save(tmp_path)
   path = tmp_path / words_lib.FILE
   good = path.read_bytes()
@@ -323,12 +343,12 @@ def test_damaged_files_are_refused(tmp_path):
 )
 def test_options_that_cannot_be(fields, message):
   with pytest.raises(ValueError, match=message):
-    words_lib.Options(**fields)
+    options_of(**fields)
 
 
 def test_no_term_is_left():
   message = r"No term is left of 3 in 2 texts; lower min_df \(9\) or"
   with pytest.raises(ValueError, match=message):
-    words_lib.fit(["a b", "c"], words_lib.Options(min_df=9))
+    words_lib.fit(["a b", "c"], options_of(min_df=9))
   with pytest.raises(ValueError, match="No term is left of 0 in 0 texts"):
-    words_lib.fit([])
+    words_lib.fit([], options_of())

@@ -8,6 +8,7 @@ All else (punctuation, emoji, lone surrogates) parts words.
 """
 
 import functools
+import re
 import unicodedata
 
 import numpy as np
@@ -57,7 +58,21 @@ def kinds() -> np.ndarray:
 
 
 def prepare(text: str, lowercase: bool) -> str:
-  """A text as its words are looked up: lower case if asked for, then NFC."""
+  """A text as its words are looked up: lower case if asked for, then NFC.
+
+  NFC sorts the marks of a letter, in the square of their number: after each 30
+  of them comes a joiner of graphemes, as in the Stream-Safe Text Format of
+  Unicode (UAX #15).
+  """
   if lowercase:
     text = text.lower()
+  if unicodedata.is_normalized("NFC", text):  # linear: in order, or known not
+    return text
+  text = _many_marks().sub("\\g<0>\u034f", text)
   return unicodedata.normalize("NFC", text)
+
+
+@functools.cache
+def _many_marks() -> re.Pattern[str]:
+  marks = np.flatnonzero(kinds() == word_loops.MARK)
+  return re.compile(f"[{''.join(map(chr, marks))}]{{30}}")

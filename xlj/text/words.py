@@ -35,6 +35,10 @@ _START = 2**16  # terms that there is room for at first
 class Options:
   """Which n-grams are features. Names and meanings are scikit-learn's.
 
+  The defaults were the best on held-out training rows of two sets of short
+  texts. A set of long ones has ten times the features of single words with
+  them; min_df=2 leaves out two thirds of these and costs half a point of P@1.
+
   Attributes:
     ngrams: lengths of n-grams of words, lowest and highest; (0, 0) for none.
     char_ngrams: lengths of n-grams of characters within a word, a space at
@@ -48,8 +52,8 @@ class Options:
     lowercase: whether upper and lower case are one.
   """
 
-  ngrams: tuple[int, int] = (1, 1)
-  char_ngrams: tuple[int, int] = (0, 0)
+  ngrams: tuple[int, int] = (1, 2)
+  char_ngrams: tuple[int, int] = (5, 5)
   min_df: int = 1
   max_df: float = 1.0
   max_features: int = 0
@@ -108,7 +112,8 @@ class Words:
     num_features: F.
 
   Example:
-    words = words_lib.fit(["A first text", "a second"], words_lib.Options())
+    options = words_lib.Options(ngrams=(1, 1), char_ngrams=(0, 0))
+    words = words_lib.fit(["A first text", "a second"], options)
     words(["a third text"])  # Csr [1, 4]: one "a" and one "text"
   """
 
@@ -229,7 +234,7 @@ def fit(texts: Iterable[str], options: Options | None = None) -> Words:
     texts: those of the training split, a sequence or a stream, read once and
       block by block. All terms have to fit in memory, those that the options
       leave out too: 50 to 100 bytes each.
-    options: which n-grams are terms; by default single words.
+    options: which n-grams are terms; by default those of `Options`.
 
   Returns:
     The featurizer. It does not depend on the blocks.
