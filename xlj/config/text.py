@@ -47,8 +47,8 @@ def fields() -> options.Fields:
     "text.max_length": 128,  # most tokens of a text, special ones included
     "text.num_tokens": 16_384,  # to learn
     # Of words; see xlj.text.words
-    "text.words.ngrams": (1, 1),  # lengths in words; (0, 0) for none
-    "text.words.char_ngrams": (0, 0),  # in characters of a word; likewise
+    "text.words.ngrams": (1, 2),  # lengths in words; (0, 0) for none
+    "text.words.char_ngrams": (5, 5),  # in characters of a word; likewise
     "text.words.min_df": 1,  # fewest training texts that have it
     "text.words.max_df": 1.0,  # greatest share of them that has it
     "text.words.max_features": 0,  # the most frequent ones; 0 for all
