@@ -26,7 +26,7 @@ FILE = "words.npz"
 
 _VERSION = 1
 _MOST_FEATURES = np.iinfo(np.int32).max
-# Of a block of texts, as long as none is longer than that.
+# The most of a block of texts. A text is never cut, however long.
 _BLOCK_TEXTS, _BLOCK_POINTS = 4096, 2**20
 _START = 2**16  # terms that there is room for at first
 
@@ -233,7 +233,7 @@ def fit(texts: Iterable[str], options: Options | None = None) -> Words:
   Args:
     texts: those of the training split, a sequence or a stream, read once and
       block by block. All terms have to fit in memory, those that the options
-      leave out too: 50 to 100 bytes each.
+      leave out too: about 100 bytes each, and 250 for those that are kept.
     options: which n-grams are terms; by default those of `Options`.
 
   Returns:
@@ -378,7 +378,8 @@ class _Terms:
     by_words = np.empty(self.num, np.uint64)
     word_loops.hash_terms(self.points, self.starts, self.num, by_words)
     of_words = (by_words == self.hashes[: self.num])[kept]
-    strings = self.strings()
+    text, starts = self.text(), self.starts.tolist()
+    strings = {i: text[starts[i] : starts[i + 1]] for i in kept.tolist()}
     order = np.array(
       [
         term
@@ -391,7 +392,7 @@ class _Terms:
       often = np.argsort(-total[order], kind="stable")[:most]
       order = order[np.sort(often)]
     num_words = int(np.isin(order, kept[of_words]).sum())
-    points = _points("".join(strings[term] for term in order))
+    points = _points("".join(map(strings.__getitem__, order.tolist())))
     lengths = np.diff(self.starts)[order]
     return _Terms(points, lengths, num_words)
 
