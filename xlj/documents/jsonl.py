@@ -12,8 +12,6 @@ from xlj.data import lines
 
 DataError = errors.DataError
 Path = str | os.PathLike[str]
-# Larger than of numbers: what is computed of a block costs more than its rows.
-_BLOCK_BYTES = 2**20
 _ARRAY = "jq -c '.[]' FILE > NAME.jsonl writes its elements on lines"
 
 
@@ -33,17 +31,15 @@ def blocks(
     DataError: when the file itself is not right.
     OSError: when it cannot be read.
   """
-  for block in lines.blocks(path, _BLOCK_BYTES, keep_tabs=True, keep_nul=True):
+  for block in lines.blocks(path, keep_tabs=True, keep_nul=True):
     yield list(_objects(block, path))
 
 
 def _objects(
   block: lines.Block, path: Path
 ) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-  try:
-    rows = block.text.decode().split("\n")
-  except UnicodeDecodeError:
-    rows = block.text.split(b"\n")
+  # Decoded by rows: of a block one emoji would make four bytes of each byte.
+  rows = block.text.split(b"\n")
   rows.pop()
   for line, row in enumerate(rows, block.first_line):
     if not row or row.isspace():
@@ -54,11 +50,16 @@ def _objects(
       yield line, error
 
 
-def _object(row: str | bytes, path: Path, line: int) -> dict[str, Any]:
-  if isinstance(row, bytes):
-    row = lines.decoded(lines.Block(row, line), path)
+def _object(data: bytes, path: Path, line: int) -> dict[str, Any]:
+  row = ""
   try:
-    found = _DECODER.decode(row)
+    row = data.strip().decode()
+    found, end = _DECODER.raw_decode(row)
+    if end != len(row):
+      _DECODER.decode(row)  # which says what is behind
+  except UnicodeDecodeError:
+    lines.decoded(lines.Block(data, line), path)  # which says what it is
+    raise
   except RecursionError:
     raise DataError(
       path,

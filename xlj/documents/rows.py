@@ -304,7 +304,10 @@ def _labels(fields: Mapping[str, Any], duplicates: str) -> list[Label] | None:
       'a list of names or of ids, ["a", "b"] or [3, 5]',
       "a single one may be called 'label'",
     )
-  out = [label_of(label) for label in several]
+  # Most are names that need no look at their characters.
+  out = [
+    x if type(x) is str and x and x.isascii() else label_of(x) for x in several
+  ]
   if len(out) > 1 and len(set(out)) < len(out):
     if duplicates == "refuse":
       twice = next(label for label in out if out.count(label) > 1)
