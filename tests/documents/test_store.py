@@ -2,7 +2,11 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
+import hypothesis
+from hypothesis import strategies
 import numpy as np
 import pytest
 
@@ -128,3 +132,58 @@ def test_a_bad_row_costs_no_other(tmp_path):
   assert isinstance(brace, errors.DataError) and brace.line == 2
   assert str(number).endswith(":3: found a number as text, expected a text")
   assert last.labels == [["c"]] and last.lines == [4]
+
+
+_OPEN = """
+import sys
+from xlj.documents import store
+found = store.open_documents(sys.argv[1])
+print(found.fingerprint, found.num_rows, found.texts[-1] == "text 1999")
+"""
+
+
+def test_processes_share_a_cache(tmp_path):
+  rows = [{"text": f"text {i}", "label": i % 7} for i in range(2000)]
+  write_jsonl(tmp_path / "train.jsonl", rows)
+  command = [sys.executable, "-c", _OPEN, str(tmp_path)]
+  started = [
+    subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for _ in range(3)
+  ]
+  found = {process.communicate()[0] for process in started}
+  fingerprint = store.open_documents(tmp_path).fingerprint
+  assert found == {f"{fingerprint} 2000 True\n"}
+  assert len(list(tmp_path.glob(".xlj_cache/*/meta.json"))) == 1
+
+
+def test_a_damaged_cache_is_written_again(tmp_path):
+  write_jsonl(tmp_path / "train.jsonl", ROWS)
+  path = store.open_documents(tmp_path).cache_dir / "texts.data.npy"
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+  assert list(store.open_documents(tmp_path).texts) == TEXTS
+
+
+_TEXT = strategies.text(strategies.characters(codec="utf-8"), max_size=20)
+_NAMES = strategies.lists(_TEXT.filter(len), max_size=4, unique=True)
+
+
+@hypothesis.given(
+  rows=strategies.lists(strategies.tuples(_TEXT, _NAMES), min_size=1),
+  escape=strategies.booleans(),
+)
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_any_unicode_comes_back(tmp_path_factory, rows, escape):
+  hypothesis.assume(any(names for _, names in rows))
+  root = tmp_path_factory.mktemp("any")
+  lines = [
+    json.dumps({"text": text, "labels": names}, ensure_ascii=escape) + "\n"
+    for text, names in rows
+  ]
+  (root / "train.jsonl").write_bytes("".join(lines).encode())
+  found = store.open_documents(root)
+  assert list(found.texts) == [text for text, _ in rows]
+  assert found.label_names is not None
+  for numbers, (_, names) in zip(rows_of(found.labels), rows):
+    assert {found.label_names[i] for i in numbers} == {*names}

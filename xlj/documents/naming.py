@@ -109,7 +109,7 @@ class Numbers:
       DataError: at a label that can be none of those there are.
     """
     found: list[list[int]] = []
-    number_of = self._numbers.get
+    number_of: Any = self._numbers.get
     for labels, line in zip(block.labels, block.lines):
       if labels and self._kind is str and not self._repeated:
         numbers: list[Any] = list(map(number_of, labels))

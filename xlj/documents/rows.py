@@ -73,7 +73,10 @@ class Refused(ValueError):
     self.found, self.expected, self.hint = found, expected, hint
 
   def at(self, path: Path, line: int) -> DataError:
-    """The error with its place."""
+    """The error with its place, as `Block.lines` has it."""
+    if os.fspath(path).lower().endswith(".parquet"):
+      found = f"in row {line} (from 0) {self.found}"
+      return DataError(path, found, self.expected, hint=self.hint)
     return DataError(path, self.found, self.expected, line=line, hint=self.hint)
 
 
