@@ -23,5 +23,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """
   config_lib.parse_arg(arg, ())
   config = config_lib.base()
-  config.data.text = "words"
+  config.data.text = "auto"
   return config

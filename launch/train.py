@@ -16,8 +16,8 @@ from absl import flags
 from xlj import launching
 from xlj.distributed import exit_status
 from xlj.runs import directory
+from xlj.training import fusing
 from xlj.training import successor
-from xlj.training import train
 
 _CONFIG = launching.define_config(
   "Config file; override a field by --config.FIELD=VALUE. Default: that of the"
@@ -42,7 +42,7 @@ def main() -> int:
     config = directory.load_config(directory.resolve(_WORKDIR.value))
   if _FROM.value is not None:
     config = successor.begin(config, _FROM.value, _WORKDIR.value)
-  complete = train.train(config, _WORKDIR.value)
+  complete = fusing.train_all(config, _WORKDIR.value)
   return exit_status.DONE if complete else exit_status.STOPPED
 
 

@@ -58,8 +58,8 @@ ALLOWED = {
     "report", "config", "model",
   },
   "inference": {
-    "files", "sharding", "heads.head", "data", "documents", "text", "config",
-    "model", "runs",
+    "files", "sharding", "ops", "heads.head", "data", "documents", "text",
+    "config", "model", "runs",
   },
   "evaluation": {
     "files", "sharding", "data", "documents", "text", "synthetic",
@@ -76,7 +76,7 @@ ALLOWED = {
   "training": {
     "files", "sharding", "mesh", "ops", "heads.head", "data", "documents",
     "text", "distributed", "checkpoint", "report", "config", "model",
-    "planning", "runs", "evaluation",
+    "planning", "runs", "inference", "evaluation",
   },
   "averaging": {
     "files", "mesh", "ops", "heads.head", "heads.dense", "data", "checkpoint",
@@ -121,7 +121,13 @@ FLOORS = {
     "store",
     "padding statistics",
   ),
-  "text": ("word_loops", "characters"),
+  "text": (
+    "word_loops",
+    "characters",
+    "tokens words",
+    "vectors",
+    "features",
+  ),
   "heads.dense": ("block_sample rows", "kernels wide"),
   "heads.product": ("mixed_radix", "distribution", "search", "topk"),
 }

@@ -21,6 +21,7 @@ from xlj.config import data
 from xlj.config import earlier
 from xlj.config import encoders
 from xlj.config import families
+from xlj.config import fusion
 from xlj.config import heads
 from xlj.config import neighbours
 from xlj.config import optim
@@ -67,7 +68,10 @@ Measured = data.Measured
 family_reason = families.reason
 
 # In the order in which open fields are decided.
-PARTS = (data, text, encoders, heads, remedies, optim, training, neighbours)
+PARTS = (
+  *(data, text, encoders, heads, remedies, optim, training, neighbours),
+  fusion,
+)
 SWITCHES = sum((part.SWITCHES for part in PARTS), ())
 CHOICES: dict[str, Sequence[str]] = {"family": families.FAMILIES}
 RANGES: checks.Ranges = {"seed": checks.Range(0)}
@@ -248,8 +252,10 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(
         f"{name} is {values[name]!r}, which {why} does not read; leave it out"
       )
-  for part in (data, text, encoders, heads, remedies, training, neighbours):
+  for part in (data, text, encoders, heads, remedies, training):
     part.check(config)
+  neighbours.check(config)
+  fusion.check(config)
 
 
 def with_predict(

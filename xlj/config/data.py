@@ -139,6 +139,7 @@ def state_facts(
 ) -> None:
   """Writes the facts about the training split into a config."""
   names = ("num_rows", "num_features", "num_labels", "dense", "fingerprint")
+  names += ("text",)
   config.data.update({name: getattr(facts, name) for name in names})
   config.data.single_label = facts.labels_per_row <= 1
 

@@ -23,6 +23,7 @@ WITHOUT = {
   "neighbours.count": 0,
   "data.text": "",
   "encoder.init": "normal",
+  "encoder.fixed_scale": False,
 }
 
 

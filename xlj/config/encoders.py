@@ -33,8 +33,9 @@ def fields() -> options.Fields:
     "encoder.init_scale": 0.3,  # standard deviation of the bag at the start
     # Of the features, for the encoder alone
     "encoder.input_scale": auto(float),
-    # Above 0: unit embeddings times a trained scale
+    # Above 0: unit embeddings times a scale that starts there, and is trained
     "encoder.scale": auto(float),
+    "encoder.fixed_scale": auto(bool),  # or else stays
     # Of "resnet" and "vit", as wide as `dim`:
     "encoder.image": auto(tuple),  # height, width, channels
     "encoder.depth": auto(int),  # blocks, of a resnet those of a stage
@@ -93,13 +94,16 @@ def rules(
     "linear": (0, "", 0.0, 0.0),
     "embedding": (256, "", 0.3, 12.0),
     "image": (256, "", 0.0, 0.0),
+    "text": (facts.num_features, "", 0.0, 20.0),
   }[config.family]
   return {
     "encoder.dim": dim,
     "encoder.activation": activation,
     "encoder.embedding_dropout": dropout,
     "encoder.scale": scale,
-    "encoder.init": "normal",
+    "encoder.init": "identity" if config.family == "text" else "normal",
+    # A scale that is trained grows beyond what held-out rows like.
+    "encoder.fixed_scale": config.family == "text",
     **ENCODERS[config.encoder.type].rules(config, facts),
   }
 
@@ -145,6 +149,7 @@ def _make_bag(
     identity=encoder.init == "identity",
     input_scale=encoder.input_scale,
     scale=encoder.scale,
+    fixed_scale=bool(encoder.fixed_scale),
     rngs=rngs,
   )
 
@@ -230,6 +235,7 @@ ENCODERS = {
       "encoder.hidden",
       "encoder.activation",
       "encoder.hidden_dropout",
+      "encoder.fixed_scale",
       "encoder.init",
       "encoder.init_scale",
     ),

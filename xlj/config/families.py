@@ -6,7 +6,9 @@ at a high rate; most labels are rare then, and networks overfit them.
 "embedding" is for so many pairs that linear weights do not fit, and for dense
 features with many labels: unit embeddings against unit label rows that start at
 centroids. "image" is for encoders of images, and brings nothing but what the
-encoder does.
+encoder does. "text" is for embeddings of texts by a pretrained encoder: a map
+that starts as the identity, and unit label rows that start at what is said of
+the labels, where that tells them apart.
 
 What each says of a field stands with the field. The figures are those that
 validation splits preferred on several data sets. Networks and embeddings add
@@ -16,7 +18,7 @@ rare labels.
 
 import dataclasses
 
-FAMILIES = ("network", "linear", "embedding", "image")
+FAMILIES = ("network", "linear", "embedding", "image", "text")
 # Of a feature and a label, that linear weights may be made for unasked: to find
 # a pair takes 10 bytes, its weight 6, and as much again when it is saved, so
 # these are half of what a machine of 24 GiB has.
@@ -39,6 +41,7 @@ class DataFacts:
     fingerprint: Hash of the training files.
     image: Height, width and channels where rows are images; else nothing.
     text: What is read of texts, as `data.text` says; "" without any.
+    label_text: Whether what is said of labels tells which ones a text has.
   """
 
   num_rows: int
@@ -51,6 +54,7 @@ class DataFacts:
   fingerprint: str
   image: tuple[int, ...] = ()
   text: str = ""
+  label_text: bool = False
 
 
 def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:
@@ -87,6 +91,8 @@ def reason(
 
 def _chosen(facts: DataFacts, head: str, encoder: str) -> tuple[str, str]:
   """The family that suits, and why."""
+  if facts.text == "vectors":
+    return "text", "for embeddings of texts"
   if encoder != "bag":
     return "image", f"for the encoder {encoder!r}"
   labels = f"for {facts.num_labels:,} labels, which are"

@@ -74,6 +74,7 @@ def rules(
     "linear": ("sgd", 0.0, 0.0, 0.0, "linear"),
     "embedding": ("adam", 2e-3, 2e-3, 0.05, "cosine"),
     "image": ("adam", 3e-3, 1e-2, 0.05, "cosine"),
+    "text": ("adam", 1e-3, 1e-3, 0.0, "linear"),
   }[config.family]
   found: options.Fields = {
     "optim.warmup": warmup,

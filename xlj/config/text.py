@@ -18,6 +18,7 @@ from xlj.documents import discover as documents_discover
 from xlj.documents import store as documents_lib
 from xlj.text import features as features_lib
 from xlj.text import tokens as tokens_lib
+from xlj.text import vectors as vectors_lib
 from xlj.text import words as words_lib
 
 _OF_WORDS = tuple(
@@ -28,16 +29,23 @@ _READS = {
   "": (),
   "words": _OF_WORDS,
   "tokens": (*_OF_TOKENS, "text.num_tokens"),
+  "vectors": (*_OF_TOKENS, "text.dtype"),
+  "auto": (*_OF_WORDS, *_OF_TOKENS, "text.num_tokens", "text.dtype"),
 }
-CHOICES = {"data.text": tuple(_READS)}
+CHOICES = {
+  "data.text": tuple(_READS),
+  "text.dtype": ("float32", "bfloat16"),
+}
 SWITCHES = (options.by_name("data.text", _READS),)
 
 
 def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   return {
-    # What is read of texts: "words" (how often each occurs) or "tokens" (in
-    # order, for an encoder of texts); "" where rows are no texts
+    # What is read of texts: "words" (how often each occurs), "tokens" (in
+    # order, for an encoder of texts), "vectors" (embeddings by an encoder that
+    # stays as it is) or "auto": vectors if there is a pretrained encoder, or
+    # else words; "" where rows are no texts
     "data.text": config_dict.placeholder(str),
     # Of the training texts, that are the test split, by the hash of each
     "data.test_share": 0.0,
@@ -46,6 +54,7 @@ def fields() -> options.Fields:
     "text.pretrained": "",
     "text.max_length": 128,  # most tokens of a text, special ones included
     "text.num_tokens": 16_384,  # to learn
+    "text.dtype": "float32",  # that vectors are computed in, or "bfloat16"
     # Of words; see xlj.text.words
     "text.words.ngrams": (1, 2),  # lengths in words; (0, 0) for none
     "text.words.char_ngrams": (5, 5),  # in characters of a word; likewise
@@ -73,11 +82,10 @@ RANGES: checks.Ranges = {
 def rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
-  """Values for fields that are left open: what the data are is known."""
-  found: options.Fields = {"data.text": facts.text}
+  """Values for fields that are left open."""
   if facts.text == "tokens":  # Their order is what counts.
-    found |= {"data.weighting": "none", "data.l2": False}
-  return found
+    return {"data.weighting": "none", "data.l2": False}
+  return {}
 
 
 def kind(config: ml_collections.ConfigDict) -> str:
@@ -90,6 +98,8 @@ def kind(config: ml_collections.ConfigDict) -> str:
     One of `data.text`; "" if there are none.
   """
   data = config.data
+  if data.text == "auto":
+    return "vectors" if config.text.pretrained else "words"
   if data.text is not None:
     return data.text
   if data.generator.rows or data.context or not data.dir:
@@ -218,9 +228,12 @@ def load(
 
 def _loader(config: ml_collections.ConfigDict) -> Any:
   """What reads the featurizer from a directory."""
-  return {"words": words_lib.Words, "tokens": tokens_lib.Tokens}[
-    kind(config)
-  ].load
+  made: dict[str, Any] = {
+    "words": words_lib.Words,
+    "tokens": tokens_lib.Tokens,
+    "vectors": vectors_lib.Vectors,
+  }
+  return made[kind(config)].load
 
 
 def _fitted(
@@ -234,16 +247,33 @@ def _fitted(
     what: Any = dataclasses.asdict(words)
   elif text.pretrained:
     try:
-      return tokens_lib.Tokens.pretrained(
-        text.pretrained, max_length=text.max_length
-      )
+      return _pretrained(config)
     except (FileNotFoundError, ValueError) as error:
       raise checks.ConfigError(f"text.pretrained: {error}") from None
+  elif kind(config) == "vectors":
+    raise checks.ConfigError(
+      "data.text is 'vectors', and text.pretrained is empty; name the directory"
+      " of a pretrained encoder by --config.text.pretrained=DIR"
+    )
   else:
     what = {"size": text.num_tokens, "max_length": text.max_length}
     make = functools.partial(tokens_lib.Tokens.train, **what)
   settings = json.dumps([kind(config), what])
   return features_lib.fit(found, settings, make, _loader(config))
+
+
+def _pretrained(
+  config: ml_collections.ConfigDict,
+) -> features_lib.Featurizer:
+  """What a pretrained encoder reads of texts, or makes of them."""
+  text = config.text
+  if kind(config) == "tokens":
+    return tokens_lib.Tokens.pretrained(
+      text.pretrained, max_length=text.max_length
+    )
+  return vectors_lib.Vectors.pretrained(
+    text.pretrained, max_length=text.max_length, dtype=text.dtype
+  )
 
 
 def _word_options(config: ml_collections.ConfigDict) -> words_lib.Options:

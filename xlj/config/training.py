@@ -89,6 +89,7 @@ def rules(
     "linear": (_power_of_two(rows / 20, 64, 4096) if by_example else 64, 2.0),
     "embedding": (512, 4.0),
     "image": (128, 30.0),
+    "text": (512, 6.0),
   }[config.family]
   train = config.train
   steps = train.num_steps
@@ -99,7 +100,7 @@ def rules(
   else:
     epochs = _epochs(config, steps, batch)
   power = 0.5
-  if by_example or config.family == "image":
+  if by_example or config.family in ("image", "text"):
     power = 0.0  # Steps by example do rare labels justice.
   elif config.family == "network" and facts.labels_per_row < 5:
     power = 1.0

@@ -83,6 +83,22 @@ class Texts(Sequence[str]):
     return [data[a:b].decode() for a, b in zip(ends, ends[1:])]
 
 
+def of(texts: Sequence[str]) -> Texts:
+  """Texts in memory.
+
+  Args:
+    texts: N of them.
+
+  Returns:
+    The same.
+  """
+  pieces = [text.encode() for text in texts]
+  data = np.frombuffer(b"".join(pieces), np.uint8)
+  offsets = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+  digest = hashlib.sha256(data.tobytes() + offsets.tobytes())
+  return Texts(data, offsets, digest.hexdigest()[:32])
+
+
 class Writer:
   """Writes texts as they come; memory holds one block of them."""
 

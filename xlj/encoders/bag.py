@@ -37,6 +37,7 @@ class BagEncoder(nnx.Module):
     identity: bool = False,
     input_scale: float = 1.0,
     scale: float = 0.0,
+    fixed_scale: bool = False,
     rngs: nnx.Rngs,
   ):
     """Creates the parameters.
@@ -55,6 +56,7 @@ class BagEncoder(nnx.Module):
       input_scale: Factor on the features.
       scale: If positive, embeddings are normalised to unit length and
         multiplied by a trained scale that starts here (cosine logits).
+      fixed_scale: Whether the scale stays as it is.
       rngs: Source of random keys.
     """
     std = dim**-0.5 if std is None else std
@@ -65,7 +67,9 @@ class BagEncoder(nnx.Module):
     )
     # The logarithm, so that Adam changes the scale by a share of itself; of a
     # strong type, or steps would be compiled again when it becomes one.
-    self.log_scale = nnx.Param(jnp.log(jnp.float32(scale))) if scale else None
+    trained = scale and not fixed_scale
+    self.log_scale = nnx.Param(jnp.log(jnp.float32(scale))) if trained else None
+    self.scale = 0.0 if trained else scale
     widths = (dim, *hidden)
     self.bias = nnx.Param(jnp.zeros((dim,))) if activation else None
     self.input_scale = input_scale
@@ -97,6 +101,8 @@ class BagEncoder(nnx.Module):
       h = self.activation(layer(h))
     if self.log_scale is not None:
       h = jnp.exp(self.log_scale[...]) * normalize.unit_rows(h)
+    elif self.scale:
+      h = self.scale * normalize.unit_rows(h)
     return self.embedding_dropout(h, rngs=rngs, deterministic=evaluate)
 
 

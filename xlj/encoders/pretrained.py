@@ -207,6 +207,7 @@ def encoder(
   pooled: str | None = None,
   dtype: str = "float32",
   unit: bool = False,
+  place: jax.sharding.Sharding | None = None,
 ) -> Callable[..., jax.Array]:
   """A pretrained encoder as a function, which is compiled for each shape.
 
@@ -215,6 +216,7 @@ def encoder(
     pooled: "mean" or "cls"; None for what the directory says.
     dtype: That it computes in.
     unit: Whether embeddings have length 1.
+    place: Where the parameters are; by default on the first device.
 
   Returns:
     A function of ids `[N, T]` of tokens and a mask `[N, T]`, not 0 where there
@@ -232,7 +234,9 @@ def encoder(
     )
 
   graph = nnx.graphdef(nnx.eval_shape(make))
-  state = jax.tree.map(lambda a: nnx.Param(jax.device_put(a)), parameters)
+  state = jax.tree.map(
+    lambda a: nnx.Param(jax.device_put(a, place)), parameters
+  )
 
   @jax.jit
   def encode(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:

@@ -13,9 +13,11 @@ import numpy as np
 
 from xlj import files
 from xlj.config import splits
+from xlj.config import text
 from xlj.config import training as training_config
 from xlj.data import statistics
 from xlj.data import store
+from xlj.documents import store as documents
 from xlj.evaluation import evaluator
 from xlj.evaluation import metrics
 from xlj.inference import label_files
@@ -79,11 +81,17 @@ def evaluate(
   start = time.monotonic()
   counts = run.label_counts()
   about = _about(run, data, ks, counts)
-  with jax.set_mesh(run.mesh):
-    scorer = make_scorer(run, data, ks=ks, choice=choice)
-    ranking = scorer.run(run.state)
+  if run.fusion is not None:
+    place = data_dir or run.config.data.dir
+    found = text.documents(run.config, place, split, run.run.encoding)
+    ranking, loss = _of_answers(run, found.texts, data, choice, about), {}
     seconds = time.monotonic() - start
-    loss = scorer.loss(run.state)
+  else:
+    with jax.set_mesh(run.mesh):
+      scorer = make_scorer(run, data, ks=ks, choice=choice)
+      ranking = scorer.run(run.state)
+      seconds = time.monotonic() - start
+      loss = scorer.loss(run.state)
   data.check()
   by_name = {"xlj": ranking.compute()}
   directory = data_dir or run.config.data.dir
@@ -140,6 +148,26 @@ def make_scorer(
     neighbours=run.neighbours,
     **_about(run, data, ks, run.label_counts()),
   )
+
+
+def _of_answers(
+  run: predictor.Predictor,
+  texts: documents.Texts,
+  data: store.Split,
+  choice: label_choice.LabelChoice,
+  about: Mapping[str, Any],
+) -> metrics.Ranking:
+  """Scores what a run answers together with others; see `inference.fusion`."""
+  ranking = metrics.Ranking(**about)
+  allowed = choice.without(data.filter)
+  k, size = min(ranking.width, run.num_labels), run.config.eval.batch_size
+  for first in range(0, data.num_rows, size):
+    rows = np.arange(first, min(first + size, data.num_rows))
+    _, ids, _ = run.answers(texts[rows], k, allowed.take(rows))
+    labels = choice.kept(data.labels.take(rows), rows)
+    fill = (0, 0), (0, ranking.width - k)
+    ranking.update(np.pad(ids, fill, constant_values=-1), labels)
+  return ranking
 
 
 def _about(

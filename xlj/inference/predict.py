@@ -23,7 +23,6 @@ from xlj.data import npy
 from xlj.documents import formats as documents
 from xlj.inference import label_files
 from xlj.inference import predictor
-from xlj.text import features as features_lib
 
 STDOUT = "-"
 ON_ERROR = ("stop", "skip")
@@ -162,7 +161,7 @@ def _blocks(
 ) -> Iterator[formats.Rows | formats.DataError]:
   """The rows of a file, or images."""
   if run.run.encoding is not None:
-    return _texts(run.run.encoding.featurizer, path)
+    return _texts(path)
   shape = tuple(run.config.encoder.image or ())
   if os.path.isdir(path) or path.lower().endswith(images.ENDINGS):
     if not shape:
@@ -187,15 +186,13 @@ def _blocks(
   )
 
 
-def _texts(
-  featurizer: features_lib.Featurizer, path: str
-) -> Iterator[formats.Rows | formats.DataError]:
-  """The texts of a file, as features."""
+def _texts(path: str) -> Iterator[formats.Rows | formats.DataError]:
+  """The texts of a file in place of features."""
   for block in documents.stream(path):
     if isinstance(block, formats.DataError):
       yield block
     else:
-      yield formats.Rows(featurizer(block.texts), None)
+      yield formats.Rows(np.array(block.texts, object), None)
 
 
 def _told(error: ValueError, count: int, path: str) -> ValueError:

@@ -19,6 +19,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
+from xlj.inference import fusion as fusion_lib
 from xlj.model import batches
 from xlj.model import examples
 from xlj.model import label_choice
@@ -83,6 +84,7 @@ class Predictor:
       rows = directory.neighbours(run.workdir, run.config)
       known = run.order.known(rows.labels)
       self.neighbours = dataclasses.replace(rows, labels=known)
+    self.fusion = fusion_lib.load(self, load)
     self._topk = jax.jit(self._scored, static_argnums=2)
     self._embed = jax.jit(self.model.embed)
     self._confidence = jax.jit(self.model.confidence, static_argnums=2)
@@ -233,6 +235,54 @@ class Predictor:
   ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """The same; an example without a finite score does not cost the others.
 
+    Args and errors are those of `answers_alone`. Where other runs help (see
+    `inference.fusion`), examples are texts, and few labels have a score.
+
+    Returns:
+      As there.
+    """
+    if self.fusion is None:
+      return self.answers_alone(features, k, choice, threshold)
+    k, texts = self._checked_k(k, threshold), examples.texts_of(features)
+    scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
+    choice.check_rows(len(texts))
+    size = self.config.eval.batch_size
+    for start in range(0, len(texts), size):
+      block = texts[start : start + size]
+      rows = np.arange(start, start + len(block))
+      found, features = self.fusion.judge(self, block, choice.take(rows))
+      judged = features @ self.fusion.weights
+      top, best = fusion_lib.topk(found, judged, len(block), k)
+      if threshold is not None:
+        missed = top < threshold
+        top, best = np.where(missed, -np.inf, top), np.where(missed, -1, best)
+      scores.append(top)
+      ids.append(best)
+    return np.concatenate(scores), np.concatenate(ids), {}
+
+  def _checked_k(self, k: int | None, threshold: float | None) -> int:
+    """How many labels; refuses what is no number."""
+    if k is None:
+      k = min(DEFAULT_K, self.num_labels)
+    is_whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
+    if not is_whole or not 1 <= k <= self.num_labels:
+      raise ValueError(
+        f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
+      )
+    is_number = isinstance(threshold, numbers.Real) and threshold == threshold
+    if threshold is not None and not is_number:
+      raise ValueError(f"threshold is {threshold!r}; give a score, or None")
+    return int(k)
+
+  def answers_alone(
+    self,
+    features: batches.Features,
+    k: int | None = None,
+    choice: label_choice.LabelChoice = label_choice.ALL,
+    threshold: float | None = None,
+  ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """What the run itself answers, whoever else helps.
+
     Args:
       features: As for `topk`.
       k: As there.
@@ -246,17 +296,7 @@ class Predictor:
     Raises:
       ValueError: If k, the features or the labels do not fit the model.
     """
-    if k is None:
-      k = min(DEFAULT_K, self.num_labels)
-    is_whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
-    if not is_whole or not 1 <= k <= self.num_labels:
-      raise ValueError(
-        f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
-      )
-    k = int(k)
-    is_number = isinstance(threshold, numbers.Real) and threshold == threshold
-    if threshold is not None and not is_number:
-      raise ValueError(f"threshold is {threshold!r}; give a score, or None")
+    k = self._checked_k(k, threshold)
     each = "offset" not in self.model.head.can
     with jax.set_mesh(self.mesh):
       allowed = None if each else choice.by_row(self.model, self.order)

@@ -21,10 +21,10 @@ import scipy.sparse
 from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
 from xlj.documents import rows as documents
-from xlj.text import features as features_lib
 
 Features = (
   csr_lib.Csr
+  | Sequence[str]
   | np.ndarray
   | scipy.sparse.sparray
   | scipy.sparse.spmatrix
@@ -127,7 +127,7 @@ def numbered(
   return found
 
 
-def of_texts(features: Any, featurizer: features_lib.Featurizer) -> Any:
+def of_texts(features: Any, featurizer: Callable[[list[str]], Any]) -> Any:
   """The features of examples that are texts; others are left as they are.
 
   Args:
@@ -166,6 +166,18 @@ def of_texts(features: Any, featurizer: features_lib.Featurizer) -> Any:
         f" {next(i for i, r in enumerate(rows) if isinstance(r, str))} is"
       )
   return featurizer(rows)
+
+
+def texts_of(features: Any) -> list[str]:
+  """The texts of examples.
+
+  Raises:
+    ValueError: They are none.
+  """
+  found: Any = of_texts(features, lambda rows: rows)
+  if not isinstance(found, list) or not all(isinstance(r, str) for r in found):
+    raise ValueError("the examples are no texts; give a list of them: [text]")
+  return found
 
 
 def _of_any(

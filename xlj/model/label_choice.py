@@ -84,6 +84,14 @@ class LabelChoice:
       " them, or ids for all"
     )
 
+  def take(self, rows: np.ndarray) -> "LabelChoice":
+    """The choice of some of the examples that it speaks of."""
+    named: dict[str, Any] = {
+      name: None if labels is None else labels[rows]
+      for name, labels in (("exclude", self.exclude), ("among", self.among))
+    }
+    return LabelChoice(self.allowed, **named)
+
   def kept(self, labels: csr_lib.Csr, rows: np.ndarray) -> csr_lib.Csr:
     """The true labels of some examples that may be answers.
 

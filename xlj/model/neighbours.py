@@ -129,13 +129,26 @@ class Neighbours:
     count = min(self.count, cosines.shape[1])
     near = np.argpartition(-cosines, count - 1, 1)[:, :count]
     best = np.take_along_axis(cosines, near, 1)
-    top = best.max(1, keepdims=True)
-    shares = np.exp((best - top) / self.temperature)
-    shares *= (top > 0) / shares.sum(1, keepdims=True)  # or nothing is near
-    named = _sparse(near, shares, cosines.shape[1]) @ self._labels
+    weights = shares(best, self.temperature)
+    named = _sparse(near, weights, cosines.shape[1]) @ self._labels
     named.data = self.weight * np.log1p(named.data / SMALL)
     padded = csr_lib.Csr.from_scipy(named).pad(self.width)
     return order.to_head(padded.ids), padded.values
+
+
+def shares(cosines: np.ndarray, temperature: float) -> np.ndarray:
+  """How much each of the rows near to an example counts.
+
+  Args:
+    cosines: `[n, K]` with the example.
+    temperature: Of them.
+
+  Returns:
+    `[n, K]`, of sum 1; 0 where no cosine is above 0.
+  """
+  top = cosines.max(1, keepdims=True)
+  found = np.exp((cosines - top) / temperature)
+  return found * (top > 0) / found.sum(1, keepdims=True)
 
 
 def with_neighbours(

@@ -27,9 +27,13 @@ from xlj.data import store
 from xlj.documents import formats
 from xlj.documents import naming
 from xlj.documents import store as documents_lib
+from xlj.documents import texts as texts_lib
+from xlj.text import vectors
 
 _T = TypeVar("_T")
 _BLOCK = 4096  # texts at a time
+_SAMPLE = 256  # rows that tell whether texts of labels do
+_TELLING = 0.25  # of other labels, that may be nearer
 _VERSION = 1  # of entries: raise it when what is written changes
 
 
@@ -117,6 +121,8 @@ def open_split(
     The split, whose arrays are memory maps.
   """
   featurizer = encoding.featurizer
+  if isinstance(featurizer, vectors.Vectors):
+    return _embedded(documents, encoding, featurizer, verify)
 
   def write(directory: pathlib.Path) -> dict[str, Any]:
     logging.info(
@@ -149,6 +155,30 @@ def open_split(
 
   what = f"features {featurizer.fingerprint()}"
   return _computed(documents, what, write, load)
+
+
+def _embedded(
+  documents: documents_lib.Documents,
+  encoding: Encoding,
+  featurizer: vectors.Vectors,
+  verify: bool,
+) -> store.Split:
+  """Embeddings of documents, which are those of the texts alone."""
+  place = documents.cache_dir.parent
+  found = featurizer.embed(documents.texts, place, name=documents.name)
+  both = f"{documents.fingerprint} {found.entry.name}"
+  return store.Split(
+    found.features,
+    documents.labels,
+    documents.filter,
+    documents.name,
+    hashlib.sha256(both.encode()).hexdigest()[:32],
+    documents.cache_dir,
+    verification=entries.verification(found.entry) if verify else None,
+    notes=documents.notes,
+    encoding=encoding,
+    label_texts=documents.label_texts,
+  )
 
 
 def read_file(path: str | os.PathLike[str], encoding: Encoding) -> store.Split:
@@ -192,8 +222,38 @@ def read_file(path: str | os.PathLike[str], encoding: Encoding) -> store.Split:
   )
 
 
+def label_texts_tell(split: store.Split) -> bool:
+  """Whether the texts of labels say which ones a row has.
+
+  They do not where they are, say, names of people. A sample of rows decides:
+  most are nearer to what is said of a label of theirs than to what is said of
+  the label of another row.
+
+  Args:
+    split: the training split.
+
+  Returns:
+    The answer; False where rows are not embeddings.
+  """
+  if split.label_texts is None or isinstance(split.features, csr_lib.Csr):
+    return False
+  labelled = np.flatnonzero(split.labels.row_lengths)
+  sample = np.linspace(0, len(labelled) - 1, min(_SAMPLE, len(labelled)))
+  rows = np.unique(labelled[sample.astype(np.int64)])
+  labels = split.labels.indices[split.labels.indptr[rows]]
+  said = split.encoding.featurizer([split.label_texts[i] for i in labels])
+  cosines = np.asarray(split.features[rows]) @ said.T
+  own = np.diag(cosines)[:, None]
+  # Half of others are nearer by chance.
+  return bool(np.mean(cosines > own) < _TELLING)
+
+
 def label_split(split: store.Split) -> store.Split | None:
   """The texts of labels as examples, each of its own label.
+
+  Of a text "name: description" the name counts as much as the whole. Where
+  texts are described in the words that describe them as labels, too, as many of
+  wordnet_hypernym are, the description alone would make each its own label.
 
   Args:
     split: the training split, of texts.
@@ -202,25 +262,45 @@ def label_split(split: store.Split) -> store.Split | None:
     A split in memory, with a row for each label that has a text; None if none
     has.
   """
-  texts = [(i, t) for i, t in enumerate(split.label_texts or ()) if t.strip()]
-  if not texts:
+  said = [(i, t) for i, t in enumerate(split.label_texts or ()) if t.strip()]
+  if not said:
     return None
-  blocks = [
-    split.encoding.featurizer([t for _, t in texts[start : start + _BLOCK]])
-    for start in range(0, len(texts), _BLOCK)
-  ]
-  labels = csr_lib.Csr(
-    np.arange(len(texts) + 1, dtype=np.int64),
-    np.array([i for i, _ in texts], np.int32),
-    None,
-    split.num_labels,
-  )
-  if isinstance(blocks[0], csr_lib.Csr):
-    features: Any = csr_lib.concatenate(blocks)
+  ids = np.array([i for i, _ in said], np.int32)
+  texts = [text for _, text in said]
+  names = list(map(_name_of, texts))
+  featurizer, name = split.encoding.featurizer, f"{split.name}, texts of labels"
+  if isinstance(featurizer, vectors.Vectors):
+    both = texts_lib.of(names + texts)
+    assert split.cache_dir is not None  # It is from files.
+    place = split.cache_dir.parent
+    found = featurizer.embed(both, place, name=name).features
+    features: Any = (found[: len(ids)] + found[len(ids) :]) / 2
   else:
-    features = np.concatenate(blocks)
-  name = f"{split.name}, texts of labels"
+    features = csr_lib.concatenate([featurizer(names), featurizer(texts)])
+    ids = np.tile(ids, 2)
+  labels = csr_lib.Csr(
+    np.arange(len(ids) + 1, dtype=np.int64), ids, None, split.num_labels
+  )
   return store.Split(features, labels, None, name, split.fingerprint)
+
+
+def _name_of(text: str) -> str:
+  """What a text of a label begins with: its name, if there is more."""
+  return _parts(text)[0] or text
+
+
+def description(text: str) -> str:
+  """What a text of a label says beside its name: all if it has none."""
+  return _parts(text)[1] or text
+
+
+def _parts(text: str) -> tuple[str, str]:
+  """The name of "name: description" or two lines, and the rest; or nothing."""
+  for between in ("\n", ": "):
+    name, _, more = text.partition(between)
+    if name.strip() and more.strip():
+      return name, more
+  return "", ""
 
 
 def _write(

@@ -65,7 +65,11 @@ class Tokens:
 
   @classmethod
   def pretrained(
-    cls, directory: str | os.PathLike[str], *, max_length: int = 128
+    cls,
+    directory: str | os.PathLike[str],
+    *,
+    max_length: int = 128,
+    special: bool = True,
   ) -> Tokens:
     """Reads the tokenizer of a pretrained encoder.
 
@@ -74,6 +78,8 @@ class Tokens:
     Args:
       directory: Holds `tokenizer.json`.
       max_length: Most tokens of a text, special ones included.
+      special: Whether special tokens are added, as encoders but static ones
+        were trained.
 
     Returns:
       The tokenizer.
@@ -83,7 +89,10 @@ class Tokens:
       ValueError: If the file is no tokenizer, or `max_length` leaves no room
         for a token of the text.
     """
-    return cls(_limited(_read(Path(directory)), max_length))
+    tokenizer = _read(Path(directory))
+    if not special:
+      tokenizer.post_processor = None
+    return cls(_limited(tokenizer, max_length))
 
   @classmethod
   def train(

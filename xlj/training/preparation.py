@@ -362,4 +362,5 @@ def facts(split: store.Split) -> config_lib.DataFacts:
     fingerprint=split.fingerprint,
     image=split.image,
     text=split.encoding.kind if split.encoding else "",
+    label_text=features_lib.label_texts_tell(split),
   )

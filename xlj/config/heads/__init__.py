@@ -85,6 +85,7 @@ def rules(
     "network": "decoupled_softmax",
     "linear": "bce",
     "embedding": "softmax",
+    "text": "softmax",
     "image": "softmax" if facts.labels_per_row <= 1 else "bce",
   }[config.family]
   return {

@@ -128,12 +128,16 @@ def rules(
     "linear": (False, "normal", 0.0, False, -6.0),
     "embedding": (True, "centroid", 1.0, False, 0.0),
     "image": (False, "normal", 0.02, not single, 0.0),
+    "text": (
+      *(True, "label_text" if facts.label_text else "centroid", 1.0),
+      *(False, 0.0),
+    ),
   }[config.family]
   return {
     "head.cosine": cosine,
     "head.init": init,
     "head.init_scale": init_scale,
-    "head.use_bias": True,
+    "head.use_bias": config.family != "text",
     "head.prior_bias": prior_bias,
     "head.bias": bias,
     "head.wide_pairs": 0,

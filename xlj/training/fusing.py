@@ -1,0 +1,242 @@
+"""Trains a run on vectors of texts with all that helps it to answer.
+
+    WD/held_out/words, WD/held_out/vectors   runs on a part of the training rows
+    WD/fusion.json, WD/fusion.npz            weights, fitted on the other part;
+                                             what is kept of training
+    WD/words, WD                             the runs on all of the rows
+
+Each is a run like any other, so that whatever was stopped goes on by the same
+command. See `xlj.inference.fusion` for what is fused.
+"""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+import numpy as np
+import scipy.optimize
+
+from xlj import config as config_lib
+from xlj import files
+from xlj.config import checks
+from xlj.config import splits
+from xlj.config import text
+from xlj.data import csr as csr_lib
+from xlj.data import pipeline
+from xlj.evaluation import metrics
+from xlj.inference import fusion as fusion_lib
+from xlj.inference import predictor
+from xlj.model import label_choice
+from xlj.runs import directory
+from xlj.text import features as features_lib
+from xlj.training import train
+
+HELD_OUT = "held_out"
+_BLOCK = 512  # texts that are judged at a time
+_RIDGE = 1e-4  # times the squares of weights
+
+
+def is_wanted(config: ml_collections.ConfigDict) -> bool:
+  """Whether others help a run to answer, as a config says or leaves open."""
+  if config.fusion.with_words is not None:
+    return config.fusion.with_words
+  return text.kind(config) == "vectors"
+
+
+def train_all(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
+  """Trains a run, and what helps it to answer if something does.
+
+  Args:
+    config: As of `train.train`.
+    workdir: Likewise.
+
+  Returns:
+    Whether all is complete.
+
+  Raises:
+    ConfigError, DataError ...: As `train.train`.
+  """
+  if not is_wanted(config):
+    return train.train(config, workdir)
+  workdir = directory.resolve(workdir)
+  words = _of_words(config)
+  config = ml_collections.ConfigDict(config.to_dict())
+  config.data.text = text.kind(config)
+  if not (workdir / fusion_lib.FILE).exists():
+    held = workdir / HELD_OUT
+    for name, part in (("vectors", config), ("words", words)):
+      part = ml_collections.ConfigDict(part.to_dict())
+      part.fusion = config_lib.base().fusion
+      part.fusion.with_words = False
+      part.data.validation = config.fusion.held_out
+      part.checkpoint.dir = ""
+      logging.info("Training on a part of the rows: %s", held / name)
+      if not train.train(part, held / name):
+        return False
+    _fit(config, held, workdir)
+  logging.info("Training on all rows: %s", workdir / fusion_lib.WORDS)
+  if not train.train(words, workdir / fusion_lib.WORDS):
+    return False
+  config.fusion.with_words = True
+  logging.info("Training on all rows: %s", workdir)
+  return train.train(config, workdir)
+
+
+def _of_words(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config of the run on words, of the same data."""
+  words, sections = config_lib.base(), ("data.", "text.", "mesh.", "seed")
+  words.update_from_flattened_dict(
+    {
+      name: value
+      for name, value in checks.flatten(config)
+      if name.startswith(sections) and value is not None
+    }
+  )
+  words.data.text, words.text.pretrained = "words", ""
+  words.fusion.with_words = False
+  return words
+
+
+def _fit(config: ml_collections.ConfigDict, held: Path, workdir: Path) -> None:
+  """Fits the weights on rows that the runs in `held` have not seen."""
+  run = predictor.load(held / "vectors", which="last")
+  split = splits.open_split(config)
+  rows, valid_rows = pipeline.holdout(
+    split.num_rows, float(config.fusion.held_out), config.seed
+  )
+  settings = config.fusion
+  fusion = fusion_lib.Fusion(
+    predictor.load(held / "words", which="last"),
+    _memory(run, split, rows),
+    np.ones(len(fusion_lib.FEATURES)),
+    settings.candidates,
+    settings.neighbours,
+    settings.temperature,
+  )
+  texts = text.documents(config, config.data.dir, "train").texts
+  judged = []
+  for start in range(0, len(valid_rows), _BLOCK):
+    chosen = valid_rows[start : start + _BLOCK]
+    found = fusion.judge(run, texts[chosen], label_choice.ALL)
+    judged.append((chosen, *found))
+  parts = [
+    (f, _are_labels(c, split.labels.take(chosen))) for chosen, c, f in judged
+  ]
+  numbers = np.concatenate([chosen[c.texts] for chosen, c, _ in judged])
+  features = np.concatenate([f for f, _ in parts])
+  positive = np.concatenate([p for _, p in parts])
+  weights = fit(features, positive, numbers)
+  scores: dict[str, Any] = {}
+  for name, chosen in (("vectors", np.eye(len(weights))[0]), ("all", weights)):
+    scores[name] = _score(judged, chosen, split.labels, config.eval.ks)
+  logging.info("Held-out rows: %s", json.dumps(scores))
+  if jax.process_index():
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  _memory(run, split, np.arange(split.num_rows)).save(workdir)
+  saved = {
+    "weights": dict(zip(fusion_lib.FEATURES, map(float, weights))),
+    "held_out_rows": len(valid_rows),
+    "held_out_scores": scores,
+  }
+  files.write_text(
+    workdir / fusion_lib.FILE, json.dumps(saved, indent=2) + "\n"
+  )
+
+
+def fit(
+  features: np.ndarray, positive: np.ndarray, texts: np.ndarray
+) -> np.ndarray:
+  """The weights for which labels are likeliest among the candidates.
+
+  Of a text with several labels each counts as much; one that has none among its
+  candidates tells nothing.
+
+  Args:
+    features: float64 `[m, F]` of candidates.
+    positive: bool `[m]`, whether a candidate is a label of its text.
+    texts: int `[m]`, ascending, whose candidate it is.
+
+  Returns:
+    float64 `[F]`.
+  """
+  _, first, index = np.unique(texts, return_index=True, return_inverse=True)
+  count = np.add.reduceat(positive.astype(np.float64), first)
+  share = positive / np.maximum(count, 1)[index]
+  told = (count > 0).astype(np.float64)
+  total = max(told.sum(), 1.0)
+  scale = np.maximum(features.std(0), 1e-6)
+
+  def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    z = features @ (weights / scale)
+    z = z - np.maximum.reduceat(z, first)[index]
+    e = np.exp(z)
+    sums = np.add.reduceat(e, first)
+    value = np.sum(told * np.log(sums)) - np.sum(share * z)
+    slope = (e / sums[index]) * told[index] - share
+    grad = features.T @ slope / scale
+    value = value / total + _RIDGE * weights @ weights
+    return value, grad / total + 2 * _RIDGE * weights
+
+  found = scipy.optimize.minimize(
+    loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B"
+  )
+  return found.x / scale
+
+
+def _memory(
+  run: predictor.Predictor, split: Any, rows: np.ndarray
+) -> fusion_lib.Memory:
+  """What is kept of some training rows."""
+  vectors = np.asarray(split.features[rows])
+  labels = split.labels.take(rows)
+  num_labels = split.num_labels
+  said = np.zeros((num_labels, vectors.shape[1]), np.float16)
+  described = np.zeros(num_labels, np.uint64)
+  of_labels = features_lib.label_split(split)
+  if of_labels is not None:
+    sums = of_labels.labels.to_scipy().T @ of_labels.features
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    said = (sums / np.where(length > 0, length, 1)).astype(np.float16)
+    found = [
+      fusion_lib.hashed(features_lib.description(label_text))
+      for label_text in split.label_texts
+    ]
+    described[: len(found)] = found
+  counts = np.bincount(labels.indices, minlength=num_labels).astype(np.int64)
+  return fusion_lib.Memory(
+    vectors.astype(np.float16), labels, said, counts, described
+  )
+
+
+def _are_labels(
+  candidates: fusion_lib.Candidates, labels: csr_lib.Csr
+) -> np.ndarray:
+  """Whether candidates are labels of their texts, bool `[m]`."""
+  rows = np.repeat(np.arange(labels.num_rows), labels.row_lengths)
+  keys = rows * labels.num_columns + labels.indices
+  own = candidates.texts * labels.num_columns + candidates.labels
+  return np.isin(own, keys)
+
+
+def _score(
+  judged: Sequence[tuple[np.ndarray, fusion_lib.Candidates, np.ndarray]],
+  weights: np.ndarray,
+  labels: csr_lib.Csr,
+  ks: Sequence[int],
+) -> dict[str, float]:
+  """Precision at some cut-offs, in percent."""
+  ranking = metrics.Ranking(
+    num_labels=labels.num_columns, ks=tuple(ks), per_label=False
+  )
+  for rows, candidates, features in judged:
+    _, ids = fusion_lib.topk(
+      candidates, features @ weights, len(rows), ranking.width
+    )
+    ranking.update(ids, labels.take(rows))
+  found = ranking.compute()
+  return {name: found[name] for name in (f"P@{k}" for k in ks)}
