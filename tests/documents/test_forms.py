@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 
 import pytest
 import scipy.sparse
@@ -255,3 +256,10 @@ def test_a_test_split_alone_knows_the_labels_of_their_file(tmp_path):
   assert found.label_names == ["p", "q"] and rows_of(found.labels) == [[1, 2]]
   assert found.num_labels == 2
   assert list(found.label_texts) == ["p", "q"]
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "pyarrow", None)
+  write(tmp_path, {"train.parquet": b"PAR1"})
+  with pytest.raises(ImportError, match=r"pip install 'xlj\[parquet\]'"):
+    store.open_documents(tmp_path)
