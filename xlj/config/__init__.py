@@ -18,6 +18,7 @@ from ml_collections import config_dict
 
 from xlj.config import checks
 from xlj.config import data
+from xlj.config import dual
 from xlj.config import earlier
 from xlj.config import encoders
 from xlj.config import families
@@ -69,8 +70,8 @@ family_reason = families.reason
 
 # In the order in which open fields are decided.
 PARTS = (
-  *(data, text, encoders, heads, remedies, optim, training, neighbours),
-  fusion,
+  *(data, text, encoders, dual, heads, remedies, optim, training),
+  *(neighbours, fusion),
 )
 SWITCHES = sum((part.SWITCHES for part in PARTS), ())
 CHOICES: dict[str, Sequence[str]] = {"family": families.FAMILIES}
@@ -252,7 +253,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ConfigError(
         f"{name} is {values[name]!r}, which {why} does not read; leave it out"
       )
-  for part in (data, text, encoders, heads, remedies, training):
+  for part in (data, text, encoders, dual, heads, remedies, training):
     part.check(config)
   neighbours.check(config)
   fusion.check(config)

@@ -30,6 +30,9 @@ def fields() -> options.Fields:
     "encoder.embedding_dropout": auto(float),
     "encoder.hidden_dropout": 0.0,
     "encoder.init": auto(str),  # of the bag: "normal" or "identity"
+    # Examples embedded at a time, of which more is kept than the embeddings, on
+    # all devices; 0 for the batch. See xlj.ops.gradient_cache
+    "encoder.chunk": 0,
     "encoder.init_scale": 0.3,  # standard deviation of the bag at the start
     # Of the features, for the encoder alone
     "encoder.input_scale": auto(float),
@@ -54,6 +57,7 @@ RANGES: checks.Ranges = {
   "encoder.feature_dropout": checks.RATE,
   "encoder.embedding_dropout": checks.RATE,
   "encoder.hidden_dropout": checks.RATE,
+  "encoder.chunk": checks.Range(0),
   "encoder.init_scale": checks.Range(0, 1e6),
   "encoder.input_scale": checks.Range(0, checks.LARGEST, above=True),
   "encoder.scale": checks.Range(0, 1e6),
@@ -275,5 +279,6 @@ SWITCHES = (
     "encoder.embedding_dropout",
     "encoder.input_scale",
     "encoder.scale",
+    "encoder.chunk",
   ),
 )

@@ -83,6 +83,25 @@ class Slice:
     local = -(-batch_size // shares) * (shares // self.count)
     return slice(self.index * local, (self.index + 1) * local)
 
+  def take(
+    self, values: np.ndarray, batch_size: int, fill: float
+  ) -> np.ndarray:
+    """This process's part of a value by example.
+
+    Args:
+      values: [n, ...] of a global batch, at most `batch_size` examples.
+      batch_size: as of `of`.
+      fill: of examples behind the last one.
+
+    Returns:
+      [B, ...].
+    """
+    part = self.of(batch_size)
+    mine = values[part]
+    missing = part.stop - part.start - len(mine)
+    pad = ((0, missing), *((0, 0) for _ in values.shape[1:]))
+    return np.pad(mine, pad, constant_values=fill) if missing else mine
+
 
 def train_batches(
   split: store.Split,
@@ -126,7 +145,7 @@ def train_batches(
       divide.
   """
   source = shuffled(split, batch_size, seed, rows, order)
-  fetch = _fetcher(split, weighting, batch_size, rows, widths, process)
+  fetch = fetcher(split, weighting, batch_size, rows, widths, process)
   return _iterate(source, fetch, start_step, num_threads)
 
 
@@ -175,7 +194,7 @@ def eval_batches(
     ValueError: when the batch size does not divide.
   """
   source = order_lib.BatchesInOrder(split.num_rows, batch_size, rows)
-  fetch = _fetcher(split, weighting, batch_size, rows, widths, process)
+  fetch = fetcher(split, weighting, batch_size, rows, widths, process)
   return _iterate(source, fetch, 0, num_threads)
 
 
@@ -214,14 +233,12 @@ class _Fetch:
   split: store.Split
   weighting: Weighting | None
   widths: padding.Widths
-  part: slice
+  batch_size: int
+  process: Slice
 
   def __call__(self, rows: np.ndarray) -> Batch:
     real = rows[rows >= 0]
-    mine = rows[self.part]
-    missing = self.part.stop - self.part.start - len(mine)
-    if missing:
-      mine = np.pad(mine, (0, missing), constant_values=order_lib.PADDING_ROW)
+    mine = self.process.take(rows, self.batch_size, order_lib.PADDING_ROW)
     features = self._features(real, mine)
     return Batch(
       *features,
@@ -270,23 +287,36 @@ def _fill(block: np.ndarray, size: int, fill: int) -> np.ndarray:
   return np.pad(block, ((0, missing), (0, 0)), constant_values=fill)
 
 
-def _fetcher(
+def fetcher(
   split: store.Split,
   weighting: Weighting | None,
   batch_size: int,
   rows: np.ndarray | None,
   widths: padding.Widths | None,
   process: Slice,
-) -> _Fetch:
+) -> Callable[[np.ndarray], Batch]:
+  """What reads a batch of some rows; see `train_batches` for arguments.
+
+  Args:
+    split: the data set.
+    weighting: of sparse features.
+    batch_size: examples of a global batch at most.
+    rows: that the widths are chosen for.
+    widths: the padded widths.
+    process: which slice of each batch is read.
+
+  Returns:
+    From int [n], the rows of a global batch, to this process's part of it.
+  """
   if widths is None:
     widths = padding.plan(split, batch_size=batch_size, rows=rows)
   logging.debug("Padded widths: %s", widths)
-  return _Fetch(split, weighting, widths, process.of(batch_size))
+  return _Fetch(split, weighting, widths, batch_size, process)
 
 
 def _iterate(
   source: order_lib.ShuffledBatches | order_lib.BatchesInOrder,
-  fetch: _Fetch,
+  fetch: Callable[[np.ndarray], Batch],
   start: int,
   num_threads: int,
 ) -> Iterator[Batch]:

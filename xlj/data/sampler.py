@@ -70,10 +70,21 @@ class ByLabel:
 
   def _uniform(self, examples: np.ndarray, stream: int) -> np.ndarray:
     """float64 in [0, 1), by a hash of seed, stream and example number."""
-    mixed = np.random.SeedSequence([self._seed, stream]).generate_state(
-      1, np.uint64
-    )
-    return (_hash(examples ^ _hash(mixed)) >> np.uint64(11)) * 2.0**-53
+    return uniform((self._seed, stream), examples)
+
+
+def uniform(seeds: tuple[int, ...], numbers: np.ndarray) -> np.ndarray:
+  """Random numbers that depend on nothing but these.
+
+  Args:
+    seeds: non-negative integers.
+    numbers: uint64, of any shape.
+
+  Returns:
+    float64 in [0, 1), of that shape.
+  """
+  mixed = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
+  return (_hash(numbers ^ _hash(mixed)) >> np.uint64(11)) * 2.0**-53
 
 
 def _hash(x: np.ndarray) -> np.ndarray:

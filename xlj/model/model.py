@@ -8,6 +8,7 @@ Legend: N examples, K features per example, P positives per example,
 F features, L label rows (padded), D embedding width.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -18,21 +19,22 @@ import numpy as np
 import optax
 
 from xlj import sharding
+from xlj.config import dual
 from xlj.config import encoders
 from xlj.config import heads
 from xlj.config import optim
 from xlj.config import remedies
 from xlj.encoders import bag
 from xlj.heads import head as head_lib
-from xlj.losses import range_loss
+from xlj.model import dual as dual_lib
 from xlj.model import example_memory
+from xlj.model import inputs as inputs_lib
 from xlj.model import label_values
 from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
+from xlj.ops import gradient_cache
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
-
-Array = jax.Array | np.ndarray
 
 
 class State(NamedTuple):
@@ -41,8 +43,8 @@ class State(NamedTuple):
   Attributes:
     model: `encoder`, `head` (parameters) and `buffers`: `label_counts` and
       `label_ids` by row, `idf` by feature.
-    training: `encoder` and `head` (optimizer states), and `memory` of the
-      examples if the loss needs one.
+    training: `encoder` and `head` (optimizer states), `memory` of the examples
+      if the loss needs one, and their `negatives` if a dual encoder does.
     step: Scalar int32, number of steps taken.
   """
 
@@ -51,28 +53,7 @@ class State(NamedTuple):
   step: jax.Array
 
 
-class Inputs(NamedTuple):
-  """A batch: this process's rows as numpy, or all on the mesh by example.
-
-  Attributes:
-    feature_ids: `[N, K]` int32, None when the features are dense.
-    feature_values: `[N, K]` float32, or dense features `[N, F]`, also bytes.
-    label_ids: `[N, P]` int32, -1 for padding.
-    weights: `[N]` float32, 0 for padding examples.
-    rows: `[N]` int32, rows of the split, -1 for padding; None where nothing is
-      remembered of examples.
-  """
-
-  feature_ids: Array | None
-  feature_values: Array
-  label_ids: Array
-  weights: Array
-  rows: Array | None = None
-
-  @property
-  def targets(self) -> targets_lib.Targets:
-    """Positives and example weights."""
-    return targets_lib.Targets(self.label_ids, self.weights)
+Inputs = inputs_lib.Inputs
 
 
 class Model:
@@ -246,13 +227,21 @@ class Model:
     seed = self._config.seed + self._config.train.shuffle
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     drop_key, encode_key = jax.random.split(key)
-    features = self._drop_features(inputs, drop_key)
+    rate = self._config.encoder.feature_dropout
+    features = inputs_lib.dropped(inputs, rate, drop_key)
+    texts = () if inputs.dual is None else inputs.dual.texts
     encoder = state.model["encoder"]
-    x = vjp = None
+    x, embedded, vjp = None, [], None
     if self._graph is not None:
-      x, vjp = jax.vjp(
-        lambda params: self._encode(params, features, encode_key), encoder
-      )
+
+      def encode(params):
+        keys = [jax.random.fold_in(key, i) for i in range(len(texts))]
+        return self._encode(params, features, encode_key), [
+          self._encode(params, inputs_lib.dropped(text, rate, k), k)
+          for text, k in zip(texts, keys)
+        ]
+
+      (x, embedded), vjp = jax.vjp(encode, encoder)
     memory = state.training.get("memory")
     targets = inputs.targets
     if memory is not None:
@@ -260,32 +249,43 @@ class Model:
       targets = targets._replace(
         memory=example_memory.take(memory, jnp.asarray(inputs.rows))
       )
-    head, head_opt, dx, metrics = self.head.step(
-      state.model["head"],
-      state.training["head"],
-      state.step,
-      x,
-      self._wide(features),
-      targets,
-      self._label_values(state.model),
-    )
-    encoder_opt = state.training["encoder"]
+    head, head_opt = state.model["head"], state.training["head"]
+    if dual.has_learned_rows(self._config):
+      head, head_opt, dx, metrics = self.head.step(
+        head,
+        head_opt,
+        state.step,
+        x,
+        self._wide(features),
+        targets,
+        self._label_values(state.model),
+      )
+    else:
+      assert x is not None  # The config says so.
+      dx, metrics = jnp.zeros_like(x), {"loss": jnp.float32(0)}
+    encoder_opt, dtexts = state.training["encoder"], []
     weights = self._config.range
-    if weights.intra or weights.inter:
+    if texts or weights.intra or weights.inter:
       assert dx is not None  # There are embeddings.
-      value, grad = jax.value_and_grad(self._range_loss)(x, inputs)
-      metrics = {**metrics, "loss": metrics["loss"] + value, "range": value}
+      terms = jax.value_and_grad(
+        lambda x, y: dual_lib.losses(self._config, x, y, inputs, state.step),
+        argnums=(0, 1),
+        has_aux=True,
+      )
+      (value, found), (grad, dtexts) = terms(x, embedded)
+      metrics = {**metrics, "loss": metrics["loss"] + value, **found}
       dx += grad.astype(dx.dtype)
     if vjp is not None:
       assert dx is not None
-      metrics["loss"] += 0 * jnp.sum(dx.astype(jnp.float32))
-      (grads,) = vjp(dx)
+      for gradient in (dx, *dtexts):
+        metrics["loss"] += 0 * jnp.sum(gradient.astype(jnp.float32))
+      (grads,) = vjp((dx, dtexts))
       updates, encoder_opt = self._encoder_tx.update(
         grads, encoder_opt, encoder
       )
       encoder = optax.apply_updates(encoder, updates)
     model = {**state.model, "encoder": encoder, "head": head}
-    training = {"encoder": encoder_opt, "head": head_opt}
+    training = {**state.training, "encoder": encoder_opt, "head": head_opt}
     if memory is not None:
       training["memory"] = example_memory.put(
         memory,
@@ -350,6 +350,26 @@ class Model:
       model["head"], *self._forward(model, inputs), k, choice, offset
     )
 
+  def nearest_wrong(
+    self, model: dict[str, Any], inputs: Inputs, k: int
+  ) -> jax.Array:
+    """The labels of highest score that each example lacks.
+
+    Args:
+      model: The `model` part of the state.
+      inputs: A batch with its labels.
+      k: How many labels.
+
+    Returns:
+      `[N, k]` int32, -1 where there are fewer.
+    """
+    labels = jnp.asarray(inputs.label_ids)
+    most = min(k + labels.shape[1], self._config.data.num_labels)
+    x, wide = self._forward(model, inputs)
+    _, ids = self.head.topk(model["head"], x, wide, most)
+    first = functools.partial(dual_lib.without, k=k)
+    return sharding.by_compiler(first)(ids, labels)
+
   def confidence(
     self, model: dict[str, Any], inputs: Inputs, by: str
   ) -> jax.Array:
@@ -407,16 +427,19 @@ class Model:
     return state._replace(model=model, training=training)
 
   def recentred(self, sums: jax.Array, state: State) -> State:
-    """The state with the memory of the head "oltr" at the means of now.
+    """The state with the means of now in a memory, or as label rows.
 
     Args:
-      sums: Those of `add_to_centroids` over the training rows.
+      sums: Those of `add_to_centroids`: for the memory of the head "oltr" over
+        the training rows, for label rows that are not learned over label texts.
       state: The state.
 
     Returns:
       The state.
     """
-    head = self.head.at_centroids(state.model["head"], sums, 0)
+    learned = dual.has_learned_rows(self._config)
+    length = 0 if learned else self._config.head.init_scale
+    head = self.head.at_centroids(state.model["head"], sums, length)
     return state._replace(model={**state.model, "head": head})
 
   def start_with(
@@ -480,27 +503,17 @@ class Model:
       step=jnp.int32(0),
     )
 
-  def _init_memory(self) -> dict[str, targets_lib.Memory]:
+  def _init_memory(self) -> dict[str, Any]:
     """What is remembered of the training examples, if anything."""
     remembered = remedies.num_remembered(self._config)
-    if not remembered:
-      return {}
-    return {
-      "memory": example_memory.init(
-        self._config.data.num_rows, remembered, self._config.head.blocks
-      )
-    }
-
-  def _range_loss(self, x: jax.Array, inputs: Inputs) -> jax.Array:
-    """The weighted range loss of a batch, a scalar."""
-    settings = self._config.range
-    used = jnp.asarray(inputs.weights) > 0
-    labels = jnp.where(used, jnp.asarray(inputs.label_ids)[:, 0], -1)
-    x, labels = jax.reshard((x, labels), sharding.REPLICATED)
-    intra, inter = range_loss.range_losses(
-      x, labels, settings.margin, settings.farthest
-    )
-    return settings.intra * intra + settings.inter * inter
+    size = self._config.data.num_rows, remembered, self._config.head.blocks
+    found: dict[str, Any] = {}
+    if remembered:
+      found["memory"] = example_memory.init(*size)
+    if negatives := dual.num_negatives(self._config):
+      memory = example_memory.init(size[0], negatives, size[2])
+      found["negatives"] = memory.ids
+    return found
 
   def _label_values(
     self, model: dict[str, Any]
@@ -521,13 +534,20 @@ class Model:
       rngs = None if key is None else nnx.Rngs(dropout=key)
       return module(features, rngs=rngs)
 
+    count = len(jax.tree.leaves(features)[0])
+    encode = gradient_cache.in_chunks(
+      encode,
+      gradient_cache.num_chunks(
+        count, self._config.encoder.chunk, sharding.num_shards()
+      ),
+    )
     return sharding.by_compiler(encode)(params, features, key)
 
   def _forward(
     self, model: dict[str, Any], inputs: Inputs
   ) -> tuple[jax.Array | None, feature_rows.SparseRows | None]:
     """What the head reads, without dropout."""
-    features = _features(inputs)
+    features = inputs_lib.features(inputs)
     x = None
     if self._graph is not None:
       x = self._encode(model["encoder"], features, None)
@@ -538,23 +558,3 @@ class Model:
       return None
     assert isinstance(features, feature_rows.SparseRows)  # The config says so.
     return features
-
-  def _drop_features(self, inputs: Inputs, key: jax.Array) -> bag.Features:
-    """Features with a share of the values set to 0, the rest scaled up."""
-    rate = self._config.encoder.feature_dropout
-    if not rate:
-      return _features(inputs)
-
-    def drop(values, key):
-      keep = jax.random.bernoulli(key, 1 - rate, values.shape)
-      return jnp.where(keep, values / (1 - rate), 0)
-
-    values = sharding.by_compiler(drop)(inputs.feature_values, key)
-    return _features(inputs._replace(feature_values=values))
-
-
-def _features(inputs: Inputs) -> bag.Features:
-  if inputs.feature_ids is None:
-    return jnp.asarray(inputs.feature_values)
-  make = sharding.by_compiler(feature_rows.sparse_rows)
-  return make(inputs.feature_ids, inputs.feature_values)

@@ -211,11 +211,12 @@ def neighbours(
   )
 
 
-def of_label_texts(data: Data) -> Data:
+def of_label_texts(data: Data, asked: str) -> Data:
   """The texts of labels as if they were the training rows.
 
   Args:
     data: Of training on texts.
+    asked: Which field needs them, for the message.
 
   Returns:
     The data, with a row for each label that has a text.
@@ -226,8 +227,8 @@ def of_label_texts(data: Data) -> Data:
   split = features_lib.label_split(data.split)
   if split is None:
     raise config_lib.ConfigError(
-      "head.init is 'label_text', and no label has a text: add labels.jsonl of"
-      ' {"label": ..., "text": ...} to the data, or set head.init=centroid'
+      f"{asked} needs texts of labels, and none has one: add labels.jsonl of"
+      ' {"label": ..., "text": ...} to the data, or leave it out'
     )
   return dataclasses.replace(data, split=split, rows=np.arange(split.num_rows))
 

@@ -33,6 +33,7 @@ from xlj.runs import directory
 from xlj.runs import label_corrections
 from xlj.runs import ownership
 from xlj.training import closing
+from xlj.training import dual
 from xlj.training import first_stage
 from xlj.training import noisy_labels
 from xlj.training import preparation
@@ -160,7 +161,7 @@ def _start(
     state = start(state, *first_stage.load(config))
   if config.head.init == "label_text":
     logging.info("Starting at the texts of the labels")
-    data = preparation.of_label_texts(data)
+    data = preparation.of_label_texts(data, "head.init='label_text'")
     state = _centring(model, config, data, model.start_at_centroids)(state)
   elif config.head.init == "centroid" or "memory" in model.head.can:
     logging.info("Starting at the centroids of the labels' examples")
@@ -287,6 +288,11 @@ def _steps(
   step_fn = jax.jit(model.train_step, donate_argnums=0)
   recentred = _centring(model, config, data, model.recentred)
   recentre_every = oltr.recentre_every(config)
+  texts = None
+  if config.dual.loss != "none":
+    of_labels = preparation.of_label_texts(data, "dual.loss")
+    embed = _centring(model, config, of_labels, model.recentred)
+    texts = dual.LabelTexts(model, config, data, of_labels, embed)
   stream = batches.for_training(
     config,
     data.split,
@@ -321,6 +327,10 @@ def _steps(
         inputs = batches.to_inputs(batch, data.order)
         labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)
         inputs = inputs._replace(label_ids=labels)
+        if texts is not None:
+          state = texts.before(step, state)
+          rows = data.batches(config)[step - 1]
+          inputs = inputs._replace(dual=texts.of_batch(step, rows))
         state, metrics = step_fn(state, sharding.put_batch(inputs))
         losses[step] = metrics["loss"]
         if "corrected_ids" in metrics:
@@ -339,6 +349,8 @@ def _steps(
       if log and metrics:
         writer.write(step, "train", metrics)
       scores = None
+      if texts is not None and (save or validate):
+        state = texts.renewed(state)
       if validator and validate:
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
