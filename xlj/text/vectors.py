@@ -309,6 +309,8 @@ class _Blocks:
       with cache.alone(path):
         found = _read(path)  # another process may have computed it
         if found is None:
+          if path.exists():
+            logging.warning("%s is damaged; it is computed again", path)
           found = self._compute(i)
           with files.replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, vectors=found.vectors, cut=found.cut)
@@ -357,10 +359,7 @@ def _read(path: Path) -> _Block | None:
   try:
     with np.load(path) as found:
       return _Block(found["vectors"], int(found["cut"]))
-  except FileNotFoundError:
-    return None
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    logging.warning("%s is damaged; it is computed again", path)
     return None
 
 
