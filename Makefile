@@ -1,5 +1,6 @@
 # make demo: the whole job on generated data.   make test: the quick tests.
 # make test-all: every test there is.
+# make weights: a small pretrained encoder, which some tests and figures need.
 # Each makes a virtual environment of its own and installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TEST := $(VENV)/installed-test
 
-.PHONY: demo test test-slow test-all lint format clean
+.PHONY: demo test test-slow test-all weights lint format clean
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 $(INSTALLED): pyproject.toml
@@ -31,6 +32,9 @@ test-slow: $(INSTALLED_TEST)
 	$(PYTEST) -m slow tests
 
 test-all: test test-slow
+
+weights: $(INSTALLED)
+	$(BIN)/python -m benchmarks.weights
 
 lint: $(INSTALLED_TEST)
 	$(BIN)/ruff check .
