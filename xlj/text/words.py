@@ -35,9 +35,9 @@ _START = 2**16  # terms that there is room for at first
 class Options:
   """Which n-grams are features. Names and meanings are scikit-learn's.
 
-  The defaults were the best on held-out training rows of two sets of short
-  texts. A set of long ones has ten times the features of single words with
-  them; min_df=2 leaves out two thirds of these and costs half a point of P@1.
+  The defaults were the best of those tried on held-out training rows of two
+  sets of short texts, with ten times the features of single words. There
+  min_df=2 left out more than half of these, for 0 to 0.6 points of P@1.
 
   Attributes:
     ngrams: lengths of n-grams of words, lowest and highest; (0, 0) for none.
