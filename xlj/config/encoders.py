@@ -1,6 +1,8 @@
 """The section `encoder`, and the encoders that it makes."""
 
+from collections.abc import Callable
 import math
+from typing import Any
 
 from flax import nnx
 import ml_collections
@@ -10,7 +12,10 @@ from xlj.config import checks
 from xlj.config import families
 from xlj.config import options
 from xlj.encoders import bag
+from xlj.encoders import block
 from xlj.encoders import image
+from xlj.encoders import pretrained
+from xlj.encoders import transformer
 
 _LARGE_IMAGE = 128  # pixels of the shorter side, from which patches are large
 _OF_IMAGES = ("encoder.image", "encoder.depth", "encoder.patch")
@@ -48,6 +53,28 @@ def fields() -> options.Fields:
     "encoder.heads": 4,  # of a vit
     "encoder.shift": 0,  # pixels that training images move by at most
     "encoder.flip": False,  # mirror every other training image
+    # Of "transformer":
+    # Directory that its weights start from; empty: at random
+    "encoder.pretrained": "",
+    # Decided by that directory; see `transformer.Sizes`
+    "encoder.sizes.width": auto(int),
+    "encoder.sizes.depth": auto(int),
+    "encoder.sizes.heads": auto(int),
+    "encoder.sizes.hidden": auto(int),
+    "encoder.sizes.positions": auto(int),
+    "encoder.sizes.buckets": auto(int),
+    "encoder.sizes.epsilon": auto(float),
+    "encoder.sizes.activation": auto(str),
+    "encoder.pooling": auto(str),  # one of `transformer.POOLINGS`
+    "encoder.pooled_layers": 1,  # the mean of the last so many is pooled
+    # A linear map after it, from `sizes.width` to `dim`
+    "encoder.projection": auto(bool),
+    "encoder.lora_rank": 0,  # above 0: of weights beside all that is frozen
+    "encoder.lora_alpha": 16.0,
+    "encoder.frozen": "none",  # or "embeddings" or "all" but map and scale
+    "encoder.layer_decay": 1.0,  # factor on the rate from block to block down
+    "encoder.remat": False,  # compute blocks again rather than keep them
+    "encoder.dtype": "float32",  # that it computes in, or "bfloat16"
   }
 
 
@@ -67,6 +94,17 @@ RANGES: checks.Ranges = {
   "encoder.patch": checks.Range(1),
   "encoder.heads": checks.Range(1),
   "encoder.shift": checks.Range(0),
+  "encoder.sizes.width": checks.Range(1, 2**20),
+  "encoder.sizes.depth": checks.Range(1, 1024),
+  "encoder.sizes.heads": checks.Range(1, 2**20),
+  "encoder.sizes.hidden": checks.Range(1, 2**20),
+  "encoder.sizes.positions": checks.Range(1, 2**20),
+  "encoder.sizes.buckets": checks.Range(0, 2**10),
+  "encoder.sizes.epsilon": checks.Range(1e-30, 1),
+  "encoder.pooled_layers": checks.Range(1, 1024),
+  "encoder.lora_rank": checks.Range(0, 2**20),
+  "encoder.lora_alpha": checks.Range(0, 1e6),
+  "encoder.layer_decay": checks.Range(0, 1, above=True),
 }
 
 
@@ -87,6 +125,37 @@ def width(config: ml_collections.ConfigDict) -> int:
   """Width D of the embeddings that reach the head."""
   encoder = config.encoder
   return encoder.hidden[-1] if encoder.hidden else encoder.dim
+
+
+def longest(config: ml_collections.ConfigDict) -> int:
+  """Most features of a row that are read; 0 for all."""
+  encoder, most = config.encoder, config.data.max_features
+  if encoder.type != "transformer":
+    return most
+  return min(most or encoder.sizes.positions, encoder.sizes.positions)
+
+
+def rates(
+  config: ml_collections.ConfigDict,
+) -> Callable[[tuple[Any, ...]], float] | None:
+  """Factors on the learning rate of the parts of an encoder.
+
+  Returns:
+    A function from the names on the way to a parameter, 0 for those that stay
+    as they are; None if all are 1.
+  """
+  encoder = config.encoder
+  lora = encoder.lora_rank > 0
+  if encoder.type != "transformer" or not (
+    lora or encoder.frozen != "none" or encoder.layer_decay < 1
+  ):
+    return None
+  return lambda path: transformer.rate(
+    path,
+    encoder.sizes.depth,
+    decay=encoder.layer_decay,
+    frozen="all" if lora else encoder.frozen,
+  )
 
 
 def rules(
@@ -231,6 +300,141 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _make_transformer(
+  config: ml_collections.ConfigDict, rngs: nnx.Rngs
+) -> transformer.Transformer:
+  encoder, lora = config.encoder, None
+  if encoder.lora_rank:
+    lora = block.Lora(encoder.lora_rank, encoder.lora_alpha)
+  return transformer.Transformer(
+    sizes(config),
+    encoder.dim if encoder.projection else None,
+    pooling=encoder.pooling,
+    layers=encoder.pooled_layers,
+    hidden_dropout=encoder.hidden_dropout,
+    embedding_dropout=encoder.embedding_dropout,
+    lora=lora,
+    scale=encoder.scale,
+    remat=encoder.remat,
+    dtype=encoder.dtype,
+    rngs=rngs,
+  )
+
+
+def sizes(config: ml_collections.ConfigDict) -> transformer.Sizes:
+  """What the parameters of the transformer of a config are made of."""
+  return transformer.Sizes(config.data.num_features, **config.encoder.sizes)
+
+
+def pretrained_weights(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The parameters that the directory of a resolved config has.
+
+  Returns:
+    Float32 NumPy arrays, some of the encoder's tree.
+
+  Raises:
+    ConfigError: If they are not right, or not those of the config.
+  """
+  where, ours = config.encoder.pretrained, sizes(config)
+  try:
+    theirs, found = pretrained.load(where)
+  except ValueError as error:
+    raise checks.ConfigError(f"encoder.pretrained: {error}") from None
+  if theirs._replace(num_tokens=0) != ours._replace(num_tokens=0):
+    raise checks.ConfigError(
+      f"encoder.pretrained is {where}, which has {theirs}; the fields of"
+      f" encoder.sizes say {ours}: leave them out"
+    )
+  if theirs.num_tokens < ours.num_tokens:
+    raise checks.ConfigError(
+      f"encoder.pretrained is {where}, which has {theirs.num_tokens} tokens;"
+      f" the texts have {ours.num_tokens}: use its tokenizer.json"
+    )
+  found["tokens"] = found["tokens"][: ours.num_tokens]
+  return found
+
+
+def laid_over(tree: Any, given: Any) -> Any:
+  """Parameters with the leaves that are given, a tree of some of them."""
+  if not isinstance(given, dict):
+    return given
+  return {
+    name: laid_over(value, given[name]) if name in given else value
+    for name, value in tree.items()
+  }
+
+
+def _transformer_rules(
+  config: ml_collections.ConfigDict, facts: families.DataFacts
+) -> options.Fields:
+  """Its sizes, from the directory or for a start at random.
+
+  The directory is read only if they are open: a run that goes on has them.
+  """
+  del facts
+  encoder = config.encoder
+  width = encoder.sizes.width or 256
+  made = transformer.Sizes(0, width, 4, 4, 4 * width, 512)
+  pooling = "mean"
+  if encoder.pretrained and None in dict(encoder.sizes).values():
+    try:
+      made = pretrained.sizes(encoder.pretrained)
+      pooling = pretrained.pooling(encoder.pretrained)
+    except ValueError as error:
+      raise checks.ConfigError(f"encoder.pretrained: {error}") from None
+  found = {f"encoder.sizes.{k}": v for k, v in made._asdict().items()}
+  found.pop("encoder.sizes.num_tokens")
+  rate = 2e-5 if encoder.pretrained and not encoder.lora_rank else 5e-4
+  return {
+    **found,
+    "encoder.pooling": pooling,
+    "encoder.dim": made.width,
+    "encoder.projection": encoder.dim not in (None, made.width),
+    "encoder.embedding_dropout": 0.0,
+    # A token counts as it stands.
+    "data.weighting": "none",
+    "data.l2": False,
+    "optim.encoder.learning_rate": rate,
+  }
+
+
+def _check_transformer(config: ml_collections.ConfigDict) -> None:
+  """Refuses transformers that do not go with the data."""
+  data, encoder = config.data, config.encoder
+  width, depth = encoder.sizes.width, encoder.sizes.depth
+  if data.dense:
+    raise checks.ConfigError(
+      "encoder.type is 'transformer', which reads tokens, and these features"
+      " are dense; set encoder.type=bag"
+    )
+  if data.weighting not in (None, "none") or data.l2:
+    raise checks.ConfigError(
+      f"data.weighting is {data.weighting!r} and data.l2 {data.l2}, of tokens"
+      " that encoder.type='transformer' reads as they stand; leave them out"
+    )
+  if config.head.wide or config.neighbours.count:
+    raise checks.ConfigError(
+      f"head.wide is {config.head.wide} and neighbours.count"
+      f" {config.neighbours.count}, which are of features that have no order,"
+      " and encoder.type='transformer' reads tokens that do; leave them out"
+    )
+  if not encoder.dim or (encoder.dim != width and not encoder.projection):
+    raise checks.ConfigError(
+      f"encoder.dim is {encoder.dim} and encoder.sizes.width {width}; set"
+      " encoder.projection=True for a map between them"
+    )
+  if width % encoder.sizes.heads:
+    raise checks.ConfigError(
+      f"encoder.sizes.heads is {encoder.sizes.heads}, which does not divide"
+      f" encoder.sizes.width {width}"
+    )
+  if encoder.pooled_layers > depth:
+    raise checks.ConfigError(
+      f"encoder.pooled_layers is {encoder.pooled_layers} and"
+      f" encoder.sizes.depth {depth}; there are no more"
+    )
+
+
 # By `encoder.type`; made of a resolved config and a source of random keys.
 ENCODERS = {
   "bag": options.Option(
@@ -257,10 +461,33 @@ ENCODERS = {
     rules=_image_rules,
     check=_check_images,
   ),
+  "transformer": options.Option(
+    _make_transformer,
+    reads=(
+      "encoder.hidden_dropout",
+      "encoder.pretrained",
+      *(f"encoder.sizes.{n}" for n in transformer.Sizes._fields[1:]),
+      "encoder.pooling",
+      "encoder.pooled_layers",
+      "encoder.projection",
+      "encoder.lora_rank",
+      "encoder.lora_alpha",
+      "encoder.frozen",
+      "encoder.layer_decay",
+      "encoder.remat",
+      "encoder.dtype",
+    ),
+    rules=_transformer_rules,
+    check=_check_transformer,
+  ),
 }
 CHOICES = {
   "encoder.type": tuple(ENCODERS),
   "encoder.init": ("normal", "identity"),
+  "encoder.sizes.activation": tuple(transformer.ACTIVATIONS),
+  "encoder.pooling": transformer.POOLINGS,
+  "encoder.frozen": ("none", "embeddings", "all"),
+  "encoder.dtype": ("float32", "bfloat16"),
   # Functions of `jax.nn` of one number; "" for none.
   "encoder.activation": (
     *("", "relu", "gelu", "silu", "swish", "tanh", "sigmoid", "elu", "selu"),

@@ -1,7 +1,7 @@
 """The section `optim`: optimizers and schedules of the parts of a model."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from ml_collections import config_dict
 import optax
 
 from xlj.config import checks
+from xlj.config import encoders
 from xlj.config import families
 from xlj.config import options
 
@@ -128,6 +129,46 @@ def transformation(
 ) -> optax.GradientTransformation:
   """The optimizer of a part of the model, a section of `optim`."""
   return make_optimizer(part, schedule_of(config, part))
+
+
+def of_encoder(
+  config: ml_collections.ConfigDict,
+) -> optax.GradientTransformation:
+  """The optimizer of the encoder, whose parts may have rates of their own."""
+  made = transformation(config, config.optim.encoder)
+  rate = encoders.rates(config)
+  return made if rate is None else _with_rates(made, rate)
+
+
+def _with_rates(
+  made: optax.GradientTransformation,
+  rate: Callable[[tuple[Any, ...]], float],
+) -> optax.GradientTransformation:
+  """An optimizer whose updates have factors, without state for those of 0.
+
+  Args:
+    made: The optimizer.
+    rate: The factor from the names on the way to a parameter.
+
+  Returns:
+    The optimizer.
+  """
+
+  def factors(tree: Any) -> Any:
+    return jax.tree.map_with_path(
+      lambda path, _: rate(tuple(key.key for key in path)), tree
+    )
+
+  def kinds(tree: Any) -> Any:
+    return jax.tree.map(lambda f: "trained" if f else "frozen", factors(tree))
+
+  def scale(updates: optax.Updates, _: Any) -> optax.Updates:
+    return jax.tree.map(lambda u, f: f * u, updates, factors(updates))
+
+  return optax.chain(
+    optax.partition({"trained": made, "frozen": optax.set_to_zero()}, kinds),
+    optax.stateless(scale),
+  )
 
 
 def make_schedule(

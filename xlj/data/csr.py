@@ -33,8 +33,9 @@ class Padded(NamedTuple):
 class Csr:
   """A sparse matrix by rows; entry e of row r has indptr[r] <= e < indptr[r+1].
 
-  Columns ascend and do not repeat within a row. The arrays may be memory maps:
-  no method but `validate` reads more than the rows that it is asked for.
+  Columns ascend and do not repeat within a row, but where rows are tokens of
+  texts, in their order. The arrays may be memory maps: no method but `validate`
+  reads more than the rows that it is asked for.
 
   Attributes:
     indptr: int64 [N + 1], not descending; indptr[0] is 0.
@@ -164,8 +165,11 @@ class Csr:
     values[filled] = 1 if entries is None else entries
     return Padded(ids, values, cut)
 
-  def validate(self) -> None:
+  def validate(self, *, in_order: bool = False) -> None:
     """Checks everything that the class promises; reads the whole matrix.
+
+    Args:
+      in_order: Whether rows are tokens in their order, which may repeat.
 
     Raises:
       ValueError: naming what is broken, and the first row where it is.
@@ -181,13 +185,15 @@ class Csr:
       )
     if self.values is not None and len(self.values) != self.nnz:
       raise ValueError(f"{len(self.values)} values for {self.nnz} entries.")
-    self._check_columns()
+    self._check_columns(in_order)
     if self.values is not None:
       self._refuse(~np.isfinite(self.values), "has a value that is not finite")
 
-  def _check_columns(self) -> None:
+  def _check_columns(self, in_order: bool) -> None:
     outside = (self.indices < 0) | (self.indices >= self.num_columns)
     self._refuse(outside, f"has a column outside [0, {self.num_columns})")
+    if in_order:
+      return
     descends = np.zeros(self.nnz, bool)
     descends[1:] = self.indices[1:] <= self.indices[:-1]
     starts = self.indptr[:-1][np.diff(self.indptr) > 0]

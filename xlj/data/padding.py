@@ -183,7 +183,8 @@ def shorten(csr: csr_lib.Csr, width: int) -> csr_lib.Csr:
 
   Returns:
     The block with, of each longer row, the entries of largest absolute value
-    (without values, those of smallest column); `csr` itself when none is.
+    (of equal ones the first, which have the smallest columns); `csr` itself
+    when none is.
   """
   lengths = np.diff(csr.indptr)
   if lengths.max(initial=0) <= width:
@@ -192,7 +193,7 @@ def shorten(csr: csr_lib.Csr, width: int) -> csr_lib.Csr:
   if csr.values is None:
     order = np.arange(len(row))
   else:
-    order = np.lexsort((csr.indices, -np.abs(csr.values), row))
+    order = np.lexsort((-np.abs(csr.values), row))  # else as they stand
   rank = np.arange(len(row)) - np.repeat(csr.indptr[:-1], lengths)
   keep = np.zeros(len(row), bool)
   keep[order] = rank < width

@@ -101,8 +101,7 @@ class Block(nnx.Module):
     self.after = after
     self.activation = activation
     self.norms = nnx.List(
-      nnx.LayerNorm(dim, epsilon=epsilon, dtype=dtype, rngs=rngs)
-      for _ in range(2)
+      nnx.LayerNorm(dim, epsilon=epsilon, rngs=rngs) for _ in range(2)
     )
 
     def linear(inputs: int, outputs: int) -> Linear:
@@ -144,7 +143,7 @@ class Block(nnx.Module):
       return self.mix(mixed.reshape(n, t, dim))
 
     def change(x: jax.Array) -> jax.Array:
-      return self.shrink(self.activation(self.expand(x)))
+      return self.shrink(self.activation(self.expand(x).astype(jnp.float32)))
 
     for norm, part in zip(self.norms, (attend, change)):
       added = part(x if self.after else norm(x))

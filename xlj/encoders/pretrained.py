@@ -223,7 +223,7 @@ def encoder(
     is one: embeddings `[N, D]`, float32.
 
   Raises:
-    ValueError: As of `load`.
+    ValueError: As of `load`; the function, on T beyond its positions.
   """
   made, parameters = load(directory)
   how = pooled or pooling(directory)
@@ -240,6 +240,10 @@ def encoder(
 
   @jax.jit
   def encode(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    if ids.shape[1] > made.positions:
+      raise ValueError(
+        f"texts of {ids.shape[1]} tokens; {directory} reads {made.positions}"
+      )
     texts = feature_rows.sparse_rows(ids, mask.astype(np.float32))
     x = nnx.merge(graph, state)(texts)
     return normalize.unit_rows(x, 1e-12) if unit else x

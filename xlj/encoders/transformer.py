@@ -9,7 +9,7 @@ Legend: N texts, T tokens of a text (padded), V known tokens, D width of the
 blocks, E width of an embedding.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -114,9 +114,7 @@ class Transformer(nnx.Module):
     self.tokens = table(sizes.num_tokens, sizes.width)
     self.positions = table(sizes.positions, sizes.width)
     self.relative = table(sizes.buckets, sizes.heads) if sizes.buckets else None
-    self.norm = nnx.LayerNorm(
-      sizes.width, epsilon=sizes.epsilon, dtype=self.dtype, rngs=rngs
-    )
+    self.norm = nnx.LayerNorm(sizes.width, epsilon=sizes.epsilon, rngs=rngs)
     self.blocks = nnx.List(
       block.Block(
         sizes.width,
@@ -132,11 +130,12 @@ class Transformer(nnx.Module):
       )
       for _ in range(sizes.depth)
     )
-    self.projection = None
+    projection = None
     if dim is not None:
-      self.projection = nnx.Linear(sizes.width, dim, rngs=rngs)
+      projection = nnx.Linear(sizes.width, dim, rngs=rngs)
       if dim == sizes.width:
-        self.projection.kernel[...] = jnp.eye(dim)
+        projection.kernel[...] = jnp.eye(dim)
+    self.projection = projection
     self.log_scale = nnx.Param(jnp.log(jnp.float32(scale))) if scale else None
     self.hidden_dropout = nnx.Dropout(hidden_dropout)
     self.embedding_dropout = nnx.Dropout(embedding_dropout)
@@ -151,24 +150,17 @@ class Transformer(nnx.Module):
 
     Args:
       texts: Ids of tokens in order, `[N, T]`; values are not 0 where there is
-        a token to read.
+        a token to read. Those beyond the positions are not read.
       rngs: Source of dropout keys; None means evaluation, no dropout.
 
     Returns:
       `[N, E]` float32 embeddings, E = D if there is no map; zeros (before the
       map) of a text without tokens.
-
-    Raises:
-      ValueError: If T is more than there are positions.
     """
-    length, most = texts.ids.shape[1], len(self.positions[...])
-    if length > most:
-      raise ValueError(
-        f"texts of {length} tokens; the encoder has positions for {most}"
-      )
     evaluate = rngs is None
-    mask = texts.values != 0
-    h = self.tokens[...][texts.ids] + self.positions[...][:length]
+    length = min(texts.ids.shape[1], len(self.positions[...]))
+    mask = texts.values[:, :length] != 0
+    h = self.tokens[...][texts.ids[:, :length]] + self.positions[...][:length]
     h = self.norm(h)
     h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
     bias = None
@@ -194,6 +186,34 @@ class Transformer(nnx.Module):
     counts = jnp.maximum(mask.sum(1, keepdims=True), 1)
     total = jnp.where(mask[..., None], h, 0).sum(1, dtype=jnp.float32)
     return total / counts
+
+
+def rate(
+  path: tuple[Any, ...], depth: int, *, decay: float, frozen: str
+) -> float:
+  """A factor on the learning rate of a parameter.
+
+  Source of the decay: Clark et al. 2020, "ELECTRA".
+
+  Args:
+    path: Names on the way to it.
+    depth: Blocks.
+    decay: Of each block in the rate of what is above it.
+    frozen: What stays as it is: "none", "embeddings" (what is below the
+      blocks), or "all" but map, scale and weights beside a matrix.
+
+  Returns:
+    0 for what is frozen.
+  """
+  part = path[0]
+  if part in ("projection", "log_scale"):
+    return 1.0
+  in_block = part == "blocks"
+  if frozen == "all" and path[-1] not in ("down", "up"):
+    return 0.0
+  if frozen == "embeddings" and not in_block:
+    return 0.0
+  return decay ** (depth - path[1] if in_block else depth + 1)
 
 
 def _run(

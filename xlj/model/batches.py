@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from xlj import sharding
+from xlj.config import encoders
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import order as order_lib
@@ -51,7 +52,7 @@ def for_training(
     split,
     batch_size=config.train.batch_size,
     rows=rows,
-    max_features=config.data.max_features,
+    max_features=encoders.longest(config),
     max_labels=config.data.max_labels,
     apart=4.0 if config.head.by_example else 1.0,
   )

@@ -187,7 +187,8 @@ def _of_any(
   num_features = config.data.num_features
   forms = _FORMS.format(num_features)
   if isinstance(features, csr_lib.Csr):
-    features.validate()  # It names rows, too.
+    # It names rows, too.
+    features.validate(in_order=config.encoder.type == "transformer")
     return features
   if scipy.sparse.issparse(features):
     return _of_sparse(features)

@@ -67,7 +67,7 @@ class Model:
     """
     self._config = config
 
-    self._encoder_tx = optim.transformation(config, config.optim.encoder)
+    self._encoder_tx = optim.of_encoder(config)
     self.head: head_lib.Head = heads.make(config)
     self._graph = None
     if config.encoder.dim:
@@ -453,7 +453,7 @@ class Model:
 
     Args:
       state: The state of `init`.
-      encoder: Parameters of the same encoder.
+      encoder: Parameters of the same encoder, or some of them.
       rows: `[L, D]` label rows for the keys of a memory; None for none.
       bias: `[L]` of them, or None.
 
@@ -463,8 +463,8 @@ class Model:
     head = state.model["head"]
     if rows is not None:
       head = self.head.with_keys(head, rows, bias)
-    model = {**state.model, "encoder": encoder, "head": head}
-    return state._replace(model=model)
+    whole = encoders.laid_over(state.model["encoder"], encoder)
+    return state._replace(model=state.model | {"encoder": whole, "head": head})
 
   # --- parts -----------------------------------------------------------------
 

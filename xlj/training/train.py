@@ -18,6 +18,7 @@ from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
 from xlj.checkpoint import probe
+from xlj.config import encoders
 from xlj.config.heads import oltr
 from xlj.data import statistics
 from xlj.data import weighting as weighting_lib
@@ -159,6 +160,12 @@ def _start(
       model.start_with, out_shardings=model.shardings(), donate_argnums=0
     )
     state = start(state, *first_stage.load(config))
+  elif config.encoder.pretrained:
+    start = jax.jit(
+      model.start_with, out_shardings=model.shardings(), donate_argnums=0
+    )
+    weights = sharding.replicate(encoders.pretrained_weights(config))
+    state = start(state, weights, None, None)
   if config.head.init == "label_text":
     logging.info("Starting at the texts of the labels")
     data = preparation.of_label_texts(data, "head.init='label_text'")
