@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from ml_collections import config_dict
 
@@ -32,6 +34,11 @@ _READS = {
   "vectors": (*_OF_TOKENS, "text.dtype"),
   "auto": (*_OF_WORDS, *_OF_TOKENS, "text.num_tokens", "text.dtype"),
 }
+# Of texts that a small encoder embeds on one core, training on them included;
+# wordnet_hypernym took 17 minutes on two. Accelerators are faster by a factor
+# that nobody has measured yet.
+_BYTES_PER_SECOND = 2500
+_FASTER = 50
 CHOICES = {
   "data.text": tuple(_READS),
   "text.dtype": ("float32", "bfloat16"),
@@ -49,6 +56,8 @@ def fields() -> options.Fields:
     "data.text": config_dict.placeholder(str),
     # Of the training texts, that are the test split, by the hash of each
     "data.test_share": 0.0,
+    # Minutes that "auto" may take with a pretrained encoder; 0 for all it needs
+    "text.budget": 0.0,
     # Directory of a pretrained encoder: config.json, tokenizer.json and
     # model.safetensors; empty: tokens are learned from the texts
     "text.pretrained": "",
@@ -68,6 +77,7 @@ def fields() -> options.Fields:
 
 RANGES: checks.Ranges = {
   "data.test_share": checks.RATE,
+  "text.budget": checks.Range(0, 1e6),
   "text.max_length": checks.Range(1, 2**20),
   "text.num_tokens": checks.Range(259),
   "text.words.ngrams": checks.Range(0, 16),
@@ -77,6 +87,18 @@ RANGES: checks.Ranges = {
   "text.words.max_features": checks.Range(0),
   "text.words.hashed": checks.Range(0),
 }
+
+
+def _has_vectors(config: ml_collections.ConfigDict) -> bool:
+  """Whether there is an encoder for vectors, and time for it."""
+  text = config.text
+  if not text.pretrained or not text.budget:
+    return bool(text.pretrained)
+  size = sum(path.stat().st_size for path in files(config, "train"))
+  seconds = size / _BYTES_PER_SECOND / (os.cpu_count() or 1)
+  if jax.default_backend() != "cpu":
+    seconds /= _FASTER
+  return seconds <= 60 * text.budget
 
 
 def rules(
@@ -99,7 +121,7 @@ def kind(config: ml_collections.ConfigDict) -> str:
   """
   data = config.data
   if data.text == "auto":
-    return "vectors" if config.text.pretrained else "words"
+    return "vectors" if _has_vectors(config) else "words"
   if data.text is not None:
     return data.text
   if data.generator.rows or data.context or not data.dir:
