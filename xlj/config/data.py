@@ -153,7 +153,8 @@ def rules(
   # and a twentieth of few rows would not tell steps apart.
   linear = config.family == "linear"
   few = config.family == "network" and facts.num_rows < _MANY_ROWS
-  found: options.Fields = {"data.validation": 0.0 if linear or few else 0.05}
+  none = linear or few or config.family == "text"
+  found: options.Fields = {"data.validation": 0.0 if none else 0.05}
   if linear:  # A step by a row of many times the mean norm would overshoot.
     found["data.l2"] = True
   if config.family == "network" and facts.kind == "binary":

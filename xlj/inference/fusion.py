@@ -148,7 +148,7 @@ class Fusion:
 
   def judge(
     self, run: Any, texts: Sequence[str], choice: Any
-  ) -> tuple[Candidates, np.ndarray]:
+  ) -> tuple[Candidates, np.ndarray, dict[int, str]]:
     """Candidates of texts, and their features.
 
     Args:
@@ -157,19 +157,15 @@ class Fusion:
       choice: Labels that may be answers, a `model.label_choice.LabelChoice`.
 
     Returns:
-      Candidates, and their features float64 `[m, 7]`.
-
-    Raises:
-      ValueError: A text has no finite score.
+      Candidates, their features float64 `[m, 7]`, and by text what is wrong
+      with those whose scores mean nothing.
     """
     x = run.run.encoding.featurizer(texts)
-    found = []
+    found, failed = [], {}
     for judge, features in ((run, x), (self.words, texts)):
       k = min(self.candidates, judge.num_labels)
       scores, ids, wrong = judge.answers_alone(features, k, choice)
-      if wrong:
-        row, why = min(wrong.items())
-        raise ValueError(f"row {row} of the examples (the first is 0): {why}")
+      failed |= wrong
       found.append((ids, scores))
     shares = [
       self._shares(run, "mapped", run.embed(x)),
@@ -179,7 +175,8 @@ class Fusion:
     if choice.is_free:
       named += [csr_lib.Csr.from_scipy(s).pad(_longest(s)).ids for s in shares]
     candidates = union(named, self.memory.labels.num_columns)
-    return candidates, features_of(candidates, found, shares, x, texts, self)
+    features = features_of(candidates, found, shares, x, texts, self)
+    return candidates, features, failed
 
   def _shares(self, run: Any, space: str, x: np.ndarray) -> Any:
     """How much of near training rows has each label, sparse `[n, L]`."""

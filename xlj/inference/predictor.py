@@ -245,12 +245,16 @@ class Predictor:
       return self.answers_alone(features, k, choice, threshold)
     k, texts = self._checked_k(k, threshold), examples.texts_of(features)
     scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
+    wrong: dict[int, str] = {}
     choice.check_rows(len(texts))
     size = self.config.eval.batch_size
     for start in range(0, len(texts), size):
       block = texts[start : start + size]
       rows = np.arange(start, start + len(block))
-      found, features = self.fusion.judge(self, block, choice.take(rows))
+      found, features, failed = self.fusion.judge(
+        self, block, choice.take(rows)
+      )
+      wrong |= {start + row: why for row, why in failed.items()}
       judged = features @ self.fusion.weights
       top, best = fusion_lib.topk(found, judged, len(block), k)
       if threshold is not None:
@@ -258,7 +262,7 @@ class Predictor:
         top, best = np.where(missed, -np.inf, top), np.where(missed, -1, best)
       scores.append(top)
       ids.append(best)
-    return np.concatenate(scores), np.concatenate(ids), {}
+    return np.concatenate(scores), np.concatenate(ids), wrong
 
   def _checked_k(self, k: int | None, threshold: float | None) -> int:
     """How many labels; refuses what is no number."""

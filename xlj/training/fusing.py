@@ -121,8 +121,8 @@ def _fit(config: ml_collections.ConfigDict, held: Path, workdir: Path) -> None:
   judged = []
   for start in range(0, len(valid_rows), _BLOCK):
     chosen = valid_rows[start : start + _BLOCK]
-    found = fusion.judge(run, texts[chosen], label_choice.ALL)
-    judged.append((chosen, *found))
+    candidates, of_them, _ = fusion.judge(run, texts[chosen], label_choice.ALL)
+    judged.append((chosen, candidates, of_them))
   parts = [
     (f, _are_labels(c, split.labels.take(chosen))) for chosen, c, f in judged
   ]
