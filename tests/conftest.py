@@ -54,11 +54,10 @@ def optimized():
   jax.config.update("jax_disable_most_optimizations", before)
 
 
-def pytest_configure(config):
-  # A quarter of the time is LLVM's, for programs that run once. The slow tests
-  # have all that users have; so has whoever sets the variable to 0.
-  if config.option.markexpr == "not slow":
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+def pytest_configure():
+  # A third of the time is LLVM's, for programs that run once. What is launched
+  # has all that users have; so has whoever sets the variable to 0.
+  os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def pytest_unconfigure():

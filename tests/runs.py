@@ -122,6 +122,7 @@ def losses(workdir):
 def launch(name, *args, devices=1, **kwargs):
   """Starts a launcher as a user would, in a process of its own."""
   env = dict(os.environ)
+  env.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
   env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
   env["PYTHONPATH"] = str(ROOT)
   path = ROOT / "launch" / f"{name}.py" if isinstance(name, str) else name

@@ -104,6 +104,7 @@ def assert_step(got, loss, dtype, layout, x, stored, bias, ids, scale):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("loss,dtype", CASES)
 def test_step_equals_the_textbook(loss, dtype):
   inputs = make_inputs(dtype, dim=20)
@@ -121,6 +122,7 @@ def test_nothing_to_mask_and_no_bias():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("loss", cases.some(problem.LOSSES, ["softmax"]))
 def test_gradients_of_positives_that_are_learned_survive(loss):
   x, stored, bias, ids, scale = make_inputs("bfloat16", 32)
@@ -142,6 +144,7 @@ def test_gradients_of_positives_that_are_learned_survive(loss):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
 def test_rounding_has_the_bits_of_the_row(dtype):
   x, stored, bias, ids, scale = make_inputs(dtype, 20)

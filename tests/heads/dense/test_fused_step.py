@@ -76,6 +76,7 @@ def train(head, shape, num_steps, same_batch=False):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
   "loss,tx",
   cases.covering(LOSSES, ["sgd", "momentum", "adagrad", "adam"]),
@@ -314,6 +315,7 @@ def test_compensation_of_the_most_frequent_labels_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
   "dtype", cases.some(["float16", "bfloat16", "float32"], ["float16"])
 )
@@ -373,6 +375,7 @@ def test_a_chunk_whose_gradient_is_not_a_number_is_not_left_out():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_initial_rows_do_not_depend_on_the_mesh_and_are_normal():
   head = make_head(num_labels=5003, storage=STORAGE["float8"])
   alone = head.init(jax.random.key(3))
@@ -397,6 +400,7 @@ def test_rows_are_no_longer_than_the_limit():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
   ("loss", "dtype", "shape"),
   cases.first(
