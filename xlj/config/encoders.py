@@ -55,7 +55,7 @@ def fields() -> options.Fields:
     "encoder.flip": False,  # mirror every other training image
     # Of "transformer":
     # Directory that its weights start from; empty: at random
-    "encoder.pretrained": "",
+    "encoder.pretrained": auto(str),
     # Decided by that directory; see `transformer.Sizes`
     "encoder.sizes.width": auto(int),
     "encoder.sizes.depth": auto(int),
@@ -371,22 +371,24 @@ def _transformer_rules(
 
   The directory is read only if they are open: a run that goes on has them.
   """
-  del facts
-  encoder = config.encoder
+  encoder, where = config.encoder, config.encoder.pretrained
+  if where is None:
+    where = config.text.pretrained if facts.text == "tokens" else ""
   width = encoder.sizes.width or 256
   made = transformer.Sizes(0, width, 4, 4, 4 * width, 512)
   pooling = "mean"
-  if encoder.pretrained and None in dict(encoder.sizes).values():
+  if where and None in dict(encoder.sizes).values():
     try:
-      made = pretrained.sizes(encoder.pretrained)
-      pooling = pretrained.pooling(encoder.pretrained)
+      made = pretrained.sizes(where)
+      pooling = pretrained.pooling(where)
     except ValueError as error:
       raise checks.ConfigError(f"encoder.pretrained: {error}") from None
   found = {f"encoder.sizes.{k}": v for k, v in made._asdict().items()}
   found.pop("encoder.sizes.num_tokens")
-  rate = 2e-5 if encoder.pretrained and not encoder.lora_rank else 5e-4
+  rate = 2e-5 if where and not encoder.lora_rank else 5e-4
   return {
     **found,
+    "encoder.pretrained": where,
     "encoder.pooling": pooling,
     "encoder.dim": made.width,
     "encoder.projection": encoder.dim not in (None, made.width),
@@ -427,6 +429,12 @@ def _check_transformer(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       f"encoder.sizes.heads is {encoder.sizes.heads}, which does not divide"
       f" encoder.sizes.width {width}"
+    )
+  most = encoder.sizes.positions
+  if data.text == "tokens" and config.text.max_length > most:
+    raise checks.ConfigError(
+      f"text.max_length is {config.text.max_length} and encoder.sizes.positions"
+      f" {most}, the longest text that the encoder reads; allow no more"
     )
   if encoder.pooled_layers > depth:
     raise checks.ConfigError(

@@ -94,7 +94,7 @@ def _chosen(facts: DataFacts, head: str, encoder: str) -> tuple[str, str]:
   if facts.text == "vectors":
     return "text", "for embeddings of texts"
   if encoder == "transformer":
-    return "embedding", f"for the encoder {encoder!r}"
+    return "text", f"for the encoder {encoder!r}"
   if encoder != "bag":
     return "image", f"for the encoder {encoder!r}"
   labels = f"for {facts.num_labels:,} labels, which are"

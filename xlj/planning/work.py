@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from xlj.encoders import image
+from xlj.config import encoders
 from xlj.heads.dense import head as dense
 from xlj.heads.prototypes import head as prototypes
 from xlj.model import model as model_lib
+from xlj.ops import feature_rows
 from xlj.ops import loss as loss_lib
 from xlj.ops import targets as targets_lib
 from xlj.planning import accelerators
@@ -96,7 +97,7 @@ def encoder_flops(config: ml_collections.ConfigDict) -> float:
   if not encoder.dim:
     return 0.0
   if encoder.type != "bag":
-    return _image_flops(config)
+    return _compiled_flops(config)
   features = (
     config.data.num_features if config.data.dense else config.data.max_features
   )
@@ -107,15 +108,20 @@ def encoder_flops(config: ml_collections.ConfigDict) -> float:
   return flops
 
 
-def _image_flops(config: ml_collections.ConfigDict) -> float:
+def _compiled_flops(config: ml_collections.ConfigDict) -> float:
   """Thrice the compiler's count of the forward pass, which has no loops."""
-  module: Any = nnx.eval_shape(lambda: image.make(config.encoder, nnx.Rngs(0)))
+  module: Any = nnx.eval_shape(lambda: encoders.make(config, nnx.Rngs(0)))
   graph, weights = nnx.split(module)
 
-  def forward(weights: Any, images: jax.Array) -> jax.Array:
-    return nnx.merge(graph, weights)(images)
+  def forward(weights: Any, features: Any) -> jax.Array:
+    return nnx.merge(graph, weights)(features)
 
-  one = jax.ShapeDtypeStruct((1, config.data.num_features), jnp.float32)
+  one: Any = jax.ShapeDtypeStruct((1, config.data.num_features), jnp.float32)
+  if config.encoder.type == "transformer":
+    row = 1, encoders.longest(config)
+    one = jax.eval_shape(
+      lambda: feature_rows.sparse_rows(jnp.zeros(row, int), jnp.ones(row))
+    )
   cost: Any = jax.jit(forward).lower(weights, one).cost_analysis()
   return 3.0 * config.train.batch_size * cost["flops"]
 

@@ -233,10 +233,15 @@ def label_texts_tell(split: store.Split) -> bool:
     split: the training split.
 
   Returns:
-    The answer; False where rows are not embeddings.
+    The answer; of tokens whether most texts say more than a name, and False
+    of words.
   """
-  if split.label_texts is None or isinstance(split.features, csr_lib.Csr):
+  if split.label_texts is None or split.encoding.kind == "words":
     return False
+  if split.encoding.kind == "tokens":  # Which are not embedded yet.
+    some = split.label_texts[:_SAMPLE]
+    return float(np.mean([bool(_parts(text)[0]) for text in some])) > 0.5
+  assert not isinstance(split.features, csr_lib.Csr)
   labelled = np.flatnonzero(split.labels.row_lengths)
   sample = np.linspace(0, len(labelled) - 1, min(_SAMPLE, len(labelled)))
   rows = np.unique(labelled[sample.astype(np.int64)])
