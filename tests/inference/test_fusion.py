@@ -1,5 +1,6 @@
 """Candidates of several judges, their features, and the best of them."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import errors
+from xlj.data import weighting
 from xlj.inference import fusion
 
 L, D = 6, 4
@@ -21,7 +23,23 @@ def memory():
   said = rng.standard_normal((L, D)).astype(np.float16)
   described = np.zeros(L, np.uint64)
   described[4] = fusion.hashed("a dog")
-  return fusion.Memory(vectors, labels, said, np.arange(L), described)
+  words = csr_lib.Csr.from_rows([[0], [1], [], [0, 2], [2], []], 3)
+  words = dataclasses.replace(words, values=np.ones(words.nnz, np.float32))
+  return fusion.Memory(vectors, labels, said, np.arange(L), described, words)
+
+
+class Words:
+  """As much of a run on words as has words."""
+
+  weighting = weighting.Weighting("none", False)
+  counts = np.array([[3.0, 0, 4], [0, 2, 0]], np.float32)
+
+  def __init__(self):
+    self.run = types.SimpleNamespace(encoding=self)
+
+  def featurizer(self, texts):
+    assert texts == TEXTS
+    return csr_lib.Csr.from_scipy(scipy.sparse.csr_array(self.counts))
 
 
 def test_candidates_are_named_once_by_text_and_label():
@@ -48,7 +66,7 @@ def test_features_are_those_of_a_loop():
   kept = memory()
   found = fusion.features_of(
     *(candidates, scored, shares, vectors, TEXTS),
-    types.SimpleNamespace(memory=kept),
+    types.SimpleNamespace(memory=kept, words=Words()),
   )
   for row, text, label in zip(found, *candidates):
     wanted = []
@@ -61,6 +79,8 @@ def test_features_are_those_of_a_loop():
     wanted.append(x @ kept.label_vectors[label].astype(np.float32))
     wanted.append(np.log(1 + kept.counts[label]))
     wanted.append(float(text == 0 and label == 4))
+    words = Words.counts[text] / np.linalg.norm(Words.counts[text])
+    wanted.append(words @ kept.label_words.to_scipy().toarray()[label])
     np.testing.assert_allclose(row, wanted, rtol=1e-5)
 
 
@@ -89,6 +109,9 @@ def test_memory_is_kept(tmp_path):
   found = fusion.Memory.load(tmp_path)
   np.testing.assert_array_equal(found.vectors, kept.vectors)
   np.testing.assert_array_equal(found.labels.indices, kept.labels.indices)
+  np.testing.assert_array_equal(
+    found.label_words.values, kept.label_words.values
+  )
   path = tmp_path / fusion.MEMORY_FILE
   path.write_bytes(path.read_bytes()[:-50])
   with pytest.raises(errors.DataError, match="run its training command again"):

@@ -90,3 +90,15 @@ def test_all_help_and_whatever_was_stopped_goes_on(
   predict.predict(workdir, str(data / "test.jsonl"), str(out), k=2)
   assert len(out.read_text().splitlines()) == 61
   capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_without_a_step_what_is_said_of_labels_answers(tmp_path):
+  data = test_texts.write_data(tmp_path / "data")
+  config = config_of(data, write_encoder(tmp_path / "encoder"))
+  config.head.init, config.train.epochs = "label_text", 0.0
+  assert fusing.train_all(config, tmp_path / "run")
+  run = xlj.load(tmp_path / "run")
+  _, ids = run.topk(["dog w1 w2", "w3 stone"], 1)
+  assert run.names(ids) == [["ä dog"], ["ä stone"]]
+  assert not run.fusion.neighbours  # No label of a training row counts.

@@ -25,7 +25,7 @@ def fields() -> options.Fields:
     "fusion.with_words": config_dict.placeholder(bool),
     "fusion.held_out": 0.1,  # of the training rows, that weights are fitted on
     "fusion.candidates": 40,  # best labels of each run
-    "fusion.neighbours": 20,  # training rows nearest to a text
+    "fusion.neighbours": 20,  # training rows nearest to a text; 0 for none
     "fusion.temperature": 0.05,  # of their cosines
   }
 
@@ -33,7 +33,7 @@ def fields() -> options.Fields:
 RANGES: checks.Ranges = {
   "fusion.held_out": checks.Range(0, 1, above=True, below=True),
   "fusion.candidates": checks.Range(1, 2**16),
-  "fusion.neighbours": checks.Range(1, 2**16),
+  "fusion.neighbours": checks.Range(0, 2**16),
   "fusion.temperature": checks.Range(0, above=True),
 }
 

@@ -47,7 +47,11 @@ FEATURES = (
   "label_text",  # cosine with what is said of the label
   "count",  # log of one more than the training rows that have the label
   "own_text",  # whether the text is the one that the label is described by
+  "label_words",  # cosines of words with the label's name, and all said of it
 )
+# Where nothing is trained nothing can be fitted: cosines count, those of words
+# half as much as those of vectors, which have been multiplied by 20.
+UNTRAINED = {"vectors": 1.0, "label_words": 10.0}
 SMALL = neighbours_lib.SMALL
 
 
@@ -75,6 +79,8 @@ class Memory:
     counts: int64 `[L]`, training rows.
     described: uint64 `[L]`, `hashed` of what labels are described by; 0
       without.
+    label_words: `[L, F]` the words of the names of labels and of all that is
+      said of them, each of length 1, added up.
   """
 
   vectors: np.ndarray
@@ -82,18 +88,20 @@ class Memory:
   label_vectors: np.ndarray
   counts: np.ndarray
   described: np.ndarray
+  label_words: csr_lib.Csr
 
   def save(self, directory: Path) -> None:
     """Writes it into the directory of a run."""
-    arrays = {k: v for k, v in vars(self).items() if k != "labels"}
+    arrays = {}
+    for name, value in vars(self).items():
+      if isinstance(value, csr_lib.Csr):
+        parts = vars(value).items()
+        arrays |= {f"{name}.{k}": a for k, a in parts if a is not None}
+      else:
+        arrays[name] = value
     with files.replacing(directory / MEMORY_FILE) as partial:
       with partial.open("wb") as out:
-        np.savez(
-          out,
-          indptr=self.labels.indptr,
-          indices=self.labels.indices,
-          **arrays,
-        )
+        np.savez(out, **arrays)
 
   @classmethod
   def load(cls, directory: Path) -> "Memory":
@@ -105,12 +113,13 @@ class Memory:
     path = directory / MEMORY_FILE
     try:
       with np.load(path, allow_pickle=False) as found:
-        arrays = dict(found)
-      counts = arrays["counts"]
-      indptr, indices = arrays.pop("indptr"), arrays.pop("indices")
-      labels = csr_lib.Csr(indptr, indices, None, len(counts))
-      labels.validate()
-      return cls(labels=labels, **arrays)
+        arrays: dict[str, Any] = dict(found)
+      for name in ("labels", "label_words"):
+        parts = ("indptr", "indices", "values", "num_columns")
+        a, b, values, width = (arrays.pop(f"{name}.{p}", None) for p in parts)
+        arrays[name] = csr_lib.Csr(a, b, values, int(width))
+        arrays[name].validate()
+      return cls(**arrays)
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
       raise _damaged(path, error) from error
     except zipfile.BadZipFile as error:
@@ -124,9 +133,9 @@ class Fusion:
   Attributes:
     words: The run on words, an `inference.predictor.Predictor`.
     memory: What is kept of training.
-    weights: float64 `[7]`, of `FEATURES`.
+    weights: float64 `[8]`, of `FEATURES`.
     candidates: Best labels of each run.
-    neighbours: How many training rows are near.
+    neighbours: How many training rows are near; 0 for none.
     temperature: Of their cosines.
   """
 
@@ -157,7 +166,7 @@ class Fusion:
       choice: Labels that may be answers, a `model.label_choice.LabelChoice`.
 
     Returns:
-      Candidates, their features float64 `[m, 7]`, and by text what is wrong
+      Candidates, their features float64 `[m, 8]`, and by text what is wrong
       with those whose scores mean nothing.
     """
     x = run.run.encoding.featurizer(texts)
@@ -181,6 +190,8 @@ class Fusion:
   def _shares(self, run: Any, space: str, x: np.ndarray) -> Any:
     """How much of near training rows has each label, sparse `[n, L]`."""
     x, count = _unit(x), len(x)
+    if not self.neighbours:
+      return scipy.sparse.csr_array((count, self.memory.labels.num_columns))
     with jax.set_mesh(run.mesh):
       if space not in self._places:
         rows = self.memory.vectors
@@ -274,7 +285,7 @@ def features_of(
     fusion: Whose memory counts.
 
   Returns:
-    float64 `[m, 7]`, columns as in `FEATURES`.
+    float64 `[m, 8]`, columns as in `FEATURES`.
   """
   rows, labels = candidates
   memory = fusion.memory
@@ -288,6 +299,9 @@ def features_of(
   found.append(np.log1p(memory.counts[labels]))
   hashes = np.array([hashed(text) for text in texts], np.uint64)
   found.append((hashes[rows] == memory.described[labels]) & (hashes[rows] > 0))
+  words: Any = unit_words(fusion.words, texts).to_scipy()
+  both = words[rows].multiply(memory.label_words.to_scipy()[labels])
+  found.append(np.asarray(both.sum(1)).ravel())
   return np.stack(found, 1).astype(np.float64)
 
 
@@ -317,6 +331,21 @@ def topk(
   best[rows, place] = scores[order]
   ids[rows, place] = labels[order]
   return best, ids
+
+
+def unit_words(run: Any, texts: Sequence[str]) -> csr_lib.Csr:
+  """The weighted words of texts, of length 1.
+
+  Args:
+    run: A run on words, an `inference.predictor.Predictor`.
+    texts: n of them.
+
+  Returns:
+    `[n, F]`; nothing for a text without known words.
+  """
+  return dataclasses.replace(run.weighting, l2=True)(
+    run.run.encoding.featurizer(texts)
+  )
 
 
 def hashed(text: str) -> int:

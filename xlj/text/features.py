@@ -272,7 +272,7 @@ def label_split(split: store.Split) -> store.Split | None:
     return None
   ids = np.array([i for i, _ in said], np.int32)
   texts = [text for _, text in said]
-  names = list(map(_name_of, texts))
+  names = list(map(name_of, texts))
   featurizer, name = split.encoding.featurizer, f"{split.name}, texts of labels"
   if isinstance(featurizer, vectors.Vectors):
     both = texts_lib.of(names + texts)
@@ -289,7 +289,7 @@ def label_split(split: store.Split) -> store.Split | None:
   return store.Split(features, labels, None, name, split.fingerprint)
 
 
-def _name_of(text: str) -> str:
+def name_of(text: str) -> str:
   """What a text of a label begins with: its name, if there is more."""
   return _parts(text)[0] or text
 

@@ -27,6 +27,7 @@ from xlj.config import splits
 from xlj.config import text
 from xlj.data import csr as csr_lib
 from xlj.data import pipeline
+from xlj.data import store
 from xlj.evaluation import metrics
 from xlj.inference import fusion as fusion_lib
 from xlj.inference import predictor
@@ -66,7 +67,10 @@ def train_all(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   words = _of_words(config)
   config = ml_collections.ConfigDict(config.to_dict())
   config.data.text = text.kind(config)
-  if not (workdir / fusion_lib.FILE).exists():
+  if config.train.epochs == 0:
+    words.train.epochs = 0.0
+    config.fusion.neighbours = 0
+  elif not (workdir / fusion_lib.FILE).exists():
     held = workdir / HELD_OUT
     for name, part in (("vectors", config), ("words", words)):
       part = ml_collections.ConfigDict(part.to_dict())
@@ -81,6 +85,8 @@ def train_all(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
   logging.info("Training on all rows: %s", workdir / fusion_lib.WORDS)
   if not train.train(words, workdir / fusion_lib.WORDS):
     return False
+  if config.train.epochs == 0 and not (workdir / fusion_lib.FILE).exists():
+    _save_untrained(config, workdir)
   config.fusion.with_words = True
   logging.info("Training on all rows: %s", workdir)
   return train.train(config, workdir)
@@ -109,9 +115,10 @@ def _fit(config: ml_collections.ConfigDict, held: Path, workdir: Path) -> None:
     split.num_rows, float(config.fusion.held_out), config.seed
   )
   settings = config.fusion
+  words = predictor.load(held / "words", which="last")
   fusion = fusion_lib.Fusion(
-    predictor.load(held / "words", which="last"),
-    _memory(run, split, rows),
+    words,
+    _memory(words, split, rows),
     np.ones(len(fusion_lib.FEATURES)),
     settings.candidates,
     settings.neighbours,
@@ -136,16 +143,32 @@ def _fit(config: ml_collections.ConfigDict, held: Path, workdir: Path) -> None:
   logging.info("Held-out rows: %s", json.dumps(scores))
   if jax.process_index():
     return
+  about = {"held_out_rows": len(valid_rows), "held_out_scores": scores}
+  _save(workdir, words, split, weights, about)
+
+
+def _save_untrained(config: ml_collections.ConfigDict, workdir: Path) -> None:
+  """Weights for runs that are not trained, which no training row decides."""
+  words = predictor.load(workdir / fusion_lib.WORDS, which="last")
+  split = splits.open_split(config)
+  weights = [fusion_lib.UNTRAINED.get(f, 0.0) for f in fusion_lib.FEATURES]
+  if not jax.process_index():
+    _save(workdir, words, split, np.array(weights), {})
+
+
+def _save(
+  workdir: Path,
+  words: predictor.Predictor,
+  split: store.Split,
+  weights: np.ndarray,
+  about: dict[str, Any],
+) -> None:
+  """Writes what fuses scores; the weights, which make it whole, are last."""
   workdir.mkdir(parents=True, exist_ok=True)
-  _memory(run, split, np.arange(split.num_rows)).save(workdir)
-  saved = {
-    "weights": dict(zip(fusion_lib.FEATURES, map(float, weights))),
-    "held_out_rows": len(valid_rows),
-    "held_out_scores": scores,
-  }
-  files.write_text(
-    workdir / fusion_lib.FILE, json.dumps(saved, indent=2) + "\n"
-  )
+  _memory(words, split, np.arange(split.num_rows)).save(workdir)
+  named = dict(zip(fusion_lib.FEATURES, map(float, weights)))
+  text = json.dumps({"weights": named, **about}, indent=2)
+  files.write_text(workdir / fusion_lib.FILE, text + "\n")
 
 
 def fit(
@@ -189,27 +212,33 @@ def fit(
 
 
 def _memory(
-  run: predictor.Predictor, split: Any, rows: np.ndarray
+  words: predictor.Predictor, split: store.Split, rows: np.ndarray
 ) -> fusion_lib.Memory:
   """What is kept of some training rows."""
-  vectors = np.asarray(split.features[rows])
+  features: Any = split.features
+  vectors = np.asarray(features[rows])
   labels = split.labels.take(rows)
   num_labels = split.num_labels
   said = np.zeros((num_labels, vectors.shape[1]), np.float16)
-  described = np.zeros(num_labels, np.uint64)
   of_labels = features_lib.label_split(split)
   if of_labels is not None:
     sums = of_labels.labels.to_scipy().T @ of_labels.features
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     said = (sums / np.where(length > 0, length, 1)).astype(np.float16)
-    found = [
-      fusion_lib.hashed(features_lib.description(label_text))
-      for label_text in split.label_texts
-    ]
-    described[: len(found)] = found
-  counts = np.bincount(labels.indices, minlength=num_labels).astype(np.int64)
+  known = [*(split.label_texts or ())]
+  known += [""] * (num_labels - len(known))
+  names = [features_lib.name_of(label_text) for label_text in known]
+  parts = [fusion_lib.unit_words(words, t).to_scipy() for t in (names, known)]
   return fusion_lib.Memory(
-    vectors.astype(np.float16), labels, said, counts, described
+    vectors.astype(np.float16),
+    labels,
+    said,
+    np.bincount(labels.indices, minlength=num_labels).astype(np.int64),
+    np.array(
+      [fusion_lib.hashed(features_lib.description(t)) for t in known],
+      np.uint64,
+    ),
+    csr_lib.Csr.from_scipy(parts[0] + parts[1]),
   )
 
 
