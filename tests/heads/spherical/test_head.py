@@ -210,7 +210,7 @@ def compare_with_textbook(shape, count, dtype, every):
 @pytest.mark.parametrize(
   "shape", [(8, 1), pytest.param((1, 1), marks=pytest.mark.slow)]
 )
-def test_two_hundred_steps_equal_sgd_in_float64(shape):
+def test_two_hundred_steps_equal_sgd_in_float64(shape, optimized):
   with jax.enable_x64(True):
     assert compare_with_textbook(shape, 200, np.float64, 60) < 1e-10
 
