@@ -90,12 +90,9 @@ EVERYTHING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_head", [False, True])
-def test_an_interrupted_run_repeats_bit_for_bit(
-  texts_dir, tmp_path, use_mesh, with_head
-):
-  use_mesh((2, 4))
-  config = make_config(texts_dir, **EVERYTHING, dual__head=with_head)
+def test_an_interrupted_run_repeats_bit_for_bit(texts_dir, tmp_path, use_mesh):
+  use_mesh((1, 2))
+  config = make_config(texts_dir, **EVERYTHING, dual__head=False)
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   train.train(config, whole)
   runs.stop_after(steps=10, config=config, workdir=parts)
@@ -112,7 +109,7 @@ def test_an_interrupted_run_repeats_bit_for_bit(
 @pytest.mark.slow
 def test_losses_are_equal_on_all_meshes(texts_dir, tmp_path, use_mesh):
   found = []
-  for shape in ((1, 1), (1, 3), (8, 1)):
+  for shape in ((1, 1), (2, 3)):
     use_mesh(shape)
     workdir = tmp_path / str(shape)
     config = make_config(
@@ -123,7 +120,6 @@ def test_losses_are_equal_on_all_meshes(texts_dir, tmp_path, use_mesh):
     found.append(runs.losses(workdir))
   assert found[0][-1] < 0.95 * found[0][0]
   np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
-  np.testing.assert_allclose(found[2], found[0], rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -162,7 +158,7 @@ def test_two_processes_train_as_one_does(texts_dir, tmp_path):
 def test_label_rows_are_embedded_texts_and_find_labels_without_rows(
   texts_dir, tmp_path, use_mesh
 ):
-  use_mesh((2, 4))
+  use_mesh((1, 2))
   config = make_config(
     texts_dir, dual__head=False, dual__negatives=2, train__num_steps=100
   )

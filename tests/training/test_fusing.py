@@ -58,8 +58,9 @@ def test_shares_of_near_rows():
 
 @pytest.mark.slow
 def test_all_help_and_whatever_was_stopped_goes_on(
-  tmp_path, monkeypatch, capsys
+  tmp_path, monkeypatch, capsys, use_mesh
 ):
+  use_mesh((1, 2))
   data = test_texts.write_data(tmp_path / "data")
   encoder = write_encoder(tmp_path / "encoder")
   config, workdir = config_of(data, encoder), tmp_path / "run"
@@ -93,7 +94,8 @@ def test_all_help_and_whatever_was_stopped_goes_on(
 
 
 @pytest.mark.slow
-def test_without_a_step_what_is_said_of_labels_answers(tmp_path):
+def test_without_a_step_what_is_said_of_labels_answers(tmp_path, use_mesh):
+  use_mesh((1, 2))
   data = test_texts.write_data(tmp_path / "data")
   config = config_of(data, write_encoder(tmp_path / "encoder"))
   config.head.init, config.train.epochs = "label_text", 0.0
