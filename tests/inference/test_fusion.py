@@ -34,13 +34,6 @@ class Words:
   weighting = weighting.Weighting("none", False)
   counts = np.array([[3.0, 0, 4], [0, 2, 0]], np.float32)
 
-  def __init__(self):
-    self.run = types.SimpleNamespace(encoding=self)
-
-  def featurizer(self, texts):
-    assert texts == TEXTS
-    return csr_lib.Csr.from_scipy(scipy.sparse.csr_array(self.counts))
-
 
 def test_candidates_are_named_once_by_text_and_label():
   named = [np.array([[3, 1], [0, -1]]), np.array([[1, 5], [0, 2]])]
@@ -65,7 +58,9 @@ def test_features_are_those_of_a_loop():
   vectors = rng.standard_normal((2, D)).astype(np.float32)
   kept = memory()
   found = fusion.features_of(
-    *(candidates, scored, shares, vectors, TEXTS),
+    *(candidates, scored, shares, vectors),
+    csr_lib.Csr.from_scipy(scipy.sparse.csr_array(Words.counts)),
+    TEXTS,
     types.SimpleNamespace(memory=kept, words=Words()),
   )
   for row, text, label in zip(found, *candidates):

@@ -170,8 +170,9 @@ class Fusion:
       with those whose scores mean nothing.
     """
     x = run.run.encoding.featurizer(texts)
+    counts = self.words.run.encoding.featurizer(texts)
     found, failed = [], {}
-    for judge, features in ((run, x), (self.words, texts)):
+    for judge, features in ((run, x), (self.words, counts)):
       k = min(self.candidates, judge.num_labels)
       scores, ids, wrong = judge.answers_alone(features, k, choice)
       failed |= wrong
@@ -184,7 +185,7 @@ class Fusion:
     if choice.is_free:
       named += [csr_lib.Csr.from_scipy(s).pad(_longest(s)).ids for s in shares]
     candidates = union(named, self.memory.labels.num_columns)
-    features = features_of(candidates, found, shares, x, texts, self)
+    features = features_of(candidates, found, shares, x, counts, texts, self)
     return candidates, features, failed
 
   def _shares(self, run: Any, space: str, x: np.ndarray) -> Any:
@@ -268,6 +269,7 @@ def features_of(
   scored: Sequence[tuple[np.ndarray, np.ndarray]],
   shares: Sequence[Any],
   vectors: np.ndarray,
+  counts: csr_lib.Csr,
   texts: Sequence[str],
   fusion: Fusion,
 ) -> np.ndarray:
@@ -281,6 +283,7 @@ def features_of(
     scored: Label ids and scores `[n, K]` of each run, descending.
     shares: Sparse `[n, L]`, of near training rows in both spaces.
     vectors: `[n, D]` of the texts.
+    counts: `[n, F]` of their words.
     texts: n of them.
     fusion: Whose memory counts.
 
@@ -299,7 +302,7 @@ def features_of(
   found.append(np.log1p(memory.counts[labels]))
   hashes = np.array([hashed(text) for text in texts], np.uint64)
   found.append((hashes[rows] == memory.described[labels]) & (hashes[rows] > 0))
-  words: Any = unit_words(fusion.words, texts).to_scipy()
+  words: Any = unit_words(fusion.words, counts).to_scipy()
   both = words[rows].multiply(memory.label_words.to_scipy()[labels])
   found.append(np.asarray(both.sum(1)).ravel())
   return np.stack(found, 1).astype(np.float64)
@@ -333,19 +336,17 @@ def topk(
   return best, ids
 
 
-def unit_words(run: Any, texts: Sequence[str]) -> csr_lib.Csr:
+def unit_words(run: Any, counts: csr_lib.Csr) -> csr_lib.Csr:
   """The weighted words of texts, of length 1.
 
   Args:
     run: A run on words, an `inference.predictor.Predictor`.
-    texts: n of them.
+    counts: `[n, F]` of the words of n texts.
 
   Returns:
     `[n, F]`; nothing for a text without known words.
   """
-  return dataclasses.replace(run.weighting, l2=True)(
-    run.run.encoding.featurizer(texts)
-  )
+  return dataclasses.replace(run.weighting, l2=True)(counts)
 
 
 def hashed(text: str) -> int:

@@ -257,9 +257,7 @@ class Predictor:
       wrong |= {start + row: why for row, why in failed.items()}
       judged = features @ self.fusion.weights
       top, best = fusion_lib.topk(found, judged, len(block), k)
-      if threshold is not None:
-        missed = top < threshold
-        top, best = np.where(missed, -np.inf, top), np.where(missed, -1, best)
+      top, best = _reaching(threshold, top, best)
       scores.append(top)
       ids.append(best)
     return np.concatenate(scores), np.concatenate(ids), wrong
@@ -324,9 +322,7 @@ class Predictor:
       none = ~(top < np.inf).all(1) | (choice.is_free & (best[:, 0] < 0))
       for row in np.flatnonzero(~finite | none).tolist():
         wrong[start + row] = _NO_SCORE if finite[row] else _OVERFLOW
-      if threshold is not None:
-        missed = top < threshold
-        top, best = np.where(missed, -np.inf, top), np.where(missed, -1, best)
+      top, best = _reaching(threshold, top, best)
       scores.append(top)
       ids.append(self.run.to_data(best))
       start += count
@@ -467,6 +463,16 @@ class Predictor:
     idf = sharding.whole(self.state["buffers"]["idf"])
     data = self.config.data
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
+
+
+def _reaching(
+  threshold: float | None, scores: np.ndarray, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same `[n, k]`, with -inf and -1 where a score is below a threshold."""
+  if threshold is None:
+    return scores, ids
+  missed = scores < threshold
+  return np.where(missed, -np.inf, scores), np.where(missed, -1, ids)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -228,7 +228,11 @@ def _memory(
   known = [*(split.label_texts or ())]
   known += [""] * (num_labels - len(known))
   names = [features_lib.name_of(label_text) for label_text in known]
-  parts = [fusion_lib.unit_words(words, t).to_scipy() for t in (names, known)]
+  assert words.run.encoding is not None  # It is of texts.
+  count = words.run.encoding.featurizer
+  parts = [
+    fusion_lib.unit_words(words, count(t)).to_scipy() for t in (names, known)
+  ]
   return fusion_lib.Memory(
     vectors.astype(np.float16),
     labels,
