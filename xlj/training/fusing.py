@@ -229,7 +229,7 @@ def _memory(
   known += [""] * (num_labels - len(known))
   names = [features_lib.name_of(label_text) for label_text in known]
   assert words.run.encoding is not None  # It is of texts.
-  count = words.run.encoding.featurizer
+  count: Any = words.run.encoding.featurizer
   parts = [
     fusion_lib.unit_words(words, count(t)).to_scipy() for t in (names, known)
   ]
