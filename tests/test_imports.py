@@ -58,8 +58,8 @@ ALLOWED = {
     "report", "config", "model",
   },
   "inference": {
-    "files", "sharding", "ops", "heads.head", "data", "documents", "text",
-    "config", "model", "runs",
+    "files", "sharding", "ops", "heads.head", "heads.dense", "data",
+    "documents", "text", "config", "model", "runs",
   },
   "evaluation": {
     "files", "sharding", "data", "documents", "text", "synthetic",

@@ -1,6 +1,6 @@
 """A trained run, restored for inference on whatever devices are here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -19,6 +19,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
+from xlj.inference import explain
 from xlj.inference import fusion as fusion_lib
 from xlj.model import batches
 from xlj.model import examples
@@ -412,6 +413,20 @@ class Predictor:
         values = self._confidence(self.state, inputs, by)
         found.append(sharding.whole(values)[:count])
     return _finite(np.concatenate(found))
+
+  def neighbours_of(self, label: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels most like one, and cosines; see `explain.neighbours_of`."""
+    return explain.neighbours_of(self, label, n)
+
+  def why(
+    self, row: Any, labels: Sequence[int], n: int
+  ) -> list[list[tuple[int, float]]]:
+    """What features speak most for labels of an example; see `explain.why`."""
+    return explain.why(self, row, labels, n)
+
+  def near_rows(self, row: Any, n: int) -> list[explain.NearRow]:
+    """Training rows near to an example; see `explain.near_rows`."""
+    return explain.near_rows(self, row, n)
 
   def _host_batches(
     self, features: batches.Features

@@ -109,6 +109,13 @@ class Neighbours:
         "those that training wrote; copy the whole directory of the run",
       ) from error
 
+  def cosines(self, inputs: model_lib.Inputs) -> np.ndarray:
+    """Cosines `[n, M]` of n examples, on the host, with the rows."""
+    ids = np.asarray(inputs.feature_ids)
+    values = np.asarray(inputs.feature_values)
+    rows = _unit(_sparse(ids, values, self.features.num_columns))
+    return (rows @ self._by_feature).toarray()
+
   def extra(
     self, inputs: model_lib.Inputs, order: label_order.LabelOrder
   ) -> tuple[np.ndarray, np.ndarray]:
@@ -122,10 +129,7 @@ class Neighbours:
       int32 `[n, E]` labels, by the head's numbers, -1 for padding, and float32
       `[n, E]`; see `xlj.ops.Choice`.
     """
-    ids = np.asarray(inputs.feature_ids)
-    values = np.asarray(inputs.feature_values)
-    rows = _unit(_sparse(ids, values, self.features.num_columns))
-    cosines = (rows @ self._by_feature).toarray()
+    cosines = self.cosines(inputs)
     count = min(self.count, cosines.shape[1])
     near = np.argpartition(-cosines, count - 1, 1)[:, :count]
     best = np.take_along_axis(cosines, near, 1)
