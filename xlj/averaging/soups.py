@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 from absl import logging
 import jax
 import ml_collections
-import numpy as np
 
 from xlj import config as config_lib
 from xlj import files
@@ -32,8 +31,6 @@ from xlj.checkpoint import steps
 from xlj.checkpoint import trees
 from xlj.config import heads as heads_config
 from xlj.config import splits
-from xlj.data import pipeline
-from xlj.data import store
 from xlj.evaluation import evaluate
 from xlj.evaluation import evaluator
 from xlj.heads import head as head_lib
@@ -366,33 +363,13 @@ def _scorer(
       encoding=run.run.encoding,
     )
   else:
-    data, rows = _held_out(workdir, config, data_dir)
+    data, rows = splits.held_out(config, workdir, data_dir=data_dir)
   logging.info(
     "Scoring with %d rows of %s",
     data.num_rows if rows is None else len(rows),
     data.name,
   )
   return evaluate.make_scorer(run, data, rows=rows)
-
-
-def _held_out(
-  workdir: Path, config: ml_collections.ConfigDict, data_dir: str | None
-) -> tuple[store.Split, np.ndarray]:
-  """The training split of a run, and its rows that were held out."""
-  share = float(config.data.validation)
-  if not share:
-    raise config_lib.ConfigError(
-      f"data.validation of {workdir} is {share}: no rows were held out to score"
-      " with; name a split that it was not trained on"
-    )
-  data = splits.open_split(config, data_dir=data_dir)
-  if data.fingerprint != config.data.fingerprint:
-    raise config_lib.ConfigError(
-      f"{data.name} is not what {workdir} was trained on (data.fingerprint is"
-      f" {config.data.fingerprint} there, and {data.fingerprint} here), so"
-      " which rows were held out is not known; give that, or name a split"
-    )
-  return data, pipeline.holdout(data.num_rows, share, config.seed)[1]
 
 
 def _run(

@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import logging
 import ml_collections
+import numpy as np
 
 from xlj import config as config_lib
 from xlj.config import text
@@ -13,6 +14,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import names as names_lib
 from xlj.data import numbering as numbering_lib
+from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import tokens
 from xlj.synthetic import generated
@@ -89,6 +91,42 @@ def open_split(
     # It forbids what the model could say.
     found = dataclasses.replace(found, filter=found.filter.below(num_labels))
   return found
+
+
+def held_out(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  *,
+  data_dir: str | Path | None = None,
+) -> tuple[store.Split, np.ndarray]:
+  """The training split of a run, and its rows that were held out.
+
+  Args:
+    config: Of the run.
+    workdir: Of the run, for messages.
+    data_dir: Directory of the data; by default that of training.
+
+  Returns:
+    The split, and ascending numbers of rows.
+
+  Raises:
+    ConfigError: None were, or the data are others than those of training.
+    DataError: They are missing or not right.
+  """
+  share = float(config.data.validation)
+  if not share:
+    raise config_lib.ConfigError(
+      f"data.validation of {workdir} is {share}: no rows were held out to score"
+      " with; name a split that it was not trained on"
+    )
+  data = open_split(config, data_dir=data_dir)
+  if data.fingerprint != config.data.fingerprint:
+    raise config_lib.ConfigError(
+      f"{data.name} is not what {workdir} was trained on (data.fingerprint is"
+      f" {config.data.fingerprint} there, and {data.fingerprint} here), so"
+      " which rows were held out is not known; give that, or name a split"
+    )
+  return data, pipeline.holdout(data.num_rows, share, config.seed)[1]
 
 
 def check_others(
