@@ -65,6 +65,10 @@ ALLOWED = {
     "files", "sharding", "data", "documents", "text", "synthetic",
     "distributed", "report", "config", "model", "inference",
   },
+  "export": {
+    "files", "sharding", "ops", "heads.dense", "data", "documents", "text",
+    "config", "model", "runs", "inference", "evaluation",
+  },
   "open_world": {
     "sharding", "ops", "heads.head", "heads.dense", "heads.oltr", "data",
     "config", "model", "inference",
@@ -121,6 +125,7 @@ FLOORS = {
     "store",
     "padding statistics",
   ),
+  "export": ("tensors", "arrays"),
   "text": (
     "word_loops",
     "characters",

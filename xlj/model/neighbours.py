@@ -50,7 +50,7 @@ class Neighbours:
   temperature: float
 
   @functools.cached_property
-  def _by_feature(self) -> Any:
+  def by_feature(self) -> Any:
     """Features `[F, M]` of rows of length 1."""
     return _unit(self.features.to_scipy()).T.tocsr()
 
@@ -114,7 +114,7 @@ class Neighbours:
     ids = np.asarray(inputs.feature_ids)
     values = np.asarray(inputs.feature_values)
     rows = _unit(_sparse(ids, values, self.features.num_columns))
-    return (rows @ self._by_feature).toarray()
+    return (rows @ self.by_feature).toarray()
 
   def extra(
     self, inputs: model_lib.Inputs, order: label_order.LabelOrder
