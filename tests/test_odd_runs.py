@@ -12,6 +12,7 @@ from xlj import config as config_lib
 from xlj.data import errors
 from xlj.data import label_order
 from xlj.report import progress
+from xlj.report import recorded
 from xlj.report import report
 from xlj.runs import label_corrections
 
@@ -152,8 +153,8 @@ def test_a_report_shows_what_can_be_read(tmp_path, monkeypatch):
   }
   good = {
     config_lib.FILE: CONFIG,
-    report.EVALUATION_FILE: json.dumps(evaluation),
-    report.MACHINE_FILE: '{"devices": "cpu x 1", "cores": 2, "versions": {}}',
+    recorded.EVALUATION_FILE: json.dumps(evaluation),
+    recorded.MACHINE_FILE: '{"devices": "cpu x 1", "cores": 2, "versions": {}}',
     progress.METRICS_FILE: json.dumps(line),
   }
   for name, text in good.items():

@@ -23,6 +23,7 @@ from xlj.evaluation import metrics
 from xlj.inference import label_files
 from xlj.inference import predictor
 from xlj.model import label_choice
+from xlj.report import recorded
 from xlj.report import report
 from xlj.synthetic import topics as synthetic
 
@@ -224,7 +225,7 @@ def _write(workdir: Path, found: Mapping[str, Any]) -> None:
   """Leaves the figures for the report, and renews it, where that can be."""
   text = json.dumps(found, indent=2) + "\n"
   try:
-    files.write_text(workdir / report.EVALUATION_FILE, text)
+    files.write_text(workdir / recorded.EVALUATION_FILE, text)
     path = report.write_report(workdir)
   except OSError as error:
     logging.warning(

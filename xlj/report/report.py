@@ -1,31 +1,21 @@
 """`report.html`: a run on one page that needs no other file and no network.
 
-Reads what a run leaves in its folder, each part only if it is there:
-
-* `metrics.jsonl`: lines with `step`, `time`, `kind` and values by name;
-  `train` lines hold a `loss`, `eval` lines metrics such as `P@1`
-* `config.json`: the resolved config, nested
-* `evaluation.json`: `metrics` and, optionally, `split`, `step`, `deciles` (rows
-  as of `metrics.Ranking.deciles`), `baselines` (name to metrics)
-* `machine.json`: what `machine.facts` returns
+It shows what a run has left in its folder (see `xlj.report.recorded`), each
+part only if it is there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
 from xlj import files
 from xlj.report import figures
 from xlj.report import page
-from xlj.report import progress
+from xlj.report import recorded
 
 REPORT_FILE = "report.html"
-EVALUATION_FILE = "evaluation.json"
-MACHINE_FILE = "machine.json"
-_CONFIG_FILE = "config.json"
 _DECILE_CHARTS = {  # axis: name in the legend to name in the rows
   "part of P@k, points": {f"P@{k}": f"P@{k}" for k in (1, 3, 5)},
   "mean over labels, %": {
@@ -53,7 +43,7 @@ _METRICS_NOTE = (
 )
 _CARDS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "nDCG@5")
 
-Values = Mapping[str, Any]
+Values = recorded.Values
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -65,67 +55,42 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
   Returns:
     The path of the report.
   """
-  workdir = pathlib.Path(workdir)
-  config = _read_json(workdir / _CONFIG_FILE)
-  evaluation = _read_evaluation(workdir / EVALUATION_FILE)
-  records = progress.read_metrics(workdir / progress.METRICS_FILE)
-  machine = _read_json(workdir / MACHINE_FILE)
-  name = _name(config) or workdir.resolve().name
+  run = recorded.read(workdir)
+  name = run.data_name or run.directory.resolve().name
   body = [
-    _summary(name, config, evaluation, records, machine),
-    _curves(records),
-    _by_frequency(evaluation["deciles"]),
-    _results(evaluation),
-    _config(config),
-    _machine(machine),
+    _summary(name, run),
+    _curves(run),
+    _by_frequency(run.evaluation["deciles"]),
+    _results(run.evaluation),
+    _config(run.config),
+    _machine(run.machine),
   ]
-  path = workdir / REPORT_FILE
+  path = run.directory / REPORT_FILE
   files.write_text(path, page.html(name, body))
   return path
 
 
-def _summary(
-  name: str,
-  config: Values,
-  evaluation: Values,
-  records: Sequence[Values],
-  machine: Values,
-) -> str:
-  sentences = [
-    _what(name, config, records, machine),
-    _how_good(evaluation),
-  ]
+def _summary(name: str, run: recorded.Recorded) -> str:
+  metrics = run.evaluation["metrics"]
+  sentences = [_what(name, run), _how_good(run.evaluation)]
   cards = [
-    (metric, f"{evaluation['metrics'][metric]:.2f}")
-    for metric in _CARDS
-    if metric in evaluation["metrics"]
+    (metric, f"{metrics[metric]:.2f}") for metric in _CARDS if metric in metrics
   ]
   text = " ".join(filter(None, sentences)) or "Nothing is recorded yet."
-  return page.header(name, _state(config, records), text, cards)
+  return page.header(name, run.state, text, cards)
 
 
-def _state(config: Values, records: Sequence[Values]) -> str:
-  last, total = _last_step(records), _total_steps(config)
-  if not last:
-    return "not started"
-  if total is None:
-    return f"step {last:,}"
-  return "complete" if last >= total else f"at step {last:,} of {total:,}"
-
-
-def _what(
-  name: str, config: Values, records: Sequence[Values], machine: Values
-) -> str:
-  data = _mapping(config.get("data"))
+def _what(name: str, run: recorded.Recorded) -> str:
+  data, machine = recorded.mapping(run.config.get("data")), run.machine
   parts = [f"A classifier for {name}"]
   if isinstance(data.get("num_labels"), int):
     parts.append(f"with {data['num_labels']:,} labels")
   if isinstance(data.get("num_rows"), int):
     parts.append(f"from {data['num_rows']:,} training points")
-  if last := _last_step(records):
-    parts.append(f"trained for {last:,} steps")
-  if speed := _speed(config, records):
-    parts.append(f"at {speed:,.0f} examples/s")
+  if run.last_step:
+    parts.append(f"trained for {run.last_step:,} steps")
+  if run.speed:
+    parts.append(f"at {run.speed:,.0f} examples/s")
   devices = machine.get("devices")
   if devices and isinstance(devices, str):
     on_cpu = devices.startswith("cpu") and machine.get("cores")
@@ -157,10 +122,10 @@ def _how_good(evaluation: Values) -> str:
   )
 
 
-def _curves(records: Sequence[Values]) -> str:
-  loss = _series(records, "train", "loss")
+def _curves(run: recorded.Recorded) -> str:
+  loss = run.series("train", "loss")
   names = [f"P@{k}" for k in (1, 3, 5)]
-  validation = {name: _series(records, "eval", name) for name in names}
+  validation = {name: run.series("eval", name) for name in names}
   validation = {name: line for name, line in validation.items() if line[0]}
   charts = []
   if loss[0]:
@@ -260,89 +225,6 @@ def _machine(machine: Values) -> str:
   return page.section(
     "Machine", page.facts(rows), "The folder holds no machine.json."
   )
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The object in a file; an empty one where it is missing or half written."""
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError):
-    return {}
-  return _mapping(value)
-
-
-def _read_evaluation(path: pathlib.Path) -> dict[str, Any]:
-  """What is shown of an evaluation; of something else, nothing."""
-  value = _read_json(path)
-  deciles = value.get("deciles")
-  rows = map(_numbers, deciles if isinstance(deciles, list) else [])
-  baselines = _mapping(value.get("baselines"))
-  found: dict[str, Any] = {
-    "metrics": _metrics(value.get("metrics")),
-    "baselines": {name: _metrics(of) for name, of in baselines.items()},
-    "deciles": [row for row in rows if "decile" in row],
-  }
-  if isinstance(value.get("split"), str):
-    found["split"] = value["split"]
-  if _is_count(value.get("step")):
-    found["step"] = value["step"]
-  return found
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-  return value if isinstance(value, dict) else {}
-
-
-def _numbers(value: Any) -> dict[str, Any]:
-  """Those values of an object that are numbers."""
-  return {k: v for k, v in _mapping(value).items() if progress.is_number(v)}
-
-
-def _metrics(value: Any) -> dict[str, Any]:
-  """Numbers by name and cut-off, such as P@1."""
-  found = _numbers(value).items()
-  return {k: v for k, v in found if re.fullmatch(r"[^@]+@[0-9]{1,9}", k)}
-
-
-def _is_count(value: Any) -> bool:
-  return progress.is_number(value) and isinstance(value, int)
-
-
-def _name(config: Values) -> str:
-  directory = _mapping(config.get("data")).get("dir")
-  return pathlib.Path(directory).name if isinstance(directory, str) else ""
-
-
-def _total_steps(config: Values) -> int | None:
-  total = _mapping(config.get("train")).get("num_steps")
-  return total if _is_count(total) else None
-
-
-def _last_step(records: Iterable[Values]) -> int:
-  return max((record["step"] for record in records), default=0)
-
-
-def _speed(config: Values, records: Sequence[Values]) -> float | None:
-  """Median examples/s between training records; pauses do not count."""
-  batch_size = _mapping(config.get("train")).get("batch_size")
-  train = [r for r in records if r["kind"] == "train"]
-  speeds = sorted(
-    (after["step"] - before["step"]) / (after["time"] - before["time"])
-    for before, after in zip(train, train[1:])
-    if after["time"] > before["time"]
-  )
-  if not _is_count(batch_size) or not speeds:
-    return None
-  return batch_size * speeds[len(speeds) // 2]
-
-
-def _series(records: Iterable[Values], kind: str, name: str) -> figures.Line:
-  points = [
-    (record["step"], record[name])
-    for record in records
-    if record["kind"] == kind and progress.is_number(record.get(name))
-  ]
-  return [x for x, _ in points], [y for _, y in points]
 
 
 def _flatten(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:

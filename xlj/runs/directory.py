@@ -33,7 +33,7 @@ from xlj.data import numbering as numbering_lib
 from xlj.model import model as model_lib
 from xlj.model import neighbours as neighbours_lib
 from xlj.report import machine
-from xlj.report import report
+from xlj.report import recorded
 from xlj.runs import label_corrections
 from xlj.runs import ownership
 from xlj.text import features as features_lib
@@ -482,5 +482,5 @@ def _begin(
   if features is not None and splits.keeps_names(config, workdir):
     names_lib.write_names(workdir / splits.FEATURES_FILE, features)
   facts = json.dumps(machine.facts(jax.devices()), indent=2)
-  files.write_text(workdir / report.MACHINE_FILE, facts + "\n")
+  files.write_text(workdir / recorded.MACHINE_FILE, facts + "\n")
   files.write_text(workdir / config_lib.FILE, config_lib.to_json(config))
