@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 
 from tests import dense_heads
 from tests import meshes
@@ -108,21 +109,21 @@ def test_neighbours_of_a_label(name, request):
 
 def scores_of(run, row, labels):
   """Scores of some labels."""
-  scores, ids = run.topk([row], L)
+  scores, ids = run.topk([row] if isinstance(row, dict) else row, L)
   return scores[0][np.argsort(ids[0])[labels]]
 
 
 @pytest.mark.parametrize("name", ["linear", "network", "dense"])
 def test_a_feature_contributes_what_the_score_loses_without_it(name, request):
   run, labels = request.getfixturevalue(name), [2, 11]
-  row = ROW if name != "dense" else [ROW.get(i, 0) for i in range(F)]
+  row = ROW if name != "dense" else [[ROW.get(i, 0) for i in range(F)]]
   told = run.why(row, labels, 99)
   whole = scores_of(run, row, labels)
   for place, reasons in enumerate(told):
     wanted = {}
     for feature in ROW:
       if name == "dense":
-        without = [0 if i == feature else v for i, v in enumerate(row)]
+        without = [[0 if i == feature else v for i, v in enumerate(row[0])]]
       else:
         without = {i: v for i, v in row.items() if i != feature}
       wanted[feature] = (whole - scores_of(run, without, labels))[place]
@@ -164,6 +165,16 @@ def test_what_is_no_label_is_refused(linear, label, why):
   ):
     with pytest.raises(ValueError, match=why):
       ask()
+
+
+def test_one_example_in_any_form(linear):
+  told = linear.why(ROW, [2], 3)
+  dense = np.zeros((1, F), np.float32)
+  dense[0, list(ROW)] = list(ROW.values())
+  for row in ([ROW], dense, scipy.sparse.csr_array(dense)):
+    assert linear.why(row, [2], 3) == told
+  with pytest.raises(ValueError, match="2 examples; give one alone"):
+    linear.why([ROW, ROW], [2], 3)
 
 
 def test_nearest_training_rows(network):

@@ -4,7 +4,7 @@ Legend: K features of a row, F features, L label rows, D width of embeddings,
 M training rows, c labels asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ def why(
 
   Args:
     run: An `inference.predictor.Predictor`.
-    row: One example, as in a list for `Predictor.topk`.
+    row: One example: a text, or anything that `Predictor.topk` takes.
     labels: c ids.
     n: How many features at most, for each label.
 
@@ -99,11 +99,11 @@ def why(
   )
   if not by_bag or not len(rows) or not (has_rows or wide):
     return [[] for _ in labels]
-  ((_, inputs),) = run.batches([row])
-  values = sharding.whole(inputs.feature_values)[0].astype(np.float32)
+  inputs = _inputs(run, row)
+  values = inputs.feature_values[0].astype(np.float32)
   ids = np.arange(len(values))
   if inputs.feature_ids is not None:
-    ids = sharding.whole(inputs.feature_ids)[0]
+    ids = inputs.feature_ids[0]
   ids, values = ids[values != 0], values[values != 0]
   found = np.zeros((len(rows), len(ids)), np.float32)
   if wide:
@@ -125,7 +125,7 @@ def near_rows(run: Any, row: Any, n: int) -> list[NearRow]:
 
   Args:
     run: An `inference.predictor.Predictor`.
-    row: One example, as in a list for `Predictor.topk`.
+    row: One example: a text, or anything that `Predictor.topk` takes.
     n: How many at most.
 
   Returns:
@@ -137,14 +137,13 @@ def near_rows(run: Any, row: Any, n: int) -> list[NearRow]:
   """
   if run.fusion is not None:
     memory = run.fusion.memory
-    x = run.run.encoding.featurizer(examples.texts_of([row]))[0]
+    x = run.run.encoding.featurizer(examples.texts_of(_one(row)))[0]
     labels = memory.labels
     products = memory.vectors.astype(np.float32) @ x
     cosines = products / max(float(np.linalg.norm(x)), 1e-12)
   elif run.neighbours is not None:
-    ((_, inputs),) = run.batches([row])
     labels = run.neighbours.labels
-    cosines = run.neighbours.cosines(jax.tree.map(sharding.whole, inputs))[0]
+    cosines = run.neighbours.cosines(_inputs(run, row))[0]
   else:
     return []
   rows, cosines = contributions.nearest(cosines, n)
@@ -175,6 +174,23 @@ def row_of(run: Any, label: int) -> int:
   if number < 0:
     raise ValueError(f"label {label} has been deleted")
   return int(run.model.layout.row_of_label(number))
+
+
+def _one(row: Any) -> Any:
+  """An example as one of several."""
+  if isinstance(row, str | Mapping):
+    return [row]
+  return row
+
+
+def _inputs(run: Any, row: Any) -> Any:
+  """What the model reads of an example, on the host; refuses several."""
+  found = list(run.batches(_one(row)))
+  if sum(count for count, _ in found) != 1:
+    raise ValueError(
+      f"{sum(count for count, _ in found)} examples; give one alone"
+    )
+  return jax.tree.map(sharding.whole, found[0][1])
 
 
 def _has_rows(run: Any) -> bool:
