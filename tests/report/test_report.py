@@ -203,6 +203,19 @@ class MachineTest(absltest.TestCase):
     self.assertEqual(found["versions"]["numpy"], np.__version__)
     json.dumps(found)
 
+  def test_the_most_memory_that_any_process_of_a_run_has_had(self):
+    devices = [
+      types.SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 2**31}),
+      types.SimpleNamespace(memory_stats=lambda: None),  # of CPUs
+    ]
+    found = machine.with_peak({"cores": 2}, devices)
+    self.assertEqual(found["cores"], 2)
+    self.assertEqual(found["peak_device_memory_gib"], 2)
+    self.assertBetween(found["peak_memory_gib"], 0.01, 1000)
+    before = {"peak_memory_gib": 1e6, "peak_device_memory_gib": 1}
+    found = machine.with_peak(before)
+    self.assertEqual(found, before)
+
 
 if __name__ == "__main__":
   absltest.main()

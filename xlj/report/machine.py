@@ -1,12 +1,14 @@
 """Facts about the machine that a run is on."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import importlib.metadata
 import os
 import pathlib
 import platform
 import re
+import resource
+import sys
 from typing import Any
 
 from xlj import processors
@@ -43,6 +45,34 @@ def facts(devices: Sequence[Any] = ()) -> dict[str, Any]:
     "processes": len({d.process_index for d in devices}) or 1,
     "system": f"{platform.system()} {platform.release()}",
     "versions": versions,
+  }
+
+
+def with_peak(
+  facts: Mapping[str, Any], devices: Sequence[Any] = ()
+) -> dict[str, Any]:
+  """The facts with the most memory that this process has had.
+
+  Args:
+    facts: Those of `machine.json`; of an earlier process they may have more.
+    devices: The JAX devices of this process.
+
+  Returns:
+    With `peak_memory_gib`, and `peak_device_memory_gib` of the device with most
+    of it where devices count it.
+  """
+  unit = 1 if sys.platform == "darwin" else 2**10
+  peaks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  stats = [device.memory_stats() or {} for device in devices]
+  of_devices = [
+    s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s
+  ]
+  found = {"peak_memory_gib": peaks}
+  if of_devices:
+    found["peak_device_memory_gib"] = max(of_devices)
+  return {**facts} | {
+    name: max(round(count / 2**30, 2), facts.get(name) or 0)
+    for name, count in found.items()
   }
 
 

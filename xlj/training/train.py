@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from xlj import config as config_lib
+from xlj import files
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
@@ -28,7 +29,9 @@ from xlj.distributed import watch
 from xlj.evaluation import evaluator
 from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.report import machine
 from xlj.report import progress
+from xlj.report import recorded
 from xlj.report import report
 from xlj.runs import directory
 from xlj.runs import label_corrections
@@ -120,7 +123,10 @@ def _train(
 
 def _report(workdir: Path) -> None:
   """Writes the report; a run does not end badly for want of it."""
+  path = workdir / recorded.MACHINE_FILE
   try:
+    facts = machine.with_peak(recorded.read_json(path), jax.local_devices())
+    files.write_text(path, json.dumps(facts, indent=2) + "\n")
     report.write_report(workdir)
   except OSError as error:
     logging.warning("The report is not renewed: %s", error)
