@@ -7,6 +7,7 @@ charts follow a light or a dark theme.
 from collections.abc import Mapping, Sequence
 import io
 import re
+from typing import Any
 
 from matplotlib import axes
 from matplotlib import figure
@@ -15,14 +16,16 @@ from matplotlib import ticker
 import numpy as np
 
 # Readable on white and on near-black.
-_COLORS = ("#3b82f6", "#e08a1e", "#10a37f", "#a06bf0", "#e0527a")
+COLORS = ("#3b82f6", "#e08a1e", "#10a37f", "#a06bf0", "#e0527a")
+# What tells lines of one colour apart, where there are more of them.
+DASHES = ("", "5 2", "1 2", "8 2 1 2")
 _INK = "#010203"  # stands for the page's text colour until the SVG is text
 _MAX_POINTS = 400  # of a line; more are averaged, or the page grows with a run
 
 _STYLE = {
   "axes.edgecolor": _INK,
   "axes.labelcolor": _INK,
-  "axes.prop_cycle": f"cycler('color', {list(_COLORS)})",
+  "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
   "axes.spines.right": False,
   "axes.spines.top": False,
   "font.size": 9,
@@ -38,7 +41,12 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 
 def line_chart(
-  name: str, lines: Mapping[str, Line], *, x_label: str, y_label: str
+  name: str,
+  lines: Mapping[str, Line],
+  *,
+  x_label: str,
+  y_label: str,
+  key: Mapping[str, int] | None = None,
 ) -> str:
   """Draws lines over a common axis.
 
@@ -48,6 +56,7 @@ def line_chart(
       of many points are averaged over stretches.
     x_label: what x is.
     y_label: what y is, with its unit.
+    key: number of each line in the page's own key; None for a legend.
 
   Returns:
     An `<svg>` element.
@@ -57,11 +66,14 @@ def line_chart(
     for label, (x, y) in lines.items():
       x, y = _averaged(np.asarray(x, float)), _averaged(np.asarray(y, float))
       marker = "o" if len(x) <= 30 else ""
-      ax.plot(x, y, label=label, marker=marker, markersize=3, linewidth=1.6)
+      style: dict[str, Any] = {"label": label}
+      if key is not None:
+        style = _numbered(key[label])
+      ax.plot(x, y, marker=marker, markersize=3, linewidth=1.6, **style)
     ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(_thousands))
     ax.set(xlabel=x_label, ylabel=y_label)
-    if len(lines) > 1:
+    if len(lines) > 1 and key is None:
       _legend(ax, len(lines))
     return _svg(name, drawing)
 
@@ -73,6 +85,7 @@ def bar_chart(
   *,
   x_label: str,
   y_label: str,
+  key: Mapping[str, int] | None = None,
 ) -> str:
   """Draws groups of bars side by side.
 
@@ -82,6 +95,7 @@ def bar_chart(
     bars: heights by their name in the legend, one per group.
     x_label: what the groups are.
     y_label: what the heights are, with their unit.
+    key: number of each bar in the page's own key; None for a legend.
 
   Returns:
     An `<svg>` element.
@@ -92,12 +106,16 @@ def bar_chart(
     middle = np.arange(len(groups))
     for i, (label, heights) in enumerate(bars.items()):
       offset = (i - (len(bars) - 1) / 2) * width
-      ax.bar(middle + offset, heights, 0.9 * width, label=label)
+      style: dict[str, Any] = {"label": label}
+      if key is not None:
+        style = {"color": COLORS[key[label] % len(COLORS)]}
+      ax.bar(middle + offset, heights, 0.9 * width, **style)
     ax.set_xticks(middle, groups)
     ax.set_xlim(-0.6, len(groups) - 0.4)
     ax.tick_params(axis="x", length=0)
     ax.set(xlabel=x_label, ylabel=y_label)
-    _legend(ax, len(bars))
+    if key is None:
+      _legend(ax, len(bars))
     return _svg(name, drawing)
 
 
@@ -107,6 +125,14 @@ def _axes(width: float, height: float) -> tuple[figure.Figure, axes.Axes]:
   ax.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
   ax.set_axisbelow(True)
   return drawing, ax
+
+
+def _numbered(number: int) -> dict[str, Any]:
+  """How the line of a number is drawn."""
+  cycle, color = divmod(number, len(COLORS))
+  dashes = [float(part) for part in DASHES[cycle % len(DASHES)].split()]
+  style = (0, dashes) if dashes else "solid"
+  return {"color": COLORS[color], "linestyle": style}
 
 
 def _legend(ax: axes.Axes, columns: int) -> None:

@@ -6,6 +6,9 @@ Everything passed in is text and gets escaped here, except charts, which are
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
+
+from xlj.report import figures as figures_lib
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5d6b7c;
@@ -33,8 +36,10 @@ p { max-width: 90ch; margin: 12px 0; }
   font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: 13px; }
 .charts { display: grid; gap: 20px; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(430px, 100%), 1fr)); }
 .charts.wide { grid-template-columns: 1fr; }
+.charts.wide div { overflow-x: auto; }
+.charts.wide svg { min-width: 560px; }
 svg { width: 100%; height: auto; stroke-linejoin: round; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px;
@@ -46,16 +51,58 @@ table { border-collapse: collapse; font-size: 14px;
 .grid thead th { color: var(--soft); font-weight: 500; }
 .grid thead tr:first-child th { color: var(--ink); font-weight: 600;
   text-align: center; border: 0; }
+.grid thead.plain tr:first-child th { color: var(--soft); font-weight: 500;
+  text-align: right; border-bottom: 1px solid var(--line); }
+.grid thead.plain tr:first-child th:first-child { text-align: left; }
+.keys { display: flex; flex-wrap: wrap; gap: 4px 22px; font-size: 13.5px; }
+.keys div { overflow-wrap: anywhere; }
 .grid .first { border-left: 1px solid var(--line); }
 .grid .main { font-weight: 600; }
-.facts { columns: 2 400px; column-gap: 36px; }
+.grid td.gap { text-align: left; white-space: normal; color: var(--soft); }
+.grid .best { font-weight: 600; color: var(--accent); }
+.grid.named td:first-child { min-width: 150px; white-space: normal;
+  overflow-wrap: anywhere; }
+code { font: 12.5px/1.4 ui-monospace, "DejaVu Sans Mono", monospace;
+  overflow-wrap: anywhere; }
+.key { display: inline-block; width: 26px; height: 10px; margin-right: 8px; }
+h3 { font-size: 15px; margin: 26px 0 8px; overflow-wrap: anywhere; }
+.facts { columns: 2 400px; column-gap: 36px; margin: 12px 0; }
 .facts div { display: flex; justify-content: space-between; gap: 16px;
   border-bottom: 1px solid var(--line); padding: 3px 0; font-size: 13.5px;
   break-inside: avoid; }
 .facts dt { color: var(--soft); }
 .facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 dl { margin: 0; }
+@media (max-width: 600px) { main { padding: 24px 14px 48px; }
+  .grid th, .grid td { padding: 6px 7px; } .facts { columns: 1; } }
 """
+
+
+class Gap(NamedTuple):
+  """Cells of a table with what is missing there, and what would fill it.
+
+  Attributes:
+    text: What is missing.
+    command: That brings it; empty if none does.
+    width: How many cells.
+  """
+
+  text: str
+  command: str = ""
+  width: int = 1
+
+
+class Best(NamedTuple):
+  """A cell of a table that is the best of its column.
+
+  Attributes:
+    text: What it says.
+  """
+
+  text: str
+
+
+Cell = str | Gap | Best
 
 
 def html(title: str, body: Iterable[str]) -> str:
@@ -190,6 +237,79 @@ def grouped_table(
     f"<tr><th></th>{over}</tr><tr><th></th>{head}</tr></thead>\n"
     f"<tbody>\n{body}</tbody></table></div>"
   )
+
+
+def table(
+  columns: Sequence[str],
+  rows: Sequence[Sequence[Cell]],
+  keys: Sequence[int] = (),
+) -> str:
+  """A table with a line for each thing.
+
+  Args:
+    columns: C headings; the first is that of names.
+    rows: The name of each row, then cells for the other columns.
+    keys: Numbers of the lines that charts have for rows (see `figures.COLORS`);
+      none for a table without them.
+
+  Returns:
+    HTML.
+  """
+  head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+  body = ""
+  for i, (name, *cells) in enumerate(rows):
+    key = _key(keys[i]) if keys else ""
+    body += f"<tr><td>{key}{escape(str(name))}</td>"
+    body += "".join(map(_cell, cells)) + "</tr>\n"
+  return (
+    '<div class="scroll"><table class="grid named">\n<thead class="plain">'
+    f"<tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
+  )
+
+
+def heading(text: str) -> str:
+  """A heading inside of a section."""
+  return f"<h3>{escape(text)}</h3>\n"
+
+
+def key(names: Sequence[str], numbers: Sequence[int]) -> str:
+  """What the lines of charts stand for.
+
+  Args:
+    names: Of the lines.
+    numbers: Of each of them.
+
+  Returns:
+    HTML.
+  """
+  items = "".join(
+    f"<div>{_key(number)}{escape(name)}</div>\n"
+    for name, number in zip(names, numbers)
+  )
+  return f'<div class="keys">\n{items}</div>'
+
+
+def _key(number: int) -> str:
+  """A piece of the line that a chart has for a number."""
+  cycle, color = divmod(number, len(figures_lib.COLORS))
+  dashes = figures_lib.DASHES[cycle % len(figures_lib.DASHES)]
+  return (
+    '<svg class="key" viewBox="0 0 26 10" aria-hidden="true"><path d="M0 5H26"'
+    f' stroke="{figures_lib.COLORS[color]}" stroke-width="2.5"'
+    f' stroke-dasharray="{dashes or "none"}"/></svg>'
+  )
+
+
+def _cell(cell: Cell) -> str:
+  if isinstance(cell, Best):
+    return f'<td class="best">{escape(cell.text)}</td>'
+  if isinstance(cell, Gap):
+    command = f" <code>{escape(cell.command)}</code>" if cell.command else ""
+    return (
+      f'<td class="gap" colspan="{cell.width}">{escape(cell.text)}{command}'
+      "</td>"
+    )
+  return f"<td>{escape(cell)}</td>"
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

@@ -123,7 +123,7 @@ class Progress:
     figures["examples/s"] = f"{self._speed * self._examples_per_step:,.0f}"
     left = (self._total_steps - step) / self._speed if self._speed else math.inf
     text = ", ".join(f"{name} {value}" for name, value in figures.items())
-    text += f", {_duration(left)} left"
+    text += f", {duration(left)} left"
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.n = step
@@ -382,8 +382,8 @@ def _bar(
   )
 
 
-def _duration(seconds: float) -> str:
-  """h:mm:ss, or m:ss below an hour."""
+def duration(seconds: float) -> str:
+  """A time as h:mm:ss, or m:ss below an hour."""
   if not math.isfinite(seconds):
     return "?"
   minutes, second = divmod(round(seconds), 60)

@@ -12,6 +12,7 @@ Each file counts only as far as it is there and whole:
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -88,18 +89,17 @@ class Recorded:
       return None
     return batch_size * speeds[len(speeds) // 2]
 
-  @property
-  def seconds(self) -> float | None:
-    """From the first record to the last, without pauses of the run.
+  def clock(self) -> list[float]:
+    """Seconds from the first record to each, without pauses of the run.
 
-    A pause is ten times as long as is usual between records, and a minute.
+    A pause is longer than a minute, and than ten times what is usual between
+    records.
     """
     times = [record["time"] for record in self.records]
     gaps = [max(0.0, b - a) for a, b in zip(times, times[1:])]
-    if not gaps:
-      return None
-    longest = max(60.0, 10 * sorted(gaps)[len(gaps) // 2])
-    return sum(gap for gap in gaps if gap <= longest)
+    longest = max(60.0, 10 * sorted(gaps)[len(gaps) // 2]) if gaps else 0.0
+    spent = [gap if gap <= longest else 0.0 for gap in gaps]
+    return list(itertools.accumulate(spent, initial=0.0))[: len(times)]
 
   def series(self, kind: str, name: str) -> figures.Line:
     """Steps and values of what it has recorded by a name."""
