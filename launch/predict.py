@@ -46,6 +46,14 @@ _ON_ERROR = flags.DEFINE_enum(
 _THRESHOLD = flags.DEFINE_float(
   "threshold", None, "Score that a label has to reach."
 )
+_MIN_PROBABILITY = flags.DEFINE_float(
+  "min_probability",
+  None,
+  "Probability of being right that a label has to reach; for runs that"
+  " launch/calibrate.py has calibrated.",
+  0,
+  1,
+)
 _ASKED = launching.define_label_files()
 _PREDICT = launching.define_predict()
 
@@ -62,6 +70,7 @@ def main() -> None:
     predict=_PREDICT.value,
     asked=label_files.Asked(**_ASKED()),
     threshold=_THRESHOLD.value,
+    min_probability=_MIN_PROBABILITY.value,
     on_error=_ON_ERROR.value,
   )
 

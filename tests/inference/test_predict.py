@@ -55,6 +55,27 @@ def test_rows_before_a_bad_one_are_printed(predict, workdir, tmp_path, capsys):
   )
 
 
+def test_labels_have_probabilities_where_they_are_known(predict, workdir):
+  plain = [json.loads(line) for line in predict(GOOD, "out.jsonl", k=3)]
+  assert "probabilities" not in plain[0]
+  tabs = predict(GOOD, k=3)
+  path = test_predictor.calibrated(workdir)
+  try:
+    assert predict(GOOD, k=3) == tabs
+    found = [json.loads(line) for line in predict(GOOD, "out.jsonl", k=3)]
+    for row, before in zip(found, plain):
+      p = row.pop("probabilities")
+      assert row == before
+      logits = np.array(row["scores"]) / 2
+      np.testing.assert_allclose(p, 1 / (1 + np.exp(-logits)), atol=2e-5)
+    likely = predict((*GOOD, "x\n"), k=3, min_probability=1, on_error="skip")
+    assert likely == [""] * 4
+  finally:
+    path.unlink()
+  with pytest.raises(ValueError, match="min_probability needs probabilities"):
+    predict(GOOD, k=3, min_probability=0.5)
+
+
 def test_a_failed_file_is_not_written(predict, tmp_path):
   path = tmp_path / "out.tsv"
   for before in ((), (path,)):

@@ -1,5 +1,6 @@
 """Prediction from a run's directory, against brute force."""
 
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import names as names_lib
+from xlj.inference import calibration as calibration_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 
@@ -109,6 +111,49 @@ def brute_force(run, features):
   z = weighted @ wide[:, rows] + head["bias"][rows]
   ids = np.argsort(-z, axis=1)[:, :K]
   return np.take_along_axis(z, ids, 1), ids
+
+
+def calibrated(workdir):
+  """Leaves a calibration in the directory of a run; it says `scores / 2`."""
+  one = np.ones(1)
+  model = predictor.load(workdir).fingerprint
+  found = calibration_lib.Calibration(
+    one / 2, 0 * one, 0.0, one[1:], one / 2, one / 2, {"model": model}
+  )
+  path = workdir / calibration_lib.FILE
+  path.write_text(json.dumps(found.to_dict()))
+  return path
+
+
+def test_labels_that_are_not_likely_enough_are_no_answers(tmp_path, caplog):
+  features = make_features(9)
+  workdir = write_run(tmp_path, dense=False)
+  run = predictor.load(workdir)
+  assert run.calibration is None
+  with pytest.raises(ValueError, match="calibrate it by python launch/cal.*--"):
+    run.topk(features, K, min_probability=0.5)
+  calibrated(workdir)
+  run = predictor.load(workdir)
+  scores, ids = run.topk(features, K)
+  p = run.calibration.probabilities(scores, ids)
+  np.testing.assert_allclose(p, 1 / (1 + np.exp(-scores / 2)), rtol=1e-6)
+  least = float(np.median(p[:, 0]))
+  wanted = p >= least
+  likely = run.topk(features, K, min_probability=least)
+  np.testing.assert_array_equal(likely[0], np.where(wanted, scores, -np.inf))
+  np.testing.assert_array_equal(likely[1], np.where(wanted, ids, -1))
+  # Of the same arrays at another step it counts, of others it does not.
+  assert predictor.load(workdir, which="last").calibration is not None
+  other = tmp_path / "other"
+  other.mkdir()
+  path = write_run(other, dense=True) / calibration_lib.FILE
+  path.write_text((workdir / calibration_lib.FILE).read_text())
+  fields = {"propensity_power": 0.5}
+  for where, predict in ((workdir, fields), (other, {})):
+    assert not caplog.text
+    assert predictor.load(where, predict=predict).calibration is None
+    assert "is of another checkpoint" in caplog.text
+    caplog.clear()
 
 
 # No batch, less than one per device, a batch, and several with a rest.

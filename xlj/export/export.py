@@ -31,7 +31,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FEATURIZER = "featurizer"
-CALIBRATION = "calibration.json"  # of a run
 _PARTIAL = ".partial"
 # Fields that say where something lies on this machine.
 _PLACES = (
@@ -191,7 +190,7 @@ def _manifest(run: predictor.Predictor, dtype: str) -> dict[str, Any]:
       "temperature": kept.temperature,
       "small": neighbours_lib.SMALL,
     }
-  calibration = run.workdir / CALIBRATION
+  calibration = run.calibration  # None if it is of another checkpoint
   return {
     "format": FORMAT,
     "xlj": xlj.__version__,
@@ -205,9 +204,7 @@ def _manifest(run: predictor.Predictor, dtype: str) -> dict[str, Any]:
     "dtype": dtype,
     "config": _config(run),
     "neighbours": neighbours,
-    "calibration": json.loads(calibration.read_text())
-    if calibration.exists()
-    else None,
+    "calibration": None if calibration is None else calibration.to_dict(),
   }
 
 

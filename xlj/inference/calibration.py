@@ -135,7 +135,7 @@ class Calibration:
         f"min_probability is {least!r}; give a number from 0 to 1"
       )
     p = self.probabilities(scores, ids)
-    kept = (p >= least) & (p > 0)
+    kept = (p >= least) & (np.asarray(ids) >= 0)
     order = np.argsort(~kept, axis=-1, kind="stable")
     scores, ids, p = (
       np.take_along_axis(np.where(kept, values, none), order, -1)
@@ -328,6 +328,20 @@ def load(
     *(path, MAKE.format(workdir)),
   )
   return None
+
+
+def needed(found: Calibration | None, workdir: Path) -> Calibration:
+  """The calibration of a run that is asked for probabilities.
+
+  Raises:
+    ValueError: There is none.
+  """
+  if found is None:
+    raise ValueError(
+      f"min_probability needs probabilities, and {workdir} has none for these"
+      f" scores; calibrate it by {MAKE.format(workdir)}"
+    )
+  return found
 
 
 def ece(probabilities: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 import sys
-from typing import Any, IO
+from typing import Any, IO, NamedTuple
 
 from absl import logging
 import jax
@@ -21,13 +21,30 @@ from xlj.data import images
 from xlj.data import names as names_lib
 from xlj.data import npy
 from xlj.documents import formats as documents
+from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
 from xlj.inference import predictor
 
 STDOUT = "-"
 ON_ERROR = ("stop", "skip")
 _SHOWN = 5  # errors that are told
-_NOTHING = np.zeros(0, np.int32), np.zeros(0, np.float32)  # ids and scores
+_NONE = np.zeros(0)
+
+
+class Answer(NamedTuple):
+  """The labels of a row, best first.
+
+  Attributes:
+    ids: `[m]`.
+    scores: `[m]`.
+    probabilities: `[m]`; None unless the run is calibrated.
+    error: Why there are no labels.
+  """
+
+  ids: np.ndarray
+  scores: np.ndarray
+  probabilities: np.ndarray | None
+  error: ValueError | None = None
 
 
 def predict(
@@ -42,6 +59,7 @@ def predict(
   on_error: str = "stop",
   asked: label_files.Asked = label_files.NOTHING,
   threshold: float | None = None,
+  min_probability: float | None = None,
 ) -> int:
   """Writes the k best labels of each row of a file.
 
@@ -54,7 +72,8 @@ def predict(
     input_path: Rows in any format of the data, with labels or without (they
       are not looked at); "-" is standard input.
     output_path: Ending in `.jsonl`: one `{"labels": [...], "scores": [...]}`
-      per row, with `names` if they are known. Otherwise tab-separated
+      per row, with `probabilities` if the run is calibrated, and `names` if
+      they are known. Otherwise tab-separated
       `label:score` pairs (`name:score` if names are known), best first, a
       line per row: the score is what follows the last colon, and the name is
       written as `names.escaped` says. "-" is standard output. Where the model
@@ -69,6 +88,7 @@ def predict(
       labels, and tells how many there were.
     asked: Files of labels that may be answers; by default all may.
     threshold: Score that a label has to reach.
+    min_probability: Probability of being right that a label has to reach.
 
   Returns:
     Number of rows written.
@@ -100,15 +120,17 @@ def predict(
       )
     names = _names(run, labels)
     choices = label_files.Choices(asked, run)
-    for block in _answers(run, input_path, k, choices, threshold):
-      for ids, scores, error in block:
-        if error is not None:
-          skipped.append(error)
+    least = threshold, min_probability
+    if min_probability is not None:
+      calibration_lib.needed(run.calibration, run.workdir)
+    for block in _answers(run, input_path, k, choices, *least):
+      for answer in block:
+        if answer.error is not None:
+          skipped.append(answer.error)
           if on_error == "stop":
             output.flush()
-            raise _told(error, count, output_path)
-        found = ids >= 0
-        output.write(line(ids[found], scores[found], names))
+            raise _told(answer.error, count, output_path)
+        output.write(line(answer, names))
         count += 1
       output.flush()
     choices.check_end(count)
@@ -122,17 +144,15 @@ def predict(
   return count
 
 
-Answer = tuple[np.ndarray, np.ndarray, ValueError | None]
-
-
 def _answers(
   run: predictor.Predictor,
   path: str,
   k: int | None,
   choices: label_files.Choices,
   threshold: float | None,
+  min_probability: float | None,
 ) -> Iterator[list[Answer]]:
-  """Ids, scores and error of the rows of a file; with an error there are none.
+  """The answers to the rows of a file.
 
   Yields:
     The rows of a block, in order.
@@ -141,19 +161,37 @@ def _answers(
   beyond = checks.Beyond({"feature": run.num_features})
   for block in _blocks(run, path, beyond):
     if isinstance(block, formats.DataError):
-      answers: list[Answer] = [(*_NOTHING, block)]
+      answers = [Answer(_NONE, _NONE, None, block)]
     else:
       choice = choices.of(row, block.features, block.labels)
       scores, ids, wrong = run.answers(block.features, k, choice, threshold)
-      answers = [(*found, None) for found in zip(ids, scores)]
+      answers = _by_row(run, scores, ids, min_probability)
       for i, why in wrong.items():
         # Rows of any format have numbers, lines only those of text.
         error = ValueError(f"{path}: row {row + i + 1} (the first is 1): {why}")
-        answers[i] = (*_NOTHING, error)
+        answers[i] = Answer(_NONE, _NONE, None, error)
     yield answers
     row += len(answers)
   for note in beyond.notes("feature"):
     logging.warning("%s: %s", path, note)
+
+
+def _by_row(
+  run: predictor.Predictor,
+  scores: np.ndarray,
+  ids: np.ndarray,
+  min_probability: float | None,
+) -> list[Answer]:
+  """Scores and ids `[n, k]` without what is no label, or not likely enough."""
+  probabilities = None
+  if run.calibration is not None:
+    least = min_probability or 0.0
+    scores, ids, probabilities = run.calibration.passing(scores, ids, least)
+  answers = []
+  for i, found in enumerate(ids >= 0):
+    p = None if probabilities is None else probabilities[i][found]
+    answers.append(Answer(ids[i][found], scores[i][found], p))
+  return answers
 
 
 def _blocks(
@@ -224,24 +262,26 @@ def _names(run: predictor.Predictor, labels: str | None) -> Names | None:
   return dict(zip(numbering.labels.tolist(), names))
 
 
-Line = Callable[[np.ndarray, np.ndarray, Names | None], str]
+Line = Callable[[Answer, Names | None], str]
 
 
-def _json_line(ids: np.ndarray, scores: np.ndarray, names: Names | None) -> str:
+def _json_line(answer: Answer, names: Names | None) -> str:
   row: dict[str, list] = {
-    "labels": [int(i) for i in ids],
-    "scores": [round(float(s), 5) for s in scores],
+    "labels": [int(i) for i in answer.ids],
+    "scores": [round(float(s), 5) for s in answer.scores],
   }
+  if answer.probabilities is not None:
+    row["probabilities"] = [round(float(p), 5) for p in answer.probabilities]
   if names is not None:
-    row["names"] = [names[i] for i in ids]
+    row["names"] = [names[i] for i in answer.ids]
   text = json.dumps(row, ensure_ascii=False, allow_nan=False)
   return text.translate(names_lib.LINE_ENDS) + "\n"
 
 
-def _tab_line(ids: np.ndarray, scores: np.ndarray, names: Names | None) -> str:
+def _tab_line(answer: Answer, names: Names | None) -> str:
   cells = (
     f"{i if names is None else names_lib.escaped(names[i])}:{score:.5f}"
-    for i, score in zip(ids, scores)
+    for i, score in zip(answer.ids, answer.scores)
   )
   return "\t".join(cells) + "\n"
 

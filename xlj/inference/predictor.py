@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import math
 import numbers
 from pathlib import Path
@@ -19,6 +20,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
+from xlj.inference import calibration as calibration_lib
 from xlj.inference import explain
 from xlj.inference import fusion as fusion_lib
 from xlj.model import batches
@@ -179,6 +181,27 @@ class Predictor:
       return None
     return self.order.by_data_id(self.run.counts())
 
+  @functools.cached_property
+  def calibration(self) -> calibration_lib.Calibration | None:
+    """What makes probabilities of scores; None without, or of other scores.
+
+    `launch/calibrate.py` leaves it in the directory of the run.
+    """
+    numbering = self.run.numbering
+    label_ids = None if numbering is None else numbering.labels
+    return calibration_lib.load(
+      self.workdir, self.fingerprint, self.label_counts(), label_ids
+    )
+
+  @property
+  def fingerprint(self) -> str:
+    """What tells the scores from those of another model, or of other runs."""
+    if self.fusion is None:
+      return directory.fingerprint(self.run)
+    weights = hashlib.sha256(self.fusion.weights.tobytes()).hexdigest()[:16]
+    words = self.fusion.words.fingerprint
+    return f"{directory.fingerprint(self.run)}-{words}-{weights}"
+
   def topk(
     self,
     features: batches.Features,
@@ -187,6 +210,7 @@ class Predictor:
     exclude: label_choice.Labels | None = None,
     among: label_choice.Labels | None = None,
     threshold: float | None = None,
+    min_probability: float | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """The k best labels of each example.
 
@@ -205,6 +229,9 @@ class Predictor:
         `[n, E]` with -1 as padding, or a sparse matrix `[n, num_ids]`).
       among: Labels of which no others are to be returned; likewise.
       threshold: Score that a label has to reach.
+      min_probability: Probability of being right that a label has to reach,
+        for runs that are calibrated; `calibration.threshold` gives the one for
+        a precision.
 
     Returns:
       float32 scores `[n, k]`, descending (logits), and int32 label ids, int64
@@ -225,6 +252,9 @@ class Predictor:
     if wrong:
       row, why = min(wrong.items())
       raise ValueError(f"row {row} of the examples (the first is 0): {why}")
+    if min_probability is not None:
+      known = calibration_lib.needed(self.calibration, self.workdir)
+      scores, ids, _ = known.passing(scores, ids, min_probability)
     return scores, ids
 
   def answers(

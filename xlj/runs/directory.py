@@ -10,6 +10,7 @@ labels, and their order where a file gave it or they have come or gone (see
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ from xlj import files
 from xlj import mesh as mesh_lib
 from xlj import sharding
 from xlj.checkpoint import checkpointer
+from xlj.checkpoint import steps
 from xlj.checkpoint import trees as trees_lib
 from xlj.config import splits
 from xlj.config import text
@@ -294,6 +296,25 @@ def load(
     numbering = numbering_lib.Numbering.load(workdir)
     run = dataclasses.replace(run, numbering=numbering)
   return dataclasses.replace(run, encoding=encoding(workdir, config))
+
+
+def fingerprint(run: Run) -> str:
+  """What tells the scores of a run from those of others: arrays, and fields.
+
+  Args:
+    run: The run, as it is on disk but for its section `predict`.
+
+  Returns:
+    A hash of the arrays' checksums and of what else scores depend on.
+
+  Raises:
+    CheckpointError: Its checkpoint is no longer there.
+  """
+  where = steps.resolve(checkpoints(run.workdir, run.config))
+  arrays = steps.read_meta(where, run.step)["arrays"]["model"]
+  fields = [run.config[name].to_dict() for name in ("predict", "neighbours")]
+  said = json.dumps([arrays, *fields], sort_keys=True)
+  return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def encoding(
