@@ -40,6 +40,7 @@ ALLOWED = {
   "text": {
     "files", "processors", "sharding", "ops", "encoders", "data", "documents",
   },
+  "search": {"files", "processors", "data"},
   "synthetic": {"data"},
   "distributed": set(),
   "checkpoint": {"distributed"},
@@ -126,6 +127,7 @@ FLOORS = {
     "padding statistics",
   ),
   "export": ("tensors", "arrays"),
+  "search": ("loops", "exact", "index"),
   "text": (
     "word_loops",
     "characters",

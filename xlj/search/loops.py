@@ -1,0 +1,327 @@
+"""Loops over label rows, compiled for CPUs.
+
+Rows have float32 numbers, the upper halves of such (bfloat16) as uint16, or
+int8. Their numbers are widened in registers: what is read of memory is what is
+stored. A row's score is `scale (row . x) + bias`; arrays of no scales, or no
+bias, are empty.
+
+The best rows of an example are kept in a heap, whose first is the worst: that
+of the lowest score and, of those, of the highest number.
+
+Legend: n examples, D width, R rows, k places of a heap, P lists of an example.
+"""
+
+import numpy as np
+
+from xlj import processors
+
+_TILE = 64  # rows whose scores are made, and compared, at a time
+_FEW = 16  # examples that stay in the nearest cache beside some rows
+
+
+@processors.compiled
+def scan(
+  x, values, scale, bias, first, numbers, floor, denied, scores, ids, sizes
+):
+  """Puts the best of some rows into the heaps of examples.
+
+  Args:
+    x: float32 [n, D].
+    values: [R, D] numbers of the rows.
+    scale: float32 [R] or empty.
+    bias: float32 [R] or empty.
+    first: The number of the first row.
+    numbers: int64 [R] numbers of the rows, ascending; if empty, they are those
+      from `first` on. None is below those in the heaps.
+    floor: Rows have to have a higher score.
+    denied: For each example numbers that it may not have, ascending: int64 [n],
+      where they start; int64 [n], where they end; and they.
+    scores: float32 [n, k], of the heaps.
+    ids: int64 [n, k], of the heaps.
+    sizes: int64 [n], of the heaps.
+  """
+  starts, stops, ban = denied
+  tile = np.empty((len(x), min(_TILE, len(values))), np.float32)
+  for low in range(0, len(values), _TILE):
+    high = min(low + _TILE, len(values))
+    _products(x, values[low:high], tile)
+    for n in range(len(x)):
+      line = tile[n, : high - low]
+      _finish_scores(line, scale, bias, low)
+      bar = _bar(scores[n], sizes[n], floor)
+      if not _any_above(line, bar):
+        continue
+      for r in range(len(line)):
+        if line[r] > bar:
+          number = numbers[low + r] if len(numbers) else first + low + r
+          if not _holds(ban, starts[n], stops[n], number):
+            sizes[n] = _push(scores[n], ids[n], sizes[n], line[r], number)
+            bar = _bar(scores[n], sizes[n], floor)
+
+
+@processors.compiled
+def probe(
+  x,
+  lists,
+  starts,
+  codes,
+  scale,
+  bias,
+  names,
+  floor,
+  denied,
+  scores,
+  ids,
+  sizes,
+):
+  """Puts the best rows of some lists into the heaps of examples.
+
+  Args:
+    x: float32 [n, D].
+    lists: int64 [n, P], which lists to look at; -1 is none.
+    starts: int64, where each list starts, and the last one ends.
+    codes: [R, D] numbers of the rows, list by list.
+    scale: float32 [R] or empty.
+    bias: float32 [R] or empty.
+    names: int [R], the numbers of the rows.
+    floor: As in `scan`.
+    denied: As in `scan`.
+    scores: float32 [n, k], of the heaps.
+    ids: int64 [n, k], of the heaps.
+    sizes: int64 [n], of the heaps.
+  """
+  firsts, lasts, ban = denied
+  tile = np.empty((1, _TILE), np.float32)
+  for n in range(len(x)):
+    bar = _bar(scores[n], sizes[n], floor)
+    for c in lists[n]:
+      if c < 0:
+        continue
+      for low in range(starts[c], starts[c + 1], _TILE):
+        high = min(low + _TILE, starts[c + 1])
+        _products(x[n : n + 1], codes[low:high], tile)
+        line = tile[0, : high - low]
+        _finish_scores(line, scale, bias, low)
+        if not _any_above(line, bar):
+          continue
+        for r in range(len(line)):
+          if line[r] > bar:
+            name = np.int64(names[low + r])
+            if not _holds(ban, firsts[n], lasts[n], name):
+              sizes[n] = _push(scores[n], ids[n], sizes[n], line[r], name)
+              bar = _bar(scores[n], sizes[n], floor)
+
+
+@processors.compiled
+def rescore(x, numbers, counts, values, scale, bias, floor, scores, ids, sizes):
+  """Puts some rows of each example into the heaps of examples.
+
+  Args:
+    x: float32 [n, D].
+    numbers: int64 [n, S] numbers of rows.
+    counts: int64 [n], how many of them.
+    values: [R, D] numbers of all rows.
+    scale: float32 [R] or empty.
+    bias: float32 [R] or empty.
+    floor: As in `scan`.
+    scores: float32 [n, k], of the heaps.
+    ids: int64 [n, k], of the heaps.
+    sizes: int64 [n], of the heaps.
+  """
+  for n in range(len(x)):
+    for row in numbers[n, : counts[n]]:
+      score = _product(x[n], values[row])
+      if len(scale):
+        score *= scale[row]
+      if len(bias):
+        score += bias[row]
+      if score > floor:
+        sizes[n] = _push(scores[n], ids[n], sizes[n], score, row)
+
+
+@processors.compiled
+def merge(other_scores, other_ids, other_sizes, scores, ids, sizes):
+  """Puts all of other heaps into those of the same examples."""
+  for n in range(len(scores)):
+    for i in range(other_sizes[n]):
+      sizes[n] = _push(
+        scores[n], ids[n], sizes[n], other_scores[n, i], other_ids[n, i]
+      )
+
+
+@processors.compiled
+def sort(scores, ids, sizes):
+  """Makes of heaps the best rows in order, with -inf and -1 behind them."""
+  for n in range(len(scores)):
+    score, number = scores[n], ids[n]
+    score[sizes[n] :] = -np.inf
+    number[sizes[n] :] = -1
+    for last in range(sizes[n] - 1, 0, -1):
+      a, i = score[last], number[last]
+      score[last], number[last] = score[0], number[0]
+      _sift_down(score, number, last, a, i)
+
+
+@processors.compiled
+def widen(values, scale, out):
+  """Writes the numbers of rows as float32."""
+  for r in range(len(values)):
+    factor = scale[r] if len(scale) else np.float32(1)
+    for d in range(out.shape[1]):
+      out[r, d] = factor * _number(values[r, d])
+
+
+@processors.compiled
+def add_to_sums(rows, groups, sums, counts):
+  """Adds rows `[R, D]` to the sums `[C, D]` of their groups, and counts."""
+  for r in range(len(rows)):
+    c = groups[r]
+    counts[c] += 1
+    for d in range(rows.shape[1]):
+      sums[c, d] += rows[r, d]
+
+
+@processors.compiled
+def _number(value):
+  """A stored number as float32."""
+  if isinstance(value, np.uint16):
+    return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+  return np.float32(value)
+
+
+@processors.compiled(any_order=True)
+def _product(x, row):
+  """The inner product of an example and a row."""
+  total = np.float32(0)
+  for d in range(len(x)):
+    total += x[d] * _number(row[d])
+  return total
+
+
+@processors.compiled(any_order=True)
+def _products(x, rows, out):
+  """Writes the inner products `out [n, R]`, of up to four by four at a time.
+
+  All rows go the same way, the last ones beside themselves: equal rows have
+  equal scores.
+  """
+  many, last = len(x) // 4 * 4, len(rows) - 1
+  zero = np.float32(0)
+  for start in range(0, many, _FEW):
+    for r in range(0, len(rows), 4):
+      r1, r2, r3 = min(r + 1, last), min(r + 2, last), min(r + 3, last)
+      a, b, c, e = rows[r], rows[r1], rows[r2], rows[r3]
+      for n in range(start, min(start + _FEW, many), 4):
+        x0, x1, x2, x3 = x[n], x[n + 1], x[n + 2], x[n + 3]
+        # A sum for each pair, all in registers.
+        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
+        c0 = c1 = c2 = c3 = e0 = e1 = e2 = e3 = zero
+        for d in range(x.shape[1]):
+          p, q, s, t = (
+            _number(a[d]),
+            _number(b[d]),
+            _number(c[d]),
+            _number(e[d]),
+          )
+          y = x0[d]
+          a0, b0, c0, e0 = a0 + p * y, b0 + q * y, c0 + s * y, e0 + t * y
+          y = x1[d]
+          a1, b1, c1, e1 = a1 + p * y, b1 + q * y, c1 + s * y, e1 + t * y
+          y = x2[d]
+          a2, b2, c2, e2 = a2 + p * y, b2 + q * y, c2 + s * y, e2 + t * y
+          y = x3[d]
+          a3, b3, c3, e3 = a3 + p * y, b3 + q * y, c3 + s * y, e3 + t * y
+        o0, o1, o2, o3 = out[n], out[n + 1], out[n + 2], out[n + 3]
+        o0[r], o0[r1], o0[r2], o0[r3] = a0, b0, c0, e0
+        o1[r], o1[r1], o1[r2], o1[r3] = a1, b1, c1, e1
+        o2[r], o2[r1], o2[r2], o2[r3] = a2, b2, c2, e2
+        o3[r], o3[r1], o3[r2], o3[r3] = a3, b3, c3, e3
+  for n in range(many, len(x)):
+    for r in range(len(rows)):
+      out[n, r] = _product(x[n], rows[r])
+
+
+@processors.compiled
+def _finish_scores(line, scale, bias, low):
+  """Makes scores of the products of the rows from `low` on."""
+  if len(scale):
+    for r in range(len(line)):
+      line[r] *= scale[low + r]
+  if len(bias):
+    for r in range(len(line)):
+      line[r] += bias[low + r]
+
+
+@processors.compiled
+def _any_above(line, bar):
+  """Whether a score is above a bar."""
+  found = False
+  for r in range(len(line)):
+    found |= line[r] > bar
+  return found
+
+
+@processors.compiled
+def _bar(scores, size, floor):
+  """What a score has to be above to get into a heap."""
+  return scores[0] if size == len(scores) else floor
+
+
+@processors.compiled
+def _holds(sorted_numbers, start, stop, number):
+  """Whether a part of ascending numbers has one."""
+  while start < stop:
+    middle = (start + stop) >> 1
+    if sorted_numbers[middle] < number:
+      start = middle + 1
+    elif sorted_numbers[middle] > number:
+      stop = middle
+    else:
+      return True
+  return False
+
+
+@processors.compiled
+def _push(scores, ids, size, score, number):
+  """Puts a row into a heap if it is better than the worst; the new size."""
+  if size == len(scores):
+    if _is_worse(scores[0], ids[0], score, number):
+      _sift_down(scores, ids, size, score, number)
+    return size
+  i = size
+  while i > 0:
+    parent = (i - 1) >> 1
+    if not _is_worse(score, number, scores[parent], ids[parent]):
+      break
+    scores[i], ids[i] = scores[parent], ids[parent]
+    i = parent
+  scores[i], ids[i] = score, number
+  return size + 1
+
+
+@processors.compiled
+def _sift_down(scores, ids, size, score, number):
+  """Puts a row in the place of a heap's first, and restores the heap."""
+  i = 0
+  while True:
+    child = 2 * i + 1
+    if child >= size:
+      break
+    other = child + 1
+    if other < size and _is_worse(
+      scores[other], ids[other], scores[child], ids[child]
+    ):
+      child = other
+    if not _is_worse(scores[child], ids[child], score, number):
+      break
+    scores[i], ids[i] = scores[child], ids[child]
+    i = child
+  scores[i], ids[i] = score, number
+
+
+@processors.compiled
+def _is_worse(score, number, other_score, other_number):
+  """Whether a row comes behind another."""
+  if score != other_score:
+    return score < other_score
+  return number > other_number
