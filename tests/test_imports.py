@@ -70,6 +70,9 @@ ALLOWED = {
     "files", "sharding", "ops", "heads.dense", "data", "documents", "text",
     "config", "model", "runs", "inference", "evaluation",
   },
+  "serving": {
+    "files", "data", "documents", "text", "model", "inference", "export",
+  },
   "open_world": {
     "sharding", "ops", "heads.head", "heads.dense", "heads.oltr", "data",
     "config", "model", "inference",

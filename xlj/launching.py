@@ -130,6 +130,26 @@ def run_distributed(main: Callable[[], int | None]) -> None:
     "Seconds without a step after which the job is stuck.",
     1,
   )
+  _define_compilation_cache()
+  run(lambda: _as_one_of_many(main))
+
+
+def run_alone(main: Callable[[], int | None]) -> None:
+  """The same for a launcher that always is one process.
+
+  Args:
+    main: The launcher's function.
+  """
+  _define_compilation_cache()
+
+  def alone() -> int | None:
+    _keep_compiled(flags.FLAGS.compilation_cache)
+    return main()
+
+  run(alone)
+
+
+def _define_compilation_cache() -> None:
   flags.DEFINE_string(
     "compilation_cache",
     os.path.join(
@@ -140,7 +160,6 @@ def run_distributed(main: Callable[[], int | None]) -> None:
     "Directory or bucket of compiled programs, so that the next start is"
     " faster; empty for none.",
   )
-  run(lambda: _as_one_of_many(main))
 
 
 def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
