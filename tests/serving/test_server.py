@@ -16,6 +16,7 @@ import pytest
 from tests import runs
 from tests.serving import conftest
 from tests.serving import servers
+from xlj.inference import calibration as calibration_lib
 from xlj.serving import batching
 from xlj.serving import lines as lines_lib
 
@@ -102,11 +103,96 @@ def test_the_open_inference_protocol(server, expected):
     np.testing.assert_allclose(given["scores"]["data"], scores, atol=1e-5)
 
 
+@pytest.fixture
+def of_texts(server, monkeypatch):
+  """The model reads a text as the row that it holds in JSON."""
+  model = server.models.get(None)
+  inner = model.answers.answers
+
+  def answers(texts, *rest):
+    rows = [json.loads(text.split("\n")[-1]) for text in texts]
+    return inner([{int(k): v for k, v in row.items()} for row in rows], *rest)
+
+  monkeypatch.setattr(model, "input", "texts")
+  monkeypatch.setattr(model.answers, "answers", answers)
+
+
+def test_texts_are_read_with_titles_or_without(server, of_texts, expected):
+  text = json.dumps(ROW)
+  rows = [text, {"text": text}, {"text": text, "title": "a title"}]
+  status, _, found = server.predict(rows=rows, k=3)
+  assert status == 200
+  for prediction in found["predictions"]:
+    check(prediction, expected)
+  status, _, said = server.predict(rows=[text, ROW])
+  assert status == 422 and said["error"] == "row 1 is no text, but others are"
+  asked = {"inputs": [tensor("text", "BYTES", [1], [text])]}
+  status, _, found = server.call("POST", "/v2/models/first/infer", asked)
+  assert status == 200
+  assert found["outputs"][0]["data"][:3] == expected[0]
+
+
+def tensor(name, datatype, shape, data):
+  return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+def test_annif_gets_labels_with_scores_from_0_to_1(server, of_texts, expected):
+  labels, scores, names = expected
+  form = {"text": json.dumps(ROW), "limit": 3, "project": "first"}
+  status, _, found = server.call(
+    *("POST", "/annif/suggest", urllib.parse.urlencode(form).encode()),
+    Content_Type="application/x-www-form-urlencoded",
+  )
+  assert status == 200
+  assert [each["uri"] for each in found["results"]] == names
+  shares = [each["score"] for each in found["results"]]
+  np.testing.assert_allclose(shares, 1 / (1 + np.exp(-scores)), rtol=1e-4)
+
+
+def test_a_calibrated_model_says_probabilities(server, expected, monkeypatch):
+  labels, scores, names = expected
+  calibration = calibration_lib.Calibration(
+    slopes=np.array([1.0]),
+    biases=np.array([4.0]),
+    place=0.0,
+    buckets=np.zeros(0),
+    thresholds=np.zeros(0),
+    precisions=np.zeros(0),
+  )
+  monkeypatch.setattr(server.models.get(None), "calibration", calibration)
+  p = 1 / (1 + np.exp(-scores - 4))
+  _, _, found = server.predict(rows=[ROW], k=3)
+  (prediction,) = found["predictions"]
+  np.testing.assert_allclose(prediction["probabilities"], p, atol=1e-5)
+  _, _, found = server.predict(
+    rows=[ROW], k=3, min_probability=float(p[1]) - 0.001
+  )
+  (prediction,) = found["predictions"]
+  assert prediction["labels"] == labels[:2]
+  assert len(prediction["probabilities"]) == 2
+  status, _, said = server.predict(rows=[ROW], min_probability=1.5)
+  assert status == 422 and "from 0 to 1" in said["error"]
+
+
+def test_a_model_says_why(server, expected):
+  labels = expected[0]
+  status, _, found = server.call(
+    "POST", "/why", {"row": ROW, "labels": labels[:2], "n": 5}
+  )
+  assert status == 200 and found["rows"] == []
+  model = server.models.get(None).answers
+  for said, known in zip(found["why"], model.why([{3: 1, 7: 0.5}], labels, 5)):
+    assert [(x["feature"], x["contribution"]) for x in said] == known
+  status, _, found = server.call("GET", f"/labels/{labels[0]}?n=2")
+  ids, cosines = model.neighbours_of(labels[0], 2)
+  assert [near["label"] for near in found["nearest"]] == ids.tolist()
+
+
 def test_annif_asks_as_of_a_project(server):
   status, _, found = server.call("GET", "/annif?project=first")
   assert status == 200 and found["is_trained"]
   time.strptime(found["modification_time"], "%Y-%m-%dT%H:%M:%S+00:00")
-  # This model reads no texts; what becomes of one is in test_texts.
+  # This model reads no texts.
   form = urllib.parse.urlencode({"text": "a text", "limit": 3}).encode()
   kind = "application/x-www-form-urlencoded"
   status, _, found = server.call(

@@ -43,7 +43,7 @@ class Question:
     allow: Label ids of which no others may be; None for any.
     deny: Label ids that may not be.
     threshold: Score that a label has to reach, or None.
-    probability: Likewise.
+    min_probability: Probability, likewise.
   """
 
   model: models_lib.Model
@@ -52,7 +52,7 @@ class Question:
   allow: np.ndarray | None
   deny: np.ndarray
   threshold: float | None
-  probability: float | None
+  min_probability: float | None
 
   def key(self) -> Hashable:
     """Equal for questions that can be asked at once."""
@@ -117,17 +117,15 @@ def _together(works: Sequence[Question]) -> list[Any]:
 
 
 def _answer(work: Question, scores: np.ndarray, ids: np.ndarray) -> Answer:
-  probabilities = None
-  if work.model.calibration is not None:
-    probabilities = work.model.calibration.probabilities(scores, ids)
-  missed = np.zeros(scores.shape, bool)
   if work.threshold is not None:
-    missed |= scores < work.threshold
-  if work.probability is not None and probabilities is not None:
-    missed |= probabilities < work.probability
-  if missed.any():
+    missed = scores < work.threshold
     scores, ids = np.where(missed, -np.inf, scores), np.where(missed, -1, ids)
-  return Answer(scores, ids, probabilities)
+  known = work.model.calibration
+  if known is None:
+    return Answer(scores, ids, None)
+  if work.min_probability is not None:
+    return Answer(*known.passing(scores, ids, work.min_probability))
+  return Answer(scores, ids, known.probabilities(scores, ids))
 
 
 def _choice(works: Sequence[Question]) -> Any:

@@ -188,28 +188,8 @@ class Application:
     labels = requests.check_labels(asked.labels, model, "labels")
     if len(labels) > _MAX_NEAREST or not 1 <= asked.n <= _MAX_NEAREST:
       raise Refused(422, f"give up to {_MAX_NEAREST} labels, and n up to that")
-    if not hasattr(model.answers, "why"):
-      raise Refused(404, "the model cannot say why")
-    task = answers.Task(
-      lambda: model.answers.why(rows.features, labels.tolist(), asked.n)
-    )
-    found = await self._service.computed(request, task, 1, rows.length)
-    names = model.answers.feature_names
-    return _json(
-      {
-        "why": [
-          [
-            {
-              "feature": int(i),
-              "name": None if names is None else names[i],
-              "contribution": float(value),
-            }
-            for i, value in of_label
-          ]
-          for of_label in found
-        ]
-      }
-    )
+    task = answers.Task(lambda: _reasons(model, rows.features, labels, asked.n))
+    return _json(await self._service.computed(request, task, 1, rows.length))
 
   # --- what is known ----------------------------------------------------------
 
@@ -224,7 +204,7 @@ class Application:
     if not re.fullmatch("[0-9]{1,3}", many) or int(many) > _MAX_NEAREST:
       raise Refused(422, f"n has to be a number from 0 to {_MAX_NEAREST}")
     nearest = []
-    if hasattr(model.answers, "neighbours_of") and int(many):
+    if int(many):
       task = answers.Task(lambda: model.answers.neighbours_of(label, int(many)))
       ids, cosines = map(
         np.asarray, await self._service.computed(request, task)
@@ -350,10 +330,41 @@ def predictions(
   return found
 
 
+def _reasons(
+  model: models_lib.Model, row: requests.Features, labels: np.ndarray, n: int
+) -> dict[str, Any]:
+  """What speaks for labels of a row, and the training rows near to it."""
+  why = model.answers.why(row, labels.tolist(), n)
+  near = model.answers.near_rows(row, n)
+  return {
+    "why": [
+      [
+        {
+          "feature": int(feature),
+          "name": model.feature_name(int(feature)),
+          "contribution": float(value),
+        }
+        for feature, value in of_label
+      ]
+      for of_label in why
+    ],
+    "rows": [
+      {
+        "row": each.row,
+        "cosine": each.cosine,
+        "labels": each.labels,
+        "names": model.names(np.array(each.labels, np.int64)),
+      }
+      for each in near
+    ],
+  }
+
+
 def _described(model: models_lib.Model) -> dict[str, Any]:
   return {
     "name": model.name,
     "input": model.input,
+    "image": model.image,
     "labels": model.num_labels,
     "features": model.num_features,
     "names": model.answers.label_names is not None,

@@ -31,10 +31,11 @@ class Model:
     self.num_ids: int = answers.num_ids
     self.num_features: int = answers.num_features
     self.input = _input(answers)
-    self.calibration = getattr(answers, "calibration", None)
+    self.calibration = answers.calibration
+    image = answers.config.encoder.image if self.input == "images" else None
+    self.image = None if image is None else tuple(image)
     run = getattr(answers, "run", None)
-    # Of large ids; exported models have none.
-    self.numbering = getattr(run, "numbering", None)
+    self.numbering = getattr(run, "numbering", None)  # of large ids
     self._order = getattr(answers, "order", None)
 
   @property
@@ -59,6 +60,15 @@ class Model:
     if self.numbering is not None:
       ids = self.numbering.features.tolist()
     return dict(zip(names, ids))
+
+  def feature_name(self, feature: int) -> str | None:
+    """The name of a feature by its id; None if it has none."""
+    names = self.answers.feature_names
+    if names is None:
+      return None
+    if self.numbering is not None:
+      feature = int(np.searchsorted(self.numbering.features, feature))
+    return names[feature]
 
   @functools.cached_property
   def counts(self) -> np.ndarray | None:

@@ -26,7 +26,7 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
   allow: list[int] | None = None
   deny: list[int] = []
   threshold: float | None = None
-  probability: float | None = None
+  min_probability: float | None = None
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True):

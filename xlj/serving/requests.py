@@ -53,7 +53,7 @@ class Predict(msgspec.Struct, forbid_unknown_fields=True):
     allow: Label ids of which no others are to be answers.
     deny: Label ids that are not to be.
     threshold: Score that a label has to reach.
-    probability: Calibrated probability that it has to reach.
+    min_probability: Calibrated probability that it has to reach.
     model: By default the only one, or the first.
   """
 
@@ -62,7 +62,7 @@ class Predict(msgspec.Struct, forbid_unknown_fields=True):
   allow: list[int] | None = None
   deny: list[int] = []
   threshold: float | None = None
-  probability: float | None = None
+  min_probability: float | None = None
   model: str | None = None
 
 

@@ -185,7 +185,7 @@ class Service:
       request: For what is logged.
       model: That is asked.
       rows: As `requests.Row`.
-      asked: With k, allow, deny, threshold and probability.
+      asked: With k, allow, deny, threshold and min_probability.
 
     Returns:
       The answer.
@@ -201,16 +201,21 @@ class Service:
         f"{len(found)} rows with k={k} are {k * len(found)} labels; at most"
         f" {_MAX_ANSWERS} in one answer",
       )
-    if asked.probability is not None and model.calibration is None:
+    least = asked.min_probability
+    if least is not None and model.calibration is None:
       raise Refused(
-        422, "the model is not calibrated; give a threshold of scores"
+        422,
+        "the model is not calibrated, as launch/calibrate.py does; give a"
+        " threshold of scores in place of min_probability",
       )
+    if least is not None and not 0 <= least <= 1:
+      raise Refused(422, "min_probability has to be a number from 0 to 1")
     allow = asked.allow
     if allow is not None:
       allow = requests.check_labels(allow, model, "allow")
     deny = requests.check_labels(asked.deny, model, "deny")
     question = answers.Question(
-      model, found, k, allow, deny, asked.threshold, asked.probability
+      model, found, k, allow, deny, asked.threshold, least
     )
     return await self.computed(request, question, len(found), found.length)
 
