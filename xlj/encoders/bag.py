@@ -110,8 +110,9 @@ def _bag(features: Features, table: jax.Array) -> jax.Array:
   """`S E`, `[N, D]`, of sparse or dense examples."""
   if not isinstance(features, feature_rows.SparseRows):
     return features @ table
-  num_features = table.shape[0]
-  if num_features > _DENSE_WITHIN * features.ids.shape[1]:
+  num_features, width = table.shape[0], features.ids.shape[1]
+  is_known = isinstance(width, int)  # or it is left open in an export
+  if not is_known or num_features > _DENSE_WITHIN * width:
     return jnp.einsum("nk,nkd->nd", features.values, table[features.ids])
 
   def dense(ids: jax.Array, values: jax.Array) -> jax.Array:

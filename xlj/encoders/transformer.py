@@ -165,7 +165,10 @@ class Transformer(nnx.Module):
     h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
     bias = None
     if self.relative is not None:
-      apart = _buckets(length, len(self.relative[...]))  # [T, T]
+      most = len(self.positions[...])
+      places = jnp.arange(length)
+      apart = places[None, :] - places[:, None] + most - 1
+      apart = _buckets(most, len(self.relative[...]))[apart]  # [T, T]
       bias = jnp.moveaxis(self.relative[...][apart], -1, 0)[None]
     run = nnx.remat(_run) if self.remat else _run
     pooled = []
@@ -226,18 +229,18 @@ def _run(
   return each(h, mask=mask, bias=bias, rngs=rngs)
 
 
-def _buckets(length: int, number: int) -> np.ndarray:
-  """Which relative position a key has for a query, `[T, T]` of queries, keys.
+def _buckets(length: int, number: int) -> jax.Array:
+  """Which relative position a key has, `[2 T - 1]` from -T + 1 to T - 1 ahead.
 
   Half of the buckets are for keys behind, half for those ahead; in each half
   the near ones are told apart and the far ones by the logarithm of how far.
   Source: Raffel et al. 2020, "Exploring the limits of transfer learning".
   """
-  places = np.arange(length)
-  ahead = places[None, :] - places[:, None]
+  ahead = np.arange(1 - length, length)
   half = number // 2
   near = half // 2
   far = np.abs(ahead)
   share = np.log(np.maximum(far, 1) / near) / np.log(_FAR / near)
   later = np.minimum(near + (share * (half - near)).astype(int), half - 1)
-  return np.where(ahead > 0, half, 0) + np.where(far < near, far, later)
+  found = np.where(ahead > 0, half, 0) + np.where(far < near, far, later)
+  return jnp.asarray(found)

@@ -6,14 +6,17 @@ nothing. Those that are left are stored for each block of label rows (see
 `xlj.ops.layout`) by feature, so that an example reads the pairs of its features
 alone, and every block is computed in the same way on whatever device it is.
 
-On CPUs compiled loops do the work in place (`host_loops`), elsewhere sorted
-segment sums (`segment_sums`).
+On CPUs compiled loops do the work in place (`host_loops`), elsewhere, and in
+programs for other processes, sorted segment sums (`segment_sums`).
 
 Legend: N examples, K features per example (padded), F features, P pairs of a
 block (padded), B blocks of this device, R label rows of a block, T positives
 per example (padded).
 """
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 from typing import NamedTuple
 
 import jax
@@ -80,7 +83,7 @@ def logits(
   """
 
   def on_host(*args: jax.Array) -> jax.Array:
-    shape = len(features.ids), len(pairs.starts) * rows_per_block
+    shape = features.ids.shape[0], len(pairs.starts) * rows_per_block
     return host_call.logits(jax.ShapeDtypeStruct(shape, jnp.float32), *args)
 
   def elsewhere(*args: jax.Array) -> jax.Array:
@@ -154,8 +157,23 @@ def step_by_example(
   )
 
 
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+  """What is traced in here calls no loops of this process, on no platform."""
+  token = _portable.set(True)
+  try:
+    yield
+  finally:
+    _portable.reset(token)
+
+
 def _by_platform(on_host, elsewhere, *args):
   """One of two functions that compute the same, as the platform has it."""
+  if _portable.get():
+    return elsewhere(*args)
   axes = frozenset().union(*(chunks.varying(a) for a in args))
 
   def varying(run):

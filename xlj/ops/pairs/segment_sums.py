@@ -31,7 +31,7 @@ class _Triples(NamedTuple):
 
 def logits(starts, columns, weights, ids, values, lengths, rows_per_block):
   """See `label_pairs.logits`."""
-  num_examples = len(ids)
+  num_examples = ids.shape[0]
 
   def block(_, pairs):
     starts, columns, weights = pairs
@@ -147,10 +147,14 @@ def _for_tiles(
   first = begin.reshape(-1) - (ends - size)
   flat = values.reshape(-1)
 
+  count = ends.shape[0]
+  # The width may be left open in an export, as many steps as a scan has not.
+  method = "scan" if isinstance(count, int) else "sort"
+
   def tile(t: jax.Array, total: jax.Array) -> jax.Array:
     number = t * _TILE + jnp.arange(_TILE)
-    entry = jnp.searchsorted(ends, number, side="right")
-    inside = entry < len(ends)
+    entry = jnp.searchsorted(ends, number, side="right", method=method)
+    inside = entry < count
     entry = jnp.where(inside, entry, 0)
     triples = _Triples(
       entry // width,
@@ -163,7 +167,7 @@ def _for_tiles(
   # Blocks are those of a device, and so is all that is summed for them.
   axes = chunks.varying(starts) | chunks.varying(ids)
   total = chunks.mark_varying(total, sorted(axes))
-  tiles = -(-ends[-1] // _TILE) if len(ends) else 0
+  tiles = -(-ends[-1] // _TILE) if count != 0 else 0
   return lax.fori_loop(0, tiles, tile, total)
 
 
@@ -171,6 +175,6 @@ def _sorted_add(
   total: jax.Array, place: jax.Array, product: jax.Array, used: jax.Array
 ) -> jax.Array:
   """Adds products where they belong, those of a place in their order."""
-  place = jnp.where(used, place, len(total))
+  place = jnp.where(used, place, total.shape[0])
   place, product = lax.sort((place, product), num_keys=1, is_stable=True)
   return total.at[place].add(product, mode="drop", indices_are_sorted=True)
