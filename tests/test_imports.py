@@ -67,8 +67,8 @@ ALLOWED = {
     "distributed", "report", "config", "model", "inference",
   },
   "export": {
-    "files", "sharding", "ops", "heads.dense", "data", "documents", "text",
-    "config", "model", "runs", "inference", "evaluation",
+    "files", "sharding", "ops", "ops.pairs", "heads.dense", "data", "documents",
+    "text", "config", "model", "runs", "inference", "evaluation",
   },
   "serving": {
     "files", "data", "documents", "text", "model", "inference", "export",
@@ -129,7 +129,7 @@ FLOORS = {
     "store",
     "padding statistics",
   ),
-  "export": ("tensors", "arrays"),
+  "export": ("run tensors", "arrays artifact"),
   "search": ("loops", "exact", "index"),
   "text": (
     "word_loops",

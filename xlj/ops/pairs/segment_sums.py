@@ -148,12 +148,13 @@ def _for_tiles(
   flat = values.reshape(-1)
 
   count = ends.shape[0]
-  # The width may be left open in an export, as many steps as a scan has not.
-  method = "scan" if isinstance(count, int) else "sort"
 
   def tile(t: jax.Array, total: jax.Array) -> jax.Array:
     number = t * _TILE + jnp.arange(_TILE)
-    entry = jnp.searchsorted(ends, number, side="right", method=method)
+    if isinstance(count, int):
+      entry = jnp.searchsorted(ends, number, side="right")
+    else:  # It is left open in an export, and with it how often to halve.
+      entry = _counted(ends - t * _TILE)
     inside = entry < count
     entry = jnp.where(inside, entry, 0)
     triples = _Triples(
@@ -169,6 +170,13 @@ def _for_tiles(
   total = chunks.mark_varying(total, sorted(axes))
   tiles = -(-ends[-1] // _TILE) if count != 0 else 0
   return lax.fori_loop(0, tiles, tile, total)
+
+
+def _counted(ends: jax.Array) -> jax.Array:
+  """How many ends `[E]` are not beyond each place of a tile, `[S]`."""
+  at = jnp.zeros(_TILE, ends.dtype)
+  at = chunks.mark_varying(at, sorted(chunks.varying(ends)))
+  return jnp.cumsum(at.at[jnp.maximum(ends, 0)].add(1, mode="drop"))
 
 
 def _sorted_add(
