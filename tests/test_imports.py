@@ -130,7 +130,7 @@ FLOORS = {
     "padding statistics",
   ),
   "export": ("run tensors", "arrays artifact"),
-  "search": ("loops", "exact", "index"),
+  "search": ("loops", "exact", "external index"),
   "text": (
     "word_loops",
     "characters",

@@ -243,6 +243,38 @@ def _scan_named(
     loops().scan(x, *few, 0, ids, floor, denied, *heaps)
 
 
+def rescored(
+  x: np.ndarray,
+  numbers: np.ndarray,
+  rows: Rows,
+  k: int,
+  floor: np.float32,
+  denied: Denied,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The best of candidates.
+
+  Args:
+    x: `[n, D]`, of `queries`.
+    numbers: int64 `[n, S]` rows to look at, each once; -1 is none.
+    rows: L of them.
+    k: How many are returned.
+    floor: Of `floor_of`.
+    denied: Of `denied_of`.
+
+  Returns:
+    As `topk`.
+  """
+
+  def task(examples: slice, _: slice, heaps: Heaps) -> None:
+    loops().rescore(
+      *(x[examples], numbers[examples], *rows.arrays(), floor),
+      *(of_examples(denied, examples), *heaps),
+    )
+
+  work = numbers.shape[1] * rows.dim
+  return ordered(shared_out(task, len(x), 1, work, k))
+
+
 def shared_out(
   task: Callable[[slice, slice, Heaps], None],
   num_examples: int,
@@ -296,7 +328,7 @@ def empty(num_examples: int, k: int) -> Heaps:
   """Heaps without rows: scores, numbers and sizes."""
   return (
     np.empty((num_examples, k), np.float32),
-    np.empty((num_examples, k), np.int64),
+    np.full((num_examples, k), -1),
     np.zeros(num_examples, np.int64),
   )
 
@@ -420,6 +452,37 @@ def _fixed(array: np.ndarray, dtype: Any = None) -> np.ndarray:
   array = np.ascontiguousarray(array, dtype).view(np.ndarray)
   array.flags.writeable = False
   return array
+
+
+def check_tuning(x: np.ndarray, recall: float) -> None:
+  """Refuses what no search can be tuned with."""
+  if not 0 < recall <= 1:
+    raise ValueError(f"recall is {recall!r}; give a share, such as 0.95")
+  if not len(x):
+    raise ValueError("x has no examples; give some hundreds")
+
+
+def smallest(reaches: Callable[[int], bool], most: int) -> int:
+  """The smallest setting of a search that is good enough.
+
+  Args:
+    reaches: Whether a setting is; if it is, larger ones are.
+    most: The largest setting, which is returned if none is good enough.
+
+  Returns:
+    From 1 to `most`.
+  """
+  high = 1
+  while high < most and not reaches(high):
+    high = min(2 * high, most)
+  low = high // 2 + 1
+  while low < high:
+    middle = (low + high) // 2
+    if reaches(middle):
+      high = middle
+    else:
+      low = middle + 1
+  return high
 
 
 def recall(found: np.ndarray, true: np.ndarray) -> float:

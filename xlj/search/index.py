@@ -118,15 +118,8 @@ class Index:
       return exact.ordered(self._probed(x, lists, k, floor, denied))
     places = min(max(k, rescore), num_rows)
     lowest = exact.floor_of(None)
-    _, numbers, counts = self._probed(x, lists, places, lowest, denied)
-
-    def task(examples: slice, _: slice, heaps: exact.Heaps) -> None:
-      exact.loops().rescore(
-        *(x[examples], numbers[examples], counts[examples]),
-        *(*self.rows.arrays(), floor, *heaps),
-      )
-
-    return exact.ordered(exact.shared_out(task, len(x), 1, places, k))
+    _, numbers, _ = self._probed(x, lists, places, lowest, denied)
+    return exact.rescored(x, numbers, self.rows, k, floor, denied)
 
   def _probed(
     self,
@@ -162,11 +155,7 @@ class Index:
     Raises:
       ValueError: With what does not fit.
     """
-    if not 0 < recall <= 1:
-      raise ValueError(f"recall is {recall!r}; give a share, such as 0.95")
-    x = exact.queries(x, self.rows.dim)
-    if not len(x):
-      raise ValueError("x has no examples; give some hundreds")
+    exact.check_tuning(x, recall)
     _, true = exact.topk(x, self.rows, k)
     _, order = exact.topk(x, self.centres, self.num_lists)
     # After how many lists that of each of the best rows comes.

@@ -113,23 +113,26 @@ def probe(
 
 
 @processors.compiled
-def rescore(x, numbers, counts, values, scale, bias, floor, scores, ids, sizes):
+def rescore(x, numbers, values, scale, bias, floor, denied, scores, ids, sizes):
   """Puts some rows of each example into the heaps of examples.
 
   Args:
     x: float32 [n, D].
-    numbers: int64 [n, S] numbers of rows.
-    counts: int64 [n], how many of them.
+    numbers: int64 [n, S] numbers of rows, each once; -1 is none.
     values: [R, D] numbers of all rows.
     scale: float32 [R] or empty.
     bias: float32 [R] or empty.
     floor: As in `scan`.
+    denied: As in `scan`.
     scores: float32 [n, k], of the heaps.
     ids: int64 [n, k], of the heaps.
     sizes: int64 [n], of the heaps.
   """
+  starts, stops, ban = denied
   for n in range(len(x)):
-    for row in numbers[n, : counts[n]]:
+    for row in numbers[n]:
+      if row < 0 or _holds(ban, starts[n], stops[n], row):
+        continue
       score = _product(x[n], values[row])
       if len(scale):
         score *= scale[row]
