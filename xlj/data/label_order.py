@@ -212,10 +212,10 @@ class LabelOrder:
     Returns:
       As many; -1 for those without a row.
     """
-    return self.to_data(self.to_head(ids)) if self._is_edited else ids
+    return self.to_data(self.to_head(ids)) if self.is_edited else ids
 
   @property
-  def _is_edited(self) -> bool:
+  def is_edited(self) -> bool:
     """Whether some ids have no row, or share one."""
     if self.data_ids is None or self.head_ids is None:
       return False
@@ -231,7 +231,7 @@ class LabelOrder:
       The same without ids that have no row; of ids that share one, the first.
       What is beyond `num_ids`, which no model knows, stays.
     """
-    if not self._is_edited or self.head_ids is None:
+    if not self.is_edited or self.head_ids is None:
       return labels
     ids = np.asarray(labels.indices)
     inside = ids < len(self.head_ids)

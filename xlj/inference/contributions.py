@@ -15,10 +15,25 @@ Z weights, c labels asked for.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 ROWS = 64  # embedded at a time
+
+
+class NearRow(NamedTuple):
+  """A training row that is near to an example.
+
+  Attributes:
+    row: Its number among those that the run keeps, from 0.
+    cosine: With the example.
+    labels: Ids of its labels.
+  """
+
+  row: int
+  cosine: float
+  labels: list[int]
 
 
 def largest(

@@ -6,7 +6,7 @@ M training rows, c labels asked for.
 
 from collections.abc import Mapping, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,6 @@ from xlj.inference import contributions
 from xlj.model import examples
 from xlj.model import model as model_lib
 from xlj.ops import normalize
-
-
-class NearRow(NamedTuple):
-  """A training row that is near to an example.
-
-  Attributes:
-    row: Its number among those that the run keeps, from 0.
-    cosine: With the example.
-    labels: Ids of its labels.
-  """
-
-  row: int
-  cosine: float
-  labels: list[int]
 
 
 def neighbours_of(
@@ -120,7 +106,7 @@ def why(
   return [contributions.largest(ids, each, n) for each in found]
 
 
-def near_rows(run: Any, row: Any, n: int) -> list[NearRow]:
+def near_rows(run: Any, row: Any, n: int) -> list[contributions.NearRow]:
   """The training rows nearest to an example, where the run keeps them.
 
   Args:
@@ -153,7 +139,7 @@ def near_rows(run: Any, row: Any, n: int) -> list[NearRow]:
     ids = run.run.numbering.label_ids(ids)
   each = np.split(ids, named.indptr[1:-1])
   return [
-    NearRow(int(r), float(c), i.tolist())
+    contributions.NearRow(int(r), float(c), i.tolist())
     for r, c, i in zip(rows, cosines, each)
   ]
 

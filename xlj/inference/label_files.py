@@ -10,7 +10,6 @@ import numpy as np
 from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import lines
-from xlj.inference import predictor
 from xlj.model import label_choice
 
 # In place of a file of rows: the labels that rows have already, and features
@@ -47,20 +46,20 @@ NOTHING = Asked()
 class Choices:
   """The labels that may be answers, of rows that come block by block."""
 
-  def __init__(self, asked: Asked, run: predictor.Predictor):
+  def __init__(self, asked: Asked, run: Any):
     """Reads the files.
 
     Args:
       asked: Which.
-      run: Whose labels they are.
+      run: Whose labels they are: what `xlj.load` gives.
 
     Raises:
       DataError: A file is not of labels of the run; it names the line.
     """
     self._num_ids, self._order = run.num_ids, run.order
     known = None
-    if run.run.numbering is not None:
-      known = {i: n for n, i in enumerate(run.run.numbering.labels.tolist())}
+    if run.numbering is not None:
+      known = {i: n for n, i in enumerate(run.numbering.labels.tolist())}
       if "features" in (asked.exclude_rows, asked.among_rows):
         raise ValueError(
           "features and labels are numbered apart with data.renumber; give a"

@@ -20,7 +20,9 @@ from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
 from xlj.data import weighting as weighting_lib
 from xlj.heads import head as head_lib
+from xlj.inference import answers as answers_lib
 from xlj.inference import calibration as calibration_lib
+from xlj.inference import contributions
 from xlj.inference import explain
 from xlj.inference import fusion as fusion_lib
 from xlj.model import batches
@@ -31,15 +33,7 @@ from xlj.model import neighbours as neighbours_lib
 from xlj.runs import directory
 from xlj.text import words as words_lib
 
-DEFAULT_K = 5
-_OVERFLOW = (
-  "the values of its features are not finite in float32 once they are weighted"
-  " as in training; give them the scale of the training rows"
-)
-_NO_SCORE = (
-  "its scores are not finite: the values of its features are too large for the"
-  " model; give them the scale of the training rows"
-)
+DEFAULT_K = answers_lib.DEFAULT_K
 
 
 def load(
@@ -115,6 +109,20 @@ class Predictor:
     """Number of features F."""
     return self.config.data.num_features
 
+  @property
+  def input(self) -> str:
+    """What it reads: "texts", "images", "dense" or "sparse" features."""
+    if self.run.encoding is not None:
+      return "texts"
+    if self.config.encoder.image:
+      return "images"
+    return "dense" if self.config.data.dense else "sparse"
+
+  @property
+  def numbering(self) -> numbering_lib.Numbering | None:
+    """Of the ids, with `data.renumber`."""
+    return self.run.numbering
+
   @functools.cached_property
   def label_names(self) -> list[str] | None:
     """Names by label id, `num_ids` of them; None if the labels have none.
@@ -159,18 +167,12 @@ class Predictor:
         f"the labels of {self.workdir} have no names: there was no labels.txt"
         f" with the data, and is no {self.workdir / splits.NAMES_FILE}"
       )
-    if ids.size and ids.dtype.kind not in "iu":
-      raise ValueError(f"ids are {ids.dtype}; label ids are whole numbers")
-    if numbering is not None:
+    if numbering is not None and ids.dtype.kind in "iu":
       numbers = numbering_lib.find(numbering.labels, ids)
       if (wrong := ids[(numbers < 0) & (ids != -1)]).size:
         raise ValueError(f"label {wrong.flat[0]}: training has no such id")
       ids = numbers
-    if ids.size and not -1 <= ids.min() <= ids.max() < len(names):
-      wrong = ids[(ids < -1) | (ids >= len(names))].flat[0]
-      raise ValueError(f"label {wrong}: there are ids 0 to {len(names) - 1}")
-    found = [names[i] if i >= 0 else None for i in ids.flat]
-    return np.array(found, object).reshape(ids.shape).tolist()
+    return answers_lib.names_of(names, ids)
 
   def label_counts(self) -> np.ndarray | None:
     """Training examples by label id, int64 `[num_ids]`; None if not counted.
@@ -249,9 +251,7 @@ class Predictor:
       *(self.num_ids, exclude, among, label_ids, self.order)
     )
     scores, ids, wrong = self.answers(features, k, choice, threshold)
-    if wrong:
-      row, why = min(wrong.items())
-      raise ValueError(f"row {row} of the examples (the first is 0): {why}")
+    answers_lib.refuse(wrong)
     if min_probability is not None:
       known = calibration_lib.needed(self.calibration, self.workdir)
       scores, ids, _ = known.passing(scores, ids, min_probability)
@@ -274,7 +274,8 @@ class Predictor:
     """
     if self.fusion is None:
       return self.answers_alone(features, k, choice, threshold)
-    k, texts = self._checked_k(k, threshold), examples.texts_of(features)
+    k = answers_lib.checked_k(k, threshold, self.num_labels)
+    texts = examples.texts_of(features)
     scores, ids = [np.zeros((0, k), np.float32)], [np.zeros((0, k), np.int32)]
     wrong: dict[int, str] = {}
     choice.check_rows(len(texts))
@@ -288,24 +289,10 @@ class Predictor:
       wrong |= {start + row: why for row, why in failed.items()}
       judged = features @ self.fusion.weights
       top, best = fusion_lib.topk(found, judged, len(block), k)
-      top, best = _reaching(threshold, top, best)
+      top, best = answers_lib.reaching(threshold, top, best)
       scores.append(top)
       ids.append(best)
     return np.concatenate(scores), np.concatenate(ids), wrong
-
-  def _checked_k(self, k: int | None, threshold: float | None) -> int:
-    """How many labels; refuses what is no number."""
-    if k is None:
-      k = min(DEFAULT_K, self.num_labels)
-    is_whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
-    if not is_whole or not 1 <= k <= self.num_labels:
-      raise ValueError(
-        f"k is {k!r}; it must be a whole number in [1, {self.num_labels}]"
-      )
-    is_number = isinstance(threshold, numbers.Real) and threshold == threshold
-    if threshold is not None and not is_number:
-      raise ValueError(f"threshold is {threshold!r}; give a score, or None")
-    return int(k)
 
   def answers_alone(
     self,
@@ -329,7 +316,7 @@ class Predictor:
     Raises:
       ValueError: If k, the features or the labels do not fit the model.
     """
-    k = self._checked_k(k, threshold)
+    k = answers_lib.checked_k(k, threshold, self.num_labels)
     each = "offset" not in self.model.head.can
     with jax.set_mesh(self.mesh):
       allowed = None if each else choice.by_row(self.model, self.order)
@@ -352,8 +339,10 @@ class Predictor:
       # A search passes over scores that are no numbers.
       none = ~(top < np.inf).all(1) | (choice.is_free & (best[:, 0] < 0))
       for row in np.flatnonzero(~finite | none).tolist():
-        wrong[start + row] = _NO_SCORE if finite[row] else _OVERFLOW
-      top, best = _reaching(threshold, top, best)
+        wrong[start + row] = (
+          answers_lib.NO_SCORE if finite[row] else answers_lib.OVERFLOW
+        )
+      top, best = answers_lib.reaching(threshold, top, best)
       scores.append(top)
       ids.append(self.run.to_data(best))
       start += count
@@ -454,7 +443,7 @@ class Predictor:
     """What features speak most for labels of an example; see `explain.why`."""
     return explain.why(self, row, labels, n)
 
-  def near_rows(self, row: Any, n: int) -> list[explain.NearRow]:
+  def near_rows(self, row: Any, n: int) -> list[contributions.NearRow]:
     """Training rows near to an example; see `explain.near_rows`."""
     return explain.near_rows(self, row, n)
 
@@ -510,22 +499,14 @@ class Predictor:
     return weighting_lib.Weighting(data.weighting, data.l2, idf)
 
 
-def _reaching(
-  threshold: float | None, scores: np.ndarray, ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """The same `[n, k]`, with -inf and -1 where a score is below a threshold."""
-  if threshold is None:
-    return scores, ids
-  missed = scores < threshold
-  return np.where(missed, -np.inf, scores), np.where(missed, -1, ids)
-
-
 def _finite(values: np.ndarray) -> np.ndarray:
   """The same `[n, ...]`; a row that is not finite is refused."""
   bad = ~np.isfinite(values).all(tuple(range(1, values.ndim)))
   if bad.any():
     row = int(np.argmax(bad))
-    raise ValueError(f"row {row} of the examples (the first is 0): {_NO_SCORE}")
+    raise ValueError(
+      f"row {row} of the examples (the first is 0): {answers_lib.NO_SCORE}"
+    )
   return values
 
 

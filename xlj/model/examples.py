@@ -6,21 +6,24 @@ Python. Rows are counted from 0.
 Legend: n examples, F features of the model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import math
 import numbers
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TYPE_CHECKING
 
 from absl import logging
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
 from xlj.documents import rows as documents
+
+if TYPE_CHECKING:
+  import ml_collections
 
 Features = (
   csr_lib.Csr
@@ -235,7 +238,7 @@ def _of_array(
   forms = _FORMS.format(num_features)
   if image:
     forms = f"give images [n, {', '.join(map(str, image))}]"
-  if jnp.issubdtype(array.dtype, jnp.bfloat16):
+  if array.dtype.name == "bfloat16":
     array = array.astype(np.float32)
   if array.dtype == object:
     try:

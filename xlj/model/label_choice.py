@@ -3,20 +3,24 @@
 Legend: n examples, E labels that are named for an example, L label ids.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence, Set, Sized
 import dataclasses
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-import jax
 import numpy as np
 import scipy.sparse
 
-from xlj import sharding
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import numbering as numbering_lib
-from xlj.model import model as model_lib
-from xlj.ops import choice as choice_lib
+
+if TYPE_CHECKING:  # Who answers on the host alone does without JAX.
+  import jax
+
+  from xlj.model import model as model_lib
+  from xlj.ops import choice as choice_lib
 
 # Ids for all examples `[E]`; or for each: lists, `[n, E]` with -1 as padding,
 # or a sparse matrix `[n, L]`.
@@ -56,7 +60,7 @@ class LabelChoice:
     rows = self.exclude if self.among is None else self.among
     return None if rows is None else len(rows.indptr) - 1
 
-  def without(self, exclude: csr_lib.Csr | None) -> "LabelChoice":
+  def without(self, exclude: csr_lib.Csr | None) -> LabelChoice:
     """The same with more labels that examples may not have."""
     if exclude is None:
       return self
@@ -84,7 +88,7 @@ class LabelChoice:
       " them, or ids for all"
     )
 
-  def take(self, rows: np.ndarray) -> "LabelChoice":
+  def take(self, rows: np.ndarray) -> LabelChoice:
     """The choice of some of the examples that it speaks of."""
     named: dict[str, Any] = {
       name: None if labels is None else labels[rows]
@@ -124,6 +128,8 @@ class LabelChoice:
     self, model: model_lib.Model, order: label_order.LabelOrder
   ) -> jax.Array | None:
     """Which rows may be chosen, on the mesh in context; None for all."""
+    from xlj import sharding
+
     if self.allowed is None:
       return None
     layout = model.layout
@@ -162,6 +168,8 @@ class LabelChoice:
     Returns:
       Of the head's labels.
     """
+    from xlj.ops import choice as choice_lib
+
     exclude, among = self._of(np.maximum(rows, 0), each)
     named = exclude if among is None else among
     if named is None:
@@ -249,8 +257,9 @@ def choose(
       f"exclude is of {rows['exclude'].shape[0]} examples, among of"
       f" {rows['among'].shape[0]}; give both for the same ones"
     )
-  first = order.first(np.arange(num_ids))
-  allowed = (first < 0) | allowed[first]
+  if order.is_edited:
+    first = order.first(np.arange(num_ids))
+    allowed = (first < 0) | allowed[first]
   return LabelChoice(None if allowed.all() else allowed, **rows)
 
 

@@ -131,13 +131,27 @@ class Neighbours:
     """
     cosines = self.cosines(inputs)
     count = min(self.count, cosines.shape[1])
-    near = np.argpartition(-cosines, count - 1, 1)[:, :count]
+    near = _nearest(cosines, count)
     best = np.take_along_axis(cosines, near, 1)
     weights = shares(best, self.temperature)
     named = _sparse(near, weights, cosines.shape[1]) @ self._labels
     named.data = self.weight * np.log1p(named.data / SMALL)
     padded = csr_lib.Csr.from_scipy(named).pad(self.width)
     return order.to_head(padded.ids), padded.values
+
+
+def _nearest(cosines: np.ndarray, count: int) -> np.ndarray:
+  """The places `[n, K]` of the largest cosines `[n, M]`.
+
+  Of equal ones they are the first, as in all that answers with these rows.
+  """
+  cosines = np.nan_to_num(cosines)  # of features that are not finite
+  last = cosines.shape[1] - count
+  least = np.partition(cosines, last, 1)[:, last, None]
+  chosen, equal = cosines > least, cosines == least
+  room = count - chosen.sum(1, keepdims=True)
+  chosen |= equal & (equal.cumsum(1) <= room)
+  return np.nonzero(chosen)[1].reshape(len(cosines), count)
 
 
 def shares(cosines: np.ndarray, temperature: float) -> np.ndarray:
