@@ -11,7 +11,10 @@ from xlj.inference import label_files
 from xlj.inference import predict
 
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run.", required=True
+  "workdir",
+  None,
+  "Directory of the run, or of an exported model.",
+  required=True,
 )
 _INPUT = flags.DEFINE_string(
   "input",

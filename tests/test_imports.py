@@ -67,8 +67,9 @@ ALLOWED = {
     "distributed", "report", "config", "model", "inference",
   },
   "export": {
-    "files", "sharding", "ops", "ops.pairs", "heads.dense", "data", "documents",
-    "text", "config", "model", "runs", "inference", "evaluation",
+    "files", "processors", "sharding", "ops", "ops.pairs", "heads.dense",
+    "data", "documents", "text", "config", "model", "runs", "inference",
+    "evaluation",
   },
   "serving": {
     "files", "data", "documents", "text", "model", "inference", "export",
@@ -129,7 +130,11 @@ FLOORS = {
     "store",
     "padding statistics",
   ),
-  "export": ("run tensors", "arrays artifact"),
+  "export": (
+    "host_loops reader run tensors",
+    "arrays artifact scores",
+    "explain",
+  ),
   "search": ("loops", "exact", "external index"),
   "text": (
     "word_loops",

@@ -18,7 +18,7 @@ Loss and search over very many labels in a model of your own:
   loss = xlj.ops.label_loss(x, rows, bias, targets, xlj.losses.Softmax())
 
 What is here:
-  `load`: a trained run as a `Predictor`
+  `load`: a trained run as a `Predictor`, or an exported model
   `ops`: the label layer: losses, searches and updates over label rows
   `losses`: what it can be told to compute
   `heads`: label rows with what else a model has of its labels
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
   from xlj import losses as losses
   from xlj import open_world as open_world
   from xlj import ops as ops
-  from xlj.inference.predictor import load as load
+  from xlj.export.model import load as load
 
 __version__ = "0.1.0"
 __all__ = ["heads", "load", "losses", "open_world", "ops"]
@@ -46,7 +46,7 @@ __all__ = ["heads", "load", "losses", "open_world", "ops"]
 def __getattr__(name: str) -> Any:
   """Imports what `__all__` names when it is asked for."""
   if name == "load":
-    return importlib.import_module("xlj.inference.predictor").load
+    return importlib.import_module("xlj.export.model").load
   if name in __all__:
     return importlib.import_module(f"xlj.{name}")
   raise AttributeError(f"module 'xlj' has no attribute {name!r}")

@@ -14,6 +14,7 @@ from xlj.data import errors
 from xlj.data import formats
 from xlj.inference import label_files
 from xlj.inference import predict as predict_lib
+from xlj.inference import predictor
 
 GOOD = "0:1 3:2\n", "1:1\n", "2:4 11:1\n"
 HUGE = "10:3e38\n"  # Beyond float32 when it is weighted.
@@ -197,7 +198,7 @@ def test_a_pipe_gets_the_rows_before_a_bad_one(predict, workdir, tmp_path):
 
 
 def test_fewer_labels_than_asked_for_are_fewer(predict, monkeypatch):
-  answers = predict_lib.predictor.Predictor.answers
+  answers = predictor.Predictor.answers
 
   def few(self, *asked):  # As heads that search do.
     scores, ids, wrong = answers(self, *asked)
@@ -205,7 +206,7 @@ def test_fewer_labels_than_asked_for_are_fewer(predict, monkeypatch):
     return scores, ids, wrong
 
   first = [line.split("\t")[0] for line in predict(GOOD, k=4)]
-  monkeypatch.setattr(predict_lib.predictor.Predictor, "answers", few)
+  monkeypatch.setattr(predictor.Predictor, "answers", few)
   assert predict(GOOD, k=4) == first
   for line in predict(GOOD, "out.jsonl", k=4):
     row = json.loads(line, parse_constant=pytest.fail)

@@ -21,6 +21,7 @@ from xlj.config import checks
 from xlj.config import splits
 from xlj.data import names as names_lib
 from xlj.export import arrays
+from xlj.export import reader
 from xlj.export import tensors as tensors_lib
 from xlj.inference import fusion
 from xlj.inference import predictor
@@ -166,7 +167,8 @@ def replacing(output: Path) -> Iterator[Path]:
 
 
 def _copy(run: predictor.Predictor, partial: Path) -> None:
-  """Writes what the run has besides arrays."""
+  """Writes what the run has besides arrays, and what reads them alone."""
+  shutil.copyfile(reader.__file__, partial / "reader.py")
   if (names := run.label_names) is not None:
     names_lib.write_names(partial / splits.NAMES_FILE, names)
   if run.run.encoding is not None:

@@ -12,6 +12,7 @@ from absl import logging
 import jax
 import numpy as np
 
+import xlj
 from xlj import config as config_lib
 from xlj import files
 from xlj.config import splits
@@ -23,7 +24,6 @@ from xlj.data import npy
 from xlj.documents import formats as documents
 from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
-from xlj.inference import predictor
 
 STDOUT = "-"
 ON_ERROR = ("stop", "skip")
@@ -68,7 +68,7 @@ def predict(
   pipe, a device or standard output gets what is before an error.
 
   Args:
-    workdir: Directory of the run.
+    workdir: Directory of the run, or of an exported model.
     input_path: Rows in any format of the data, with labels or without (they
       are not looked at); "-" is standard input.
     output_path: Ending in `.jsonl`: one `{"labels": [...], "scores": [...]}`
@@ -113,7 +113,7 @@ def predict(
   count, skipped = 0, []
   # Opened first, or the model would be loaded and rows be scored for nothing.
   with _open(output_path if jax.process_index() == 0 else os.devnull) as output:
-    run = predictor.load(workdir, which=which, predict=predict)
+    run = xlj.load(workdir, which=which, predict=predict)
     if k is not None and not 1 <= k <= run.num_labels:
       raise config_lib.ConfigError(
         f"--k is {k}; the model has {run.num_labels} labels"
@@ -145,7 +145,7 @@ def predict(
 
 
 def _answers(
-  run: predictor.Predictor,
+  run: Any,
   path: str,
   k: int | None,
   choices: label_files.Choices,
@@ -177,7 +177,7 @@ def _answers(
 
 
 def _by_row(
-  run: predictor.Predictor,
+  run: Any,
   scores: np.ndarray,
   ids: np.ndarray,
   min_probability: float | None,
@@ -195,10 +195,10 @@ def _by_row(
 
 
 def _blocks(
-  run: predictor.Predictor, path: str, beyond: checks.Beyond
+  run: Any, path: str, beyond: checks.Beyond
 ) -> Iterator[formats.Rows | formats.DataError]:
   """The rows of a file, or images."""
-  if run.run.encoding is not None:
+  if run.input == "texts":
     return _texts(path)
   shape = tuple(run.config.encoder.image or ())
   if os.path.isdir(path) or path.lower().endswith(images.ENDINGS):
@@ -215,7 +215,7 @@ def _blocks(
       raise formats.DataError(
         path, f"images of {found}", f"{shape}, as the run was trained on"
       )
-  numbering = run.run.numbering
+  numbering = run.numbering
   return formats.stream_each(
     path,
     beyond=beyond,
@@ -251,8 +251,8 @@ def _told(error: ValueError, count: int, path: str) -> ValueError:
 Names = Sequence[str] | Mapping[int, str]
 
 
-def _names(run: predictor.Predictor, labels: str | None) -> Names | None:
-  numbering = run.run.numbering
+def _names(run: Any, labels: str | None) -> Names | None:
+  numbering = run.numbering
   if labels is not None:
     names = names_lib.read_names(labels, run.num_ids)
   else:
