@@ -382,15 +382,8 @@ def test_runs_of_another_order_hold_out_the_same_rows(data_dir):
   "fields",
   [
     {"head__wide": True},
-    {"head__dtype": "bfloat16", "head__correction": "master"},
     {"head__dtype": "bfloat16", "head__correction": "kahan"},
     {"head__type": "mhc", "head__groups": (16,), "head__dtype": "float8"},
-    {
-      "head__type": "mhs",
-      "head__groups": (16,),
-      "head__hard_groups": 2,
-    },
-    {"head__type": "mhp", "data__max_labels": 1},
   ],
   ids=lambda fields: "-".join(map(str, fields.values())),
 )

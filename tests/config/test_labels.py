@@ -52,7 +52,7 @@ METHODS = {
 }
 
 
-STATEFUL = ("ll_cp", "role", "elr", "ps_kd", "class_aware")
+STATEFUL = ("ll_cp", "role", "elr", "class_aware")
 LEARN = [method for method in METHODS if method not in STATEFUL]
 
 

@@ -18,7 +18,7 @@ from xlj.runs import directory
 pytestmark = pytest.mark.slow
 
 STEPS = 60
-KILLS = 20
+KILLS = 6
 
 
 def start(data_dir, workdir, count, *options, more=()):
@@ -82,14 +82,14 @@ def kill_one(job, workdir, count, rng):
   return process, step
 
 
-@pytest.mark.parametrize("part", range(4))  # of the kills, side by side
-def test_twenty_kills_in_a_row(part, data_dir, undisturbed, tmp_path):
+@pytest.mark.parametrize("part", range(2))  # of the kills, side by side
+def test_kills_one_after_the_other(part, data_dir, undisturbed, tmp_path):
   seed = random.randrange(2**32)
   print(f"seed {seed}")
   rng = random.Random(seed)
   killed = 0
-  for i in range(part, KILLS, 4):
-    count = 4 if i // 4 == 3 else 2
+  for i in range(part, KILLS, 2):
+    count = 4 if i == KILLS - 1 else 2
     workdir = tmp_path / str(i)
     job = start(data_dir, workdir, count, "--restarts=1")
     what = kill_one(job, workdir, count, rng)
@@ -100,10 +100,10 @@ def test_twenty_kills_in_a_row(part, data_dir, undisturbed, tmp_path):
       assert "restart 1 of 1" in err, err
       killed += 1
     assert runs.losses(workdir) == undisturbed[count], err
-  assert killed > KILLS / 4 / 2
+  assert killed > KILLS / 2 / 2
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_saved_at_four_processes_and_continued_elsewhere(
   devices, data_dir, undisturbed, tmp_path
 ):

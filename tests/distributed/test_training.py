@@ -16,9 +16,7 @@ ARGUMENTS = (
   "--config.train.num_steps=30",
 )
 LINEAR = ("--config.family=linear", "--config.encoder.dim=0")
-families = pytest.mark.parametrize(
-  "alone, more", [((), ()), (LINEAR, LINEAR)], indirect=["alone"]
-)
+linear = pytest.mark.parametrize("alone", [LINEAR], indirect=True)
 
 
 def arguments(data_dir, workdir, *more):
@@ -42,12 +40,12 @@ def series(workdir, kind, name):
 
 
 @pytest.mark.slow
-@families
-def test_two_processes_train_as_one_does(data_dir, alone, more, tmp_path):
+@linear
+def test_two_processes_train_as_one_does(data_dir, alone, tmp_path):
   workdir = tmp_path / "run"
   processes.succeed(
     processes.launch(
-      "train", 2, *arguments(data_dir, workdir, *more), devices=2
+      "train", 2, *arguments(data_dir, workdir, *LINEAR), devices=2
     )
   )
   check_same_run(workdir, alone)
@@ -109,13 +107,12 @@ def test_two_processes_evaluate_and_predict_as_one_does(
 
 
 @pytest.mark.slow
-@families
 def test_told_to_stop_all_save_and_one_process_goes_on(
-  data_dir, alone, more, tmp_path
+  data_dir, alone, tmp_path
 ):
   """SIGTERM comes to one of two; the run is continued by one process."""
   workdir = tmp_path / "run"
-  job = processes.launch("train", 2, *arguments(data_dir, workdir, *more))
+  job = processes.launch("train", 2, *arguments(data_dir, workdir))
   test_launch.wait_for_step(workdir, 4, job[0])
   job[1].send_signal(signal.SIGTERM)
   statuses, _, errors = processes.finish(job)
@@ -123,7 +120,7 @@ def test_told_to_stop_all_save_and_one_process_goes_on(
   done = len(series(workdir, "train", "loss"))
   assert 4 <= done < 30
   status, _, err = runs.finish(
-    runs.launch("train", *arguments(data_dir, workdir, *more), devices=8)
+    runs.launch("train", *arguments(data_dir, workdir), devices=8)
   )
   assert status == 0, err
   assert f"Continuing from the checkpoint of step {done}" in err

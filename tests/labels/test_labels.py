@@ -60,7 +60,7 @@ def test_append_delete_merge_rename_and_train_on(trained, tmp_path):
   def edited(source, name, *flags):
     out = tmp_path / name
     job = test_runs.launch(
-      "labels", f"--workdir={source}", f"--output={out}", *flags, devices=8
+      "labels", f"--workdir={source}", f"--output={out}", *flags, devices=2
     )
     code, _, err = test_runs.finish(job)
     assert code == 0, err
@@ -103,7 +103,7 @@ def test_append_delete_merge_rename_and_train_on(trained, tmp_path):
     "deleted",
   ]
   step = runs.load(last).step
-  job = test_runs.launch("train", f"--workdir={last}", devices=8)
+  job = test_runs.launch("train", f"--workdir={last}", devices=2)
   code, _, err = test_runs.finish(job)
   assert code == 0, err
   assert runs.load(last).step == step + 2

@@ -159,10 +159,12 @@ def reference_step(head, params, x, targets):
 
 
 FAST = [("three_matrices", (2, 4))]
+CASES = [*itertools.product(SETTINGS, [(2, 4)]), ("top_keys", (1, 1))]
+CASES += [("one_matrix", (8, 1))]
 
 
 @pytest.mark.parametrize(
-  "case", cases.some(itertools.product(SETTINGS, meshes.SHAPES), FAST)
+  "case", cases.some(CASES, FAST)
 )
 def test_a_step_and_what_it_predicts(case):
   name, shape = case

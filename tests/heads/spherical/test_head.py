@@ -216,8 +216,9 @@ def test_two_hundred_steps_equal_sgd_in_float64(shape, optimized):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(8, 1), (1, 1)])
-@pytest.mark.parametrize("every", [500, 10**6])
+@pytest.mark.parametrize(
+  ("shape", "every"), [((8, 1), 500), ((1, 1), 10**6)]
+)
 def test_two_thousand_steps_equal_sgd_in_float32(shape, every):
   assert compare_with_textbook(shape, 2000, np.float32, every) < 1e-4
 
