@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests import cases
 from tests import runs
 from xlj import config as config_lib
 from xlj.config import remedies
@@ -52,12 +51,13 @@ METHODS = {
 }
 
 
-STATEFUL = ("ll_cp", "role", "elr", "class_aware")
-LEARN = [method for method in METHODS if method not in STATEFUL]
+STATEFUL = ("ll_cp", "role", "class_aware")
+LEARN = ("ll_ct", "iu", "elr", "adjustment", "square_root")
+LEARN += ("class_balanced", "linear wan", "linear propensity")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", cases.some(LEARN, ("ll_ct", "adjustment")))
+@pytest.mark.parametrize("method", LEARN)
 def test_a_run_learns(method, data_dir, tmp_path, use_mesh):
   use_mesh((2, 4))
   options = METHODS[method] | {"train__epochs": 1.5}
@@ -67,7 +67,7 @@ def test_a_run_learns(method, data_dir, tmp_path, use_mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", cases.some(STATEFUL, ("ll_cp", "elr")))
+@pytest.mark.parametrize("method", STATEFUL)
 def test_an_interrupted_run_goes_on_elsewhere_as_it_was(
   method, data_dir, tmp_path, use_mesh
 ):

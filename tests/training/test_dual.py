@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests import processes
 from tests import runs
 from xlj import config as config_lib
 from xlj.data import csr as csr_lib
@@ -120,38 +119,6 @@ def test_losses_are_equal_on_all_meshes(texts_dir, tmp_path, use_mesh):
     found.append(runs.losses(workdir))
   assert found[0][-1] < 0.95 * found[0][0]
   np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(texts_dir, tmp_path):
-  fields = EVERYTHING | {
-    "data__dir": texts_dir,
-    "data__validation": 0.1,
-    "family": "embedding",
-    "encoder__dim": 16,
-    "encoder__embedding_dropout": 0.0,
-    "encoder__chunk": 0,
-    "head__blocks": 8,
-    "dual__head": False,
-    "train__batch_size": 32,
-    "train__num_steps": 16,
-    "train__log_every": 1,
-  }
-  arguments = [
-    f"--config.{name.replace('__', '.')}={value}"
-    for name, value in fields.items()
-  ]
-  arguments.insert(0, f"--config={runs.ROOT}/configs/text.py")
-  one, two = (tmp_path / name for name in ("one", "two"))
-  status, _, err = runs.finish(
-    runs.launch("train", *arguments, f"--workdir={one}", devices=2)
-  )
-  assert status == 0, err
-  processes.succeed(
-    processes.launch("train", 2, *arguments, f"--workdir={two}")
-  )
-  np.testing.assert_allclose(runs.losses(two), runs.losses(one), rtol=1e-5)
-  assert runs.records(two, "eval")[-1]["P@1"] > 0
 
 
 @pytest.mark.slow

@@ -26,8 +26,7 @@ from typing import Any
 
 from absl import logging
 import numpy as np
-import scipy.optimize
-import scipy.special
+import scipy
 
 from xlj.data import errors
 

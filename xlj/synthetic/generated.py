@@ -21,7 +21,7 @@ import hashlib
 import math
 
 import numpy as np
-import scipy.special
+import scipy
 
 from xlj.data import csr as csr_lib
 from xlj.data import store

@@ -18,7 +18,7 @@ from absl import logging
 import jax
 import ml_collections
 import numpy as np
-import scipy.optimize
+import scipy
 
 from xlj import config as config_lib
 from xlj import files

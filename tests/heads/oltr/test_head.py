@@ -163,9 +163,7 @@ CASES = [*itertools.product(SETTINGS, [(2, 4)]), ("top_keys", (1, 1))]
 CASES += [("one_matrix", (8, 1))]
 
 
-@pytest.mark.parametrize(
-  "case", cases.some(CASES, FAST)
-)
+@pytest.mark.parametrize("case", cases.some(CASES, FAST))
 def test_a_step_and_what_it_predicts(case):
   name, shape = case
   head = make_head(**SETTINGS[name])
