@@ -3,12 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from tests import runs
 from xlj import config as config_lib
+from xlj.config import splits
+from xlj.evaluation import calibrate
 from xlj.evaluation import evaluate
+from xlj.evaluation import pairs
 from xlj.heads.dense import head as dense
+from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
 from xlj.inference import predictor
 from xlj.training import train
@@ -57,6 +62,72 @@ def test_figures_are_printed_where_none_can_be_written(
   assert json.loads(last)["P@1"] == pytest.approx(found["P@1"], abs=1e-3)
   assert "the report was not renewed: " in caplog.text
   assert f"{workdir / 'evaluation.json'} is a directory" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def calibrated(generated, tmp_path_factory):
+  """The run with a calibration on the rows that it has held out."""
+  workdir = tmp_path_factory.mktemp("calibrated") / "run"
+  shutil.copytree(generated, workdir)
+  return workdir, calibrate.calibrate(workdir, precision=0.5)
+
+
+@pytest.mark.slow
+def test_figures_of_probabilities_are_those_of_answers(calibrated, capsys):
+  workdir, _ = calibrated
+  found = evaluate.evaluate(workdir, ks=(1, 3))
+  last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+  run = predictor.load(workdir)
+  data = splits.open_split(run.config, "test")
+  scores, ids = run.topk(data.features[np.arange(data.num_rows)], 3)
+  p = run.calibration.probabilities(scores, ids)
+  hits = pairs.contains(data.labels, ids, data.num_labels)
+  given = p >= run.calibration.threshold(0.5)
+  expected = {
+    "ECE": calibration_lib.ece(p.ravel(), hits.ravel()),
+    "min_probability": run.calibration.threshold(0.5),
+    "precision": 100 * hits[given].mean(),
+    "answered": 100 * given.any(1).mean(),
+  }
+  for name, value in expected.items():
+    assert found[name] == pytest.approx(value, abs=1e-3)
+    assert last[name] == pytest.approx(value, abs=1e-3)
+  few = workdir.parent / "few.txt"
+  few.write_text("0\n7\n11\n")
+  asked = label_files.Asked(among=str(few))
+  assert "ECE" not in evaluate.evaluate(workdir, asked=asked)
+
+
+@pytest.mark.slow
+def test_counts_say_nothing_of_rows_that_were_held_out(calibrated):
+  workdir, found = calibrated
+  config = predictor.load(workdir).config
+  data, chosen = splits.held_out(config, workdir)
+  trained = np.setdiff1d(np.arange(data.num_rows), chosen)
+  counts = np.bincount(data.labels.take(trained).indices, minlength=24)
+  np.testing.assert_allclose(found.counts, counts * 2000 / len(trained))
+  assert found.about["rows"] == len(chosen) == 100
+
+
+@pytest.mark.slow
+def test_a_run_without_held_out_rows_is_calibrated_on_others(
+  generated, tmp_path, capsys
+):
+  shutil.copytree(generated, tmp_path / "run")
+  path = tmp_path / "run" / config_lib.FILE
+  fields = json.loads(path.read_text())
+  fields["data"]["validation"] = 0.0
+  path.write_text(json.dumps(fields))
+  with pytest.raises(config_lib.ConfigError, match="all rows .*--rows=test"):
+    calibrate.calibrate(path.parent)
+  assert not (path.parent / calibration_lib.FILE).exists()
+  found = calibrate.calibrate(path.parent, rows="test", precision=0.9999)
+  assert (found.about["split"], found.about["rows"]) == ("test", 300)
+  assert "target" not in found.about  # which no rows bear out
+  out = capsys.readouterr().out.splitlines()
+  assert json.loads(out[-1])["ECE"] == found.about["ECE"]
+  with pytest.raises(ValueError, match="give a share"):
+    calibrate.calibrate(path.parent, rows="test", precision=90)
 
 
 @pytest.mark.slow

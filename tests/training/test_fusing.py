@@ -10,6 +10,8 @@ from safetensors import numpy as safetensors
 from tests import runs
 from tests.training import test_texts
 import xlj
+from xlj.data import errors
+from xlj.evaluation import calibrate
 from xlj.evaluation import evaluate
 from xlj.inference import fusion
 from xlj.inference import predict
@@ -88,7 +90,15 @@ def test_all_help_and_whatever_was_stopped_goes_on(
   scores = evaluate.evaluate(workdir)
   assert 90 < scores["P@1"] < 100
   out = tmp_path / "out.jsonl"
+  found = calibrate.calibrate(workdir, precision=0.5)
+  assert found.about["rows"] == saved["held_out_rows"]
+  assert found.about["ECE"][1] < 5
+  assert 0 < evaluate.evaluate(workdir)["ECE"] < 15
   predict.predict(workdir, str(data / "test.jsonl"), str(out), k=2)
+  assert "probabilities" in out.read_text()
+  (workdir / fusion.HELD_OUT_FILE).unlink()
+  with pytest.raises(errors.DataError, match="by --rows=test or"):
+    calibrate.calibrate(workdir)
   assert len(out.read_text().splitlines()) == 61
   capsys.readouterr()
 

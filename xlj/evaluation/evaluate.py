@@ -20,6 +20,7 @@ from xlj.data import store
 from xlj.documents import store as documents
 from xlj.evaluation import evaluator
 from xlj.evaluation import metrics
+from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
 from xlj.inference import predictor
 from xlj.model import label_choice
@@ -42,7 +43,10 @@ def evaluate(
 
   Beside the model stand the popularity baseline and, on generated data, the
   best score that anything can reach. A head whose loss is a negative
-  log-likelihood also gets the mean loss of the split and its perplexity.
+  log-likelihood also gets the mean loss of the split and its perplexity. A run
+  that is calibrated gets the `ECE` of the labels that metrics look at, and for
+  the precision that it was calibrated for the `precision` that labels of at
+  least `min_probability` reach, and how many rows are `answered`.
 
   Args:
     workdir: Directory of the run.
@@ -56,7 +60,8 @@ def evaluate(
       no positives either, nothing is compared with, and the report stays.
 
   Returns:
-    The metrics by name, in percent, and `loss` and `perplexity` if there are.
+    The metrics by name, in percent, and `loss` and `perplexity` if there are,
+    and what is told of probabilities.
 
   Raises:
     ConfigError: If the directory holds no finished checkpoint, or `data_dir`
@@ -82,18 +87,24 @@ def evaluate(
   start = time.monotonic()
   counts = run.label_counts()
   about = _about(run, data, ks, counts)
+  kept: list[evaluator.Judged] | None = None
+  if run.calibration is not None and not asked:
+    kept = []
+  loss: dict[str, float] = {}
   if run.fusion is not None:
-    place = data_dir or run.config.data.dir
-    found = text.documents(run.config, place, split, run.run.encoding)
-    ranking, loss = _of_answers(run, found.texts, data, choice, about), {}
+    texts = texts_of(run, split, data_dir)
+    ranking = metrics.Ranking(**about)
+    score_answers(run, texts, data, ranking, choice, kept)
     seconds = time.monotonic() - start
   else:
     with jax.set_mesh(run.mesh):
       scorer = make_scorer(run, data, ks=ks, choice=choice)
-      ranking = scorer.run(run.state)
+      ranking = scorer.run(run.state, kept)
       seconds = time.monotonic() - start
       loss = scorer.loss(run.state)
   data.check()
+  if run.calibration is not None and kept is not None:
+    loss |= _of_probabilities(run.calibration, kept)
   by_name = {"xlj": ranking.compute()}
   directory = data_dir or run.config.data.dir
   if counts is not None and not asked:
@@ -151,24 +162,63 @@ def make_scorer(
   )
 
 
-def _of_answers(
+def texts_of(
+  run: predictor.Predictor, split: str, data_dir: str | None
+) -> documents.Texts:
+  """The texts of a split; of the training data unless a directory is given."""
+  place = data_dir or run.config.data.dir
+  return text.documents(run.config, place, split, run.run.encoding).texts
+
+
+def score_answers(
   run: predictor.Predictor,
   texts: documents.Texts,
   data: store.Split,
-  choice: label_choice.LabelChoice,
-  about: Mapping[str, Any],
-) -> metrics.Ranking:
-  """Scores what a run answers together with others; see `inference.fusion`."""
-  ranking = metrics.Ranking(**about)
+  ranking: metrics.Ranking,
+  choice: label_choice.LabelChoice = label_choice.ALL,
+  kept: list[evaluator.Judged] | None = None,
+) -> None:
+  """Scores what a run answers together with others; see `inference.fusion`.
+
+  Args:
+    run: The run.
+    texts: Of a split.
+    data: The split.
+    ranking: Gets the sums over its rows.
+    choice: Labels that may be answers.
+    kept: Gets the predictions, batch by batch.
+  """
   allowed = choice.without(data.filter)
   k, size = min(ranking.width, run.num_labels), run.config.eval.batch_size
   for first in range(0, data.num_rows, size):
     rows = np.arange(first, min(first + size, data.num_rows))
-    _, ids, _ = run.answers(texts[rows], k, allowed.take(rows))
+    scores, ids, _ = run.answers(texts[rows], k, allowed.take(rows))
     labels = choice.kept(data.labels.take(rows), rows)
+    if kept is not None:
+      kept.append(evaluator.judged(scores, ids, labels))
     fill = (0, 0), (0, ranking.width - k)
     ranking.update(np.pad(ids, fill, constant_values=-1), labels)
-  return ranking
+
+
+def _of_probabilities(
+  calibration: calibration_lib.Calibration, kept: Sequence[evaluator.Judged]
+) -> dict[str, float]:
+  """How far probabilities can be relied on."""
+  scores, ids, hits = evaluator.of_all_processes(kept)
+  # The ids are places here, with `data.renumber` too.
+  p = dataclasses.replace(calibration, label_ids=None).probabilities(
+    scores, ids
+  )
+  found = {"ECE": calibration_lib.ece(p[ids >= 0], hits[ids >= 0])}
+  if (target := calibration.about.get("target")) is not None:
+    least = target["min_probability"]
+    precision, answered = calibration_lib.reached(p, hits, least)
+    found |= {
+      "min_probability": least,
+      "precision": precision,
+      "answered": answered,
+    }
+  return found
 
 
 def _about(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlj import sharding
+from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import padding
 from xlj.data import store
@@ -38,6 +39,20 @@ class Ranked(NamedTuple):
   rows: np.ndarray
   scores: np.ndarray
   ids: np.ndarray
+
+
+class Judged(NamedTuple):
+  """Predictions, and whether they are right.
+
+  Attributes:
+    scores: float32 `[n, k]`, descending.
+    ids: int32 `[n, k]` label ids; -1 where there is none.
+    hits: bool `[n, k]`.
+  """
+
+  scores: np.ndarray
+  ids: np.ndarray
+  hits: np.ndarray
 
 
 class Evaluator:
@@ -115,11 +130,14 @@ class Evaluator:
     self._topk = jax.jit(model.topk, static_argnums=2)
     self._summed = jax.jit(self._loss_of)
 
-  def run(self, state: dict[str, Any]) -> metrics.Ranking:
+  def run(
+    self, state: dict[str, Any], kept: list[Judged] | None = None
+  ) -> metrics.Ranking:
     """Scores every row once.
 
     Args:
       state: The `model` part of a state.
+      kept: Gets the predictions for this process's rows, batch by batch.
 
     Returns:
       The metrics' sums over the rows.
@@ -132,6 +150,8 @@ class Evaluator:
       fill = (0, 0), (0, ranking.width - k)
       ids = np.pad(ranked.ids, fill, constant_values=-1)
       ranking.update(ids, labels)
+      if kept is not None:
+        kept.append(judged(ranked.scores, ranked.ids, labels))
     return self._of_all_processes(ranking)
 
   def loss(self, state: dict[str, Any]) -> dict[str, float]:
@@ -217,6 +237,28 @@ class Evaluator:
         }
       )
     return total
+
+
+def judged(scores: np.ndarray, ids: np.ndarray, labels: csr_lib.Csr) -> Judged:
+  """Predictions `[n, k]` for rows with labels `[n, L]`."""
+  return Judged(scores, ids, pairs.contains(labels, ids, labels.num_columns))
+
+
+def of_all_processes(kept: Sequence[Judged]) -> Judged:
+  """The predictions for all rows, the same on each process."""
+  whole = Judged(*map(np.concatenate, zip(*kept)))
+  if jax.process_count() == 1:
+    return whole
+  counts = multihost_utils.process_allgather(np.int32(len(whole.ids)))
+  most = int(counts.max()) - len(whole.ids)
+  padded = [np.pad(array, ((0, most), (0, 0))) for array in whole]
+  gathered = multihost_utils.process_allgather(tuple(padded))
+  return Judged(
+    *(
+      np.concatenate([part[:count] for part, count in zip(array, counts)])
+      for array in gathered
+    )
+  )
 
 
 def popularity(

@@ -38,6 +38,8 @@ from xlj.model import neighbours as neighbours_lib
 
 FILE = "fusion.json"  # of a run: the weights
 MEMORY_FILE = "fusion.npz"
+HELD_OUT_FILE = "fusion_held_out.npz"  # answers to rows not trained on
+PLACES = 10  # of each
 WORDS = "words"  # directory of the other run
 FEATURES = (
   "vectors",  # logit of the run
@@ -243,6 +245,37 @@ def load(run: Any, load_words: Any) -> Fusion | None:
     settings.neighbours,
     settings.temperature,
   )
+
+
+def save_held_out(directory: Path, *arrays: np.ndarray) -> None:
+  """Writes what `load_held_out` reads into the directory of a run."""
+  with files.replacing(directory / HELD_OUT_FILE) as partial:
+    with partial.open("wb") as out:
+      np.savez(out, *arrays)
+
+
+def load_held_out(directory: Path) -> list[np.ndarray]:
+  """What was answered to rows that the first runs had not seen.
+
+  Returns:
+    Scores and label ids `[n, k]`, bool `[n, k]` which are right, and `[L]` how
+    many training rows labels had.
+
+  Raises:
+    DataError: There is no such file, or it is not as it was written.
+  """
+  path = directory / HELD_OUT_FILE
+  try:
+    with np.load(path, allow_pickle=False) as found:
+      return [found[f"arr_{i}"] for i in range(4)]
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise errors.DataError(
+      path,
+      f"no answers to held-out rows ({error})",
+      "what training has written",
+      hint="calibrate on a split that the run was not trained on, by"
+      " --rows=test or --rows=validation",
+    ) from error
 
 
 def union(named: Sequence[np.ndarray], num_labels: int) -> Candidates:

@@ -29,6 +29,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import pipeline
 from xlj.data import store
 from xlj.evaluation import metrics
+from xlj.evaluation import pairs
 from xlj.inference import fusion as fusion_lib
 from xlj.inference import predictor
 from xlj.model import label_choice
@@ -143,6 +144,10 @@ def _fit(config: ml_collections.ConfigDict, held: Path, workdir: Path) -> None:
   logging.info("Held-out rows: %s", json.dumps(scores))
   if jax.process_index():
     return
+  workdir.mkdir(parents=True, exist_ok=True)
+  counts = fusion.memory.counts * split.num_rows / len(rows)
+  answers = _answers(judged, weights, split.labels)
+  fusion_lib.save_held_out(workdir, *answers, counts)
   about = {"held_out_rows": len(valid_rows), "held_out_scores": scores}
   _save(workdir, words, split, weights, about)
 
@@ -254,6 +259,21 @@ def _are_labels(
   keys = rows * labels.num_columns + labels.indices
   own = candidates.texts * labels.num_columns + candidates.labels
   return np.isin(own, keys)
+
+
+def _answers(
+  judged: Sequence[tuple[np.ndarray, fusion_lib.Candidates, np.ndarray]],
+  weights: np.ndarray,
+  labels: csr_lib.Csr,
+) -> tuple[np.ndarray, ...]:
+  """Scores and ids of the best labels, and which are right, each `[n, k]`."""
+  found = []
+  for rows, candidates, features in judged:
+    best = candidates, features @ weights, len(rows), fusion_lib.PLACES
+    scores, ids = fusion_lib.topk(*best)
+    right = pairs.contains(labels.take(rows), ids, labels.num_columns)
+    found.append((scores, ids, right))
+  return tuple(map(np.concatenate, zip(*found)))
 
 
 def _score(
