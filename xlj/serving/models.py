@@ -62,8 +62,13 @@ class Model:
     return dict(zip(names, ids))
 
   def feature_name(self, feature: int) -> str | None:
-    """The name of a feature by its id; None if it has none."""
-    names = self.answers.feature_names
+    """The name of a feature that `why` tells of; None if it has none.
+
+    Where several runs answer, it is one of the run on words.
+    """
+    fusion = getattr(self.answers, "fusion", None)
+    told = self.answers if fusion is None else fusion.words
+    names = told.feature_names
     if names is None:
       return None
     if self.numbering is not None:
