@@ -131,7 +131,7 @@ FLOORS = {
     "padding statistics",
   ),
   "export": (
-    "host_loops reader run tensors",
+    "host_loops near_rows reader run tensors",
     "arrays artifact scores",
     "explain",
   ),

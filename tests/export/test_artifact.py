@@ -1,7 +1,6 @@
 """Programs of JAX that answer as a run does, also where no xlj is."""
 
 import json
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from xlj.export import artifact
 from xlj.export import run as run_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
+from xlj.model import neighbours as neighbours_lib
 from xlj.runs import directory
 
 pytest.importorskip("flatbuffers")  # which JAX serialises with
@@ -35,6 +35,7 @@ CASES = {
     "data__weighting": "log_tfidf",
     "data__l2": True,
     "head__wide": True,
+    "neighbours__count": 4,
   },
   "transformer": {
     "encoder__type": "transformer",
@@ -49,7 +50,7 @@ CASES = {
 _DENSE = ("features", "vit", "resnet")
 
 
-def predictor_of(name):
+def predictor_of(name, workdir):
   """A predictor of a model that nobody has trained."""
   fields = {"encoder__dim": 8, "family": "network", "neighbours__count": 0}
   fields |= {"eval__batch_size": 16, "head__blocks": 8, **CASES[name]}
@@ -83,7 +84,16 @@ def predictor_of(name):
       state = model.with_pairs(state, *test_devices.pairs(config))
     state = jax.tree.map(lambda a: _noised(a, rng), state)
   trees = {"model": state.model}
-  run = directory.Run(pathlib.Path("run"), config, mesh, 1, trees, order)
+  run = directory.Run(workdir, config, mesh, 1, trees, order)
+  if config.neighbours.count:
+    ids = [rng.permutation(L)[:n].tolist() for n in rng.integers(1, 4, 30)]
+    neighbours_lib.Neighbours(
+      csr_lib.Csr.from_scipy(
+        scipy.sparse.random_array((30, F), density=0.2, rng=4, dtype=np.float32)
+      ),
+      csr_lib.Csr.from_rows(list(map(sorted, ids)), L),
+      **config.neighbours,
+    ).save(workdir)
   return predictor.Predictor(run)
 
 
@@ -118,7 +128,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("name", cases.some(CASES, ()))
 def test_it_answers_as_the_run(name, tmp_path):
-  run = predictor_of(name)
+  run = predictor_of(name, tmp_path)
   artifact.write(run, tmp_path, run.config, K)
   ours, theirs = rows_for(name)
   found = run_lib.Artifact(tmp_path / artifact.FOLDER)
@@ -129,8 +139,8 @@ def test_it_answers_as_the_run(name, tmp_path):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
   """The best labels that a run finds, and its artifact."""
-  run = predictor_of("weighted")
   root = tmp_path_factory.mktemp("model")
+  run = predictor_of("weighted", root)
   artifact.write(run, root, run.config, K)
   return run.topk(rows_for("weighted")[0], K), root / artifact.FOLDER
 

@@ -40,10 +40,12 @@ from xlj import config as config_lib
 from xlj import files
 from xlj import sharding
 from xlj.config import encoders
+from xlj.export import near_rows
 from xlj.export import run as run_lib
 from xlj.export import tensors as tensors_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
+from xlj.ops import choice as choice_lib
 from xlj.ops.pairs import label_pairs
 
 FOLDER = "artifact"
@@ -56,7 +58,7 @@ _Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 def check(run: predictor.Predictor, k: int | None = None) -> int:
-  """Refuses what has no artifact.
+  """Refuses a number of labels that cannot be found.
 
   Args:
     run: A run.
@@ -67,15 +69,8 @@ def check(run: predictor.Predictor, k: int | None = None) -> int:
     How many.
 
   Raises:
-    ConfigError: k is no number of labels, or others than the model have a say
-      in the answers of the run.
+    ConfigError: k is no number of labels.
   """
-  if run.neighbours is not None:
-    raise config_lib.ConfigError(
-      f"{run.workdir} listens to training rows (neighbours.count is"
-      f" {run.config.neighbours.count}), which no artifact does; export it"
-      " without --artifact"
-    )
   most = run.num_labels
   k = min(_MOST, most) if k is None else k
   if not 1 <= k <= most:
@@ -152,6 +147,8 @@ def _weights(run: predictor.Predictor) -> dict[str, np.ndarray]:
   }
   if run.order.data_ids is not None:
     found["label_ids"] = run.order.data_ids.astype(np.int32)
+  if run.neighbours is not None:
+    found |= near_rows.arrays(run.neighbours, run.order)
   return found
 
 
@@ -267,9 +264,14 @@ def _topk(
     mesh = jax.sharding.get_abstract_mesh()
   names, tree = list(_flat(specs)), jax.tree.structure(specs)
 
-  def some(state: Any, inputs: dict[str, jax.Array]) -> Any:
+  def some(weights: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> Any:
     """The best labels of so many rows, where heads find a mesh."""
-    with jax.sharding.use_abstract_mesh(mesh), label_pairs.portable():
+    state = jax.tree.unflatten(tree, [weights[name] for name in names])
+    choice = choice_lib.Choice()
+    if config.neighbours.count:
+      extra = near_rows.gains(config, weights, **inputs)
+      choice = choice_lib.Choice(extra=extra)
+    with jax.sharding.use_abstract_mesh(mesh):
       batch = model_lib.Inputs(
         inputs.get("ids"),
         inputs["values"],
@@ -277,10 +279,10 @@ def _topk(
         jnp.zeros(rows),
       )
       state = jax.tree.map(jax.sharding.reshard, state, specs)
-      batch = jax.tree.map(
-        lambda a: jax.sharding.reshard(a, sharding.BATCH), batch
+      batch, choice = jax.tree.map(
+        lambda a: jax.sharding.reshard(a, sharding.BATCH), (batch, choice)
       )
-      found = model.topk(state, batch, k)
+      found = model.topk(state, batch, k, choice)
       return jax.sharding.reshard(found, sharding.REPLICATED)
 
   def topk(weights: dict[str, jax.Array], *given: jax.Array) -> Any:
@@ -290,9 +292,9 @@ def _topk(
       ids, values = given
       inputs["values"] = _weighted(config, ids, values, idf)
     finite = jnp.isfinite(inputs["values"]).all(1)
-    state = jax.tree.unflatten(tree, [weights[name] for name in names])
     blocks = jax.tree.map(lambda a: a.reshape(-1, rows, a.shape[1]), inputs)
-    found = lax.map(lambda block: some(state, block), blocks)
+    with label_pairs.portable():
+      found = lax.map(lambda block: some(weights, block), blocks)
     scores, labels = (a.reshape(-1, a.shape[-1]) for a in found)
     if "label_ids" in weights:
       ids = weights["label_ids"][labels]
