@@ -69,9 +69,10 @@ Tensor = np.ndarray | Made
 Tensors = Mapping[str, Tensor]
 
 
-def nbytes(tensors: Tensors) -> int:
-  """The size of all arrays."""
-  return sum(tensor.nbytes for tensor in tensors.values())
+def file_bytes(tensors: Tensors) -> int:
+  """The size of a file of arrays."""
+  data = sum(tensor.nbytes for tensor in tensors.values())
+  return len(_header(tensors)) + data
 
 
 def of_array(array: np.ndarray) -> Made:
@@ -89,22 +90,9 @@ def write(path: str | os.PathLike[str], tensors: Tensors) -> None:
   Raises:
     OSError: The file cannot be written.
   """
-  names = sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n))
-  header: dict[str, Any] = {}
-  end = 0
-  for name in names:
-    tensor, start = tensors[name], end
-    end += tensor.nbytes
-    header[name] = {
-      "dtype": _CODES[tensor.dtype.name],
-      "shape": list(tensor.shape),
-      "data_offsets": [start, end],
-    }
-  text = json.dumps(header, separators=(",", ":")).encode()
-  text += b" " * (-(8 + len(text)) % _ALIGNED)
   with open(path, "xb") as out:
-    out.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
+    out.write(_header(tensors))
+    for name in _in_order(tensors):
       tensor = tensors[name]
       if isinstance(tensor, np.ndarray) and tensor.ndim:
         tensor = of_array(tensor)
@@ -118,3 +106,25 @@ def write(path: str | os.PathLike[str], tensors: Tensors) -> None:
         out.write(flat.view(np.uint8).data)
     out.flush()
     os.fsync(out.fileno())
+
+
+def _in_order(tensors: Tensors) -> list[str]:
+  """Names of arrays as they follow each other."""
+  return sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n))
+
+
+def _header(tensors: Tensors) -> bytes:
+  """What comes before the arrays."""
+  header: dict[str, Any] = {}
+  end = 0
+  for name in _in_order(tensors):
+    tensor, start = tensors[name], end
+    end += tensor.nbytes
+    header[name] = {
+      "dtype": _CODES[tensor.dtype.name],
+      "shape": list(tensor.shape),
+      "data_offsets": [start, end],
+    }
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-(8 + len(text)) % _ALIGNED)
+  return len(text).to_bytes(8, "little") + text
