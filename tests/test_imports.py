@@ -68,8 +68,8 @@ ALLOWED = {
   },
   "export": {
     "files", "processors", "sharding", "ops", "ops.pairs", "heads.dense",
-    "data", "documents", "text", "config", "model", "runs", "inference",
-    "evaluation",
+    "data", "documents", "text", "report", "config", "model", "runs",
+    "inference", "evaluation",
   },
   "serving": {
     "files", "data", "documents", "text", "model", "inference", "export",
@@ -131,9 +131,10 @@ FLOORS = {
     "padding statistics",
   ),
   "export": (
-    "host_loops near_rows reader run tensors",
-    "arrays artifact scores",
+    "card host_loops near_rows reader run tensors",
+    "arrays artifact compress scores",
     "explain",
+    "measure model",
   ),
   "search": ("loops", "exact", "external index"),
   "text": (
