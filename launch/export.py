@@ -1,11 +1,18 @@
 """Writes the model of a run as a small directory that answers without it.
 
 python launch/export.py --workdir=runs/bibtex --output=models/bibtex
+
+Weights become as narrow as held-out rows allow, which a table shows. To say how
+narrow they are to be, or how small the file, and how many points may be lost:
+
+  python launch/export.py --workdir=runs/bibtex --output=models/bibtex \\
+    --dtype=int8 --max_loss=0.5 --rows=validation
 """
 
 from absl import flags
 
 from xlj import launching
+from xlj.export import compress
 from xlj.export import export
 
 _WORKDIR = flags.DEFINE_string(
@@ -20,6 +27,38 @@ _OUTPUT = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint", "best", ["best", "last"], "Which checkpoint to export."
 )
+_DTYPE = flags.DEFINE_enum(
+  "dtype",
+  "auto",
+  ["auto", *compress.DTYPES],
+  "Of weights; auto: the narrowest that does not lose too much, or float32"
+  " without rows to measure with.",
+)
+_PRUNE = flags.DEFINE_float(
+  "prune", 0.0, "Share of the sparse weights to drop, the smallest ones."
+)
+_MAX_BYTES = flags.DEFINE_integer(
+  "max_bytes",
+  0,
+  "Most bytes of the file of weights, for which sparse weights are dropped; 0"
+  " for any.",
+  0,
+)
+_MAX_LOSS = flags.DEFINE_float(
+  "max_loss",
+  None,
+  "Points of P@1, P@3, P@5 and PSP@5 that may be lost; default: 0.2, if there"
+  " are rows to measure with.",
+)
+_ROWS = flags.DEFINE_string(
+  "rows",
+  "",
+  "Rows to measure with: a split, or a file with labels; default: the training"
+  " rows held out.",
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Directory of the data; default: that of the training."
+)
 _PREDICT = launching.define_predict()
 
 
@@ -30,6 +69,12 @@ def main() -> None:
     _OUTPUT.value,
     which=_CHECKPOINT.value,
     predict=_PREDICT.value,
+    dtype=_DTYPE.value,
+    prune=_PRUNE.value,
+    max_bytes=_MAX_BYTES.value,
+    max_loss=_MAX_LOSS.value,
+    rows=_ROWS.value,
+    data_dir=_DATA_DIR.value,
   )
 
 

@@ -54,6 +54,7 @@ def write_run(workdir, kind, **fields):
       "data.l2": True,
       "head.blocks": 4,
       "eval.batch_size": 8,
+      "data.validation": 0.0,
       "predict.propensity_power": 0.5,
       **named,
     }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import names as names_lib
 from xlj.data import weighting as weighting_lib
 from xlj.export import export
+from xlj.export import measure
 from xlj.export import tensors as tensors_lib
 from xlj.inference import predictor
 
@@ -25,6 +27,9 @@ def exported(request, tmp_path_factory):
   run = models.write_run(root, request.param)
   export.export(run, root / "model")
   return request.param, run, root / "model"
+
+
+linear = pytest.mark.parametrize("exported", ["linear"], indirect=True)
 
 
 def scores(model):
@@ -94,6 +99,7 @@ def test_the_manifest_lists_all_other_files(exported):
     assert file["sha256"] == hashlib.sha256(data).hexdigest()
 
 
+@linear
 def test_an_exported_model_is_replaced_and_nothing_else_is(exported, tmp_path):
   run, output = exported[1], tmp_path / "model"
   export.export(run, output)
@@ -105,6 +111,7 @@ def test_an_exported_model_is_replaced_and_nothing_else_is(exported, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@linear
 def test_what_fails_leaves_what_was_there(exported, tmp_path):
   for output in (exported[-1], tmp_path / "new"):
     before = sorted(output.iterdir()) if output.exists() else None
@@ -143,3 +150,89 @@ def test_tensors_are_read_by_safetensors_and_are_aligned(tmp_path):
     np.testing.assert_array_equal(found[name], wanted)
   size = int.from_bytes(path.read_bytes()[:8], "little")
   assert (8 + size) % 64 == 0
+
+
+class Measured:
+  """Rows with which models have figures that are known."""
+
+  def __init__(self, losses):
+    self.losses, self.rows = losses, range(10)
+    self.data = types.SimpleNamespace(name="rows of a test")
+
+  def figures(self, model):
+    manifest = getattr(model, "manifest", None)
+    lost = self.losses[manifest["dtype"]] if manifest else 0
+    return {"P@1": 50.0 - lost}
+
+
+@linear
+@pytest.mark.parametrize(
+  ("losses", "dtype"),
+  [
+    ({"int8": 0.2}, "int8"),
+    ({"int8": 0.3, "bfloat16": 0.1}, "bfloat16"),
+    ({"int8": 0.3, "bfloat16": 0.3, "float32": 0.0}, "float32"),
+  ],
+)
+def test_weights_are_as_narrow_as_the_loss_allows(
+  losses, dtype, exported, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(measure, "held_out", lambda *_: Measured(losses))
+  made = export.export(exported[1], tmp_path / "model")
+  assert made["dtype"] == dtype
+  assert made["measured"]["after"]["P@1"] == 50.0 - losses[dtype]
+  assert capsys.readouterr().out.count(" MB ") == 1 + len(losses)
+
+
+@linear
+def test_what_loses_too_much_is_not_written(exported, tmp_path, monkeypatch):
+  lost = Measured({"int8": 0.4})
+  monkeypatch.setattr(measure, "held_out", lambda *_: lost)
+  output = tmp_path / "model"
+  with pytest.raises(config_lib.ConfigError, match=r"0.2 points \(int8 0.40\)"):
+    export.export(exported[1], output, dtype="int8")
+  assert not output.exists()
+  export.export(exported[1], output, dtype="int8", max_loss=0.5)
+
+
+@linear
+def test_rows_of_a_file_measure_the_loss(exported, tmp_path):
+  _, run, _ = exported
+  _, ids = predictor.load(run).topk(models.rows(), 1)
+  x = models.rows()
+  lines = []
+  for row, (label,) in enumerate(ids):
+    part = slice(*x.indptr[row : row + 2])
+    pairs = zip(x.indices[part], x.data[part])
+    lines.append(" ".join([str(label), *(f"{i}:{v:g}" for i, v in pairs)]))
+  file = tmp_path / "rows.txt"
+  file.write_text("\n".join(lines) + "\n")
+  made = export.export(
+    run, tmp_path / "model", dtype="bfloat16", rows=str(file), max_loss=30
+  )
+  assert made["measured"]["before"]["P@1"] == 100
+  assert made["measured"]["rows"] == models.N
+  card = (tmp_path / "model" / "README.md").read_text()
+  assert "| the run | 100.00 |" in card and "weights are bfloat16" in card
+
+
+@linear
+def test_a_bound_needs_rows(exported, tmp_path):
+  with pytest.raises(config_lib.ConfigError, match="max_loss is 1, and there"):
+    export.export(exported[1], tmp_path / "model", max_loss=1)
+
+
+@linear
+@pytest.mark.parametrize(
+  ("asked", "why"),
+  [
+    ({"dtype": "int4"}, "dtype is 'int4'; use one of auto, int8"),
+    ({"prune": 1.0}, "prune is 1; give the share"),
+    ({"max_bytes": 9, "prune": 0.5}, "max_bytes is 9 and prune 0.5"),
+    ({"max_loss": -1.0}, "max_loss is -1; give points"),
+    ({"rows": "testing"}, "rows is testing; give one of"),
+  ],
+)
+def test_options_that_mean_nothing_are_refused(asked, why, exported, tmp_path):
+  with pytest.raises(config_lib.ConfigError, match=why):
+    export.export(exported[1], tmp_path / "model", **asked)

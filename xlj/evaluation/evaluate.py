@@ -86,7 +86,7 @@ def evaluate(
   choices.check_end(data.num_rows)
   start = time.monotonic()
   counts = run.label_counts()
-  about = _about(run, data, ks, counts)
+  about = about_labels(run, data, ks, counts)
   kept: list[evaluator.Judged] | None = None
   if run.calibration is not None and not asked:
     kept = []
@@ -158,7 +158,7 @@ def make_scorer(
     rows=rows,
     choice=choice,
     neighbours=run.neighbours,
-    **_about(run, data, ks, run.label_counts()),
+    **about_labels(run, data, ks, run.label_counts()),
   )
 
 
@@ -221,13 +221,23 @@ def _of_probabilities(
   return found
 
 
-def _about(
+def about_labels(
   run: predictor.Predictor,
   data: store.Split,
-  ks: Sequence[int],
-  counts: np.ndarray | None,
+  ks: Sequence[int] = (),
+  counts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-  """What the metrics know of the labels; nothing of each of too many."""
+  """What metrics know of the labels; nothing of each of too many.
+
+  Args:
+    run: A run.
+    data: The split to score.
+    ks: Cut-offs; by default those of the config.
+    counts: `label_counts` of the run; None for what needs none.
+
+  Returns:
+    Arguments of `metrics.Ranking`.
+  """
   config = run.config
   training_config.check_cutoffs(ks, run.num_ids)
   about: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import datetime
 import hashlib
@@ -21,17 +21,24 @@ from xlj.config import checks
 from xlj.config import splits
 from xlj.data import names as names_lib
 from xlj.export import arrays
+from xlj.export import card
+from xlj.export import compress
+from xlj.export import measure
+from xlj.export import model as model_lib
 from xlj.export import reader
 from xlj.export import tensors as tensors_lib
 from xlj.inference import fusion
 from xlj.inference import predictor
 from xlj.model import neighbours as neighbours_lib
+from xlj.report import recorded
 from xlj.runs import directory
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FEATURIZER = "featurizer"
+MAX_LOSS = 0.2  # points
+_ROUNDING = 1e-9  # of figures
 _PARTIAL = ".partial"
 # Fields that say where something lies on this machine.
 _PLACES = (
@@ -50,8 +57,17 @@ def export(
   *,
   which: str = "best",
   predict: Mapping[str, Any] | None = None,
+  dtype: str = "auto",
+  prune: float = 0.0,
+  max_bytes: int = 0,
+  max_loss: float | None = None,
+  rows: str = "",
+  data_dir: str | None = None,
 ) -> dict[str, Any]:
   """Writes a model that answers without its run.
+
+  Where there are held-out rows, the model is measured with them as it was
+  written, and what loses too much is not kept.
 
   Args:
     workdir: Directory of the run.
@@ -60,35 +76,160 @@ def export(
     which: "best" checkpoint by the validation metric, or "last".
     predict: Fields of the section `predict` of the config that are not as the
       run has them.
+    dtype: Of weights, one of `compress.DTYPES`; or "auto": the narrowest with
+      which the loss is small enough. Without rows to measure with that is
+      float32, or int8 with `max_bytes`, so that as few weights as can be are
+      dropped.
+    prune: Share of the sparse weights to drop, the smallest ones.
+    max_bytes: Size of the file of weights, for which as many sparse weights as
+      it takes are dropped; 0 for any.
+    max_loss: Points of P@1, P@3, P@5 and PSP@5 that may be lost; by default
+      0.2, where there are rows to measure with.
+    rows: Those to measure with; see `measure.held_out`.
+    data_dir: Directory of the data; by default that of training.
 
   Returns:
     The manifest.
 
   Raises:
-    ConfigError: There is no such run, its model cannot be exported, or `output`
-      holds something else.
+    ConfigError: There is no such run, its model cannot be exported, loses too
+      much or is too large, or `output` holds something else.
+    DataError: The rows cannot be read.
     OSError: A file cannot be written.
   """
   output = directory.resolve(output, "output")
   check_output(output)
   workdir = directory.resolve(workdir)
   _check_config(workdir, directory.load_config(workdir))
+  _check_asked(dtype, prune, max_bytes, max_loss)
   run = predictor.load(workdir, which=which, predict=predict)
   _check_model(run)
-  tensors = arrays.of(run)
-  with replacing(output) as partial:
-    tensors_lib.write(partial / WEIGHTS, tensors)
-    _copy(run, partial)
-    manifest = _manifest(run, "float32")
-    manifest["files"] = _files(partial)
-    files.write_text(
-      partial / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+  held = measure.held_out(run, rows, data_dir)
+  if held is None and max_loss is not None:
+    raise config_lib.ConfigError(
+      f"max_loss is {max_loss:g}, and there are no rows to measure a loss with:"
+      f" {workdir} held none out; name some by --rows, or leave it out"
     )
+  tensors = arrays.of(run)
+  size = tensors_lib.file_bytes(tensors)
+  if prune:
+    tensors = compress.pruned(tensors, prune)
+  if dtype != "auto":
+    dtypes = [dtype]
+  elif held is None:
+    dtypes = ["int8" if max_bytes else "float32"]
+  else:
+    dtypes = [name for name in compress.DTYPES if name != "fp8"]
+  with replacing(output) as partial:
+    _copy(run, partial)
+    manifest = _manifest(run)
+    if held is None:
+      _write_weights(partial, manifest, tensors, dtypes[0], max_bytes)
+    else:
+      most = MAX_LOSS if max_loss is None else max_loss
+      table = {"the run": (size, held.figures(run))}
+      _choose(partial, manifest, tensors, dtypes, max_bytes, held, table, most)
+    found = recorded.read(workdir)
+    files.write_text(partial / card.FILE, card.text(found, manifest))
+    _write_manifest(partial, manifest)
   size = sum(file["bytes"] for file in manifest["files"].values())
   logging.info(
-    "Wrote %s: %d labels, %.1f MB", output, run.num_labels, size / 1e6
+    "Wrote %s: %d labels, %s, %.1f MB",
+    *(output, run.num_labels, manifest["dtype"], size / 1e6),
   )
   return manifest
+
+
+def _check_asked(
+  dtype: str, prune: float, max_bytes: int, max_loss: float | None
+) -> None:
+  """Refuses options that mean nothing."""
+  if dtype not in ("auto", *compress.DTYPES):
+    known = ", ".join(("auto", *compress.DTYPES))
+    raise config_lib.ConfigError(f"dtype is {dtype!r}; use one of {known}")
+  if not 0 <= prune < 1:
+    raise config_lib.ConfigError(
+      f"prune is {prune:g}; give the share of weights to drop, in [0, 1)"
+    )
+  if max_bytes < 0 or (max_bytes and prune):
+    raise config_lib.ConfigError(
+      f"max_bytes is {max_bytes} and prune {prune:g}; give a size above 0, or"
+      " the share of weights to drop"
+    )
+  if max_loss is not None and not max_loss >= 0:
+    raise config_lib.ConfigError(
+      f"max_loss is {max_loss:g}; give points that may be lost, from 0 on"
+    )
+
+
+def _choose(
+  partial: Path,
+  manifest: dict[str, Any],
+  tensors: tensors_lib.Tensors,
+  dtypes: Sequence[str],
+  max_bytes: int,
+  held: measure.HeldOut,
+  table: dict[str, tuple[int, dict[str, float]]],
+  max_loss: float,
+) -> None:
+  """Writes weights of the first of some types that does not lose too much.
+
+  Raises:
+    ConfigError: They all do.
+  """
+  ((_, before),) = table.values()
+  losses = {}
+  for dtype in dtypes:
+    _write_weights(partial, manifest, tensors, dtype, max_bytes)
+    after = held.figures(model_lib.load(partial))
+    table[dtype] = manifest["files"][WEIGHTS]["bytes"], after
+    losses[dtype] = measure.loss(before, after)
+    if losses[dtype] <= max_loss + _ROUNDING:
+      break
+  print(f"{len(held.rows):,} held-out rows of {held.data.name}, percent")
+  print("\n".join(measure.table(table)), flush=True)
+  if losses[dtype] > max_loss + _ROUNDING:
+    each = ", ".join(f"{name} {value:.2f}" for name, value in losses.items())
+    raise config_lib.ConfigError(
+      f"the model loses more than {max_loss:g} points ({each}); nothing was"
+      " written. Drop fewer weights (--prune, --max_bytes), use a wider"
+      " --dtype, or allow more by --max_loss"
+    )
+  manifest["measured"] = {
+    "rows": len(held.rows),
+    "of": held.data.name,
+    "before": dict(before),
+    "after": dict(table[dtype][1]),
+  }
+
+
+def _write_weights(
+  partial: Path,
+  manifest: dict[str, Any],
+  tensors: tensors_lib.Tensors,
+  dtype: str,
+  max_bytes: int,
+) -> None:
+  """Writes weights of a type, and what says so; there is a model then."""
+  if max_bytes:
+    share = compress.share_for(tensors, dtype, max_bytes)
+    if share:
+      logging.info(
+        "max_bytes: %.1f %% of the sparse weights are dropped in %s",
+        *(100 * share, dtype),
+      )
+      tensors = compress.pruned(tensors, share)
+  (partial / WEIGHTS).unlink(missing_ok=True)
+  tensors_lib.write(partial / WEIGHTS, compress.narrowed(tensors, dtype))
+  manifest["dtype"] = dtype
+  _write_manifest(partial, manifest)
+
+
+def _write_manifest(partial: Path, manifest: dict[str, Any]) -> None:
+  """Writes the manifest, with the files that are there now."""
+  manifest["files"] = _files(partial)
+  text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+  files.write_text(partial / MANIFEST, text)
 
 
 def check_output(output: Path) -> None:
@@ -178,8 +319,8 @@ def _copy(run: predictor.Predictor, partial: Path) -> None:
     names_lib.write_names(partial / splits.FEATURES_FILE, names)
 
 
-def _manifest(run: predictor.Predictor, dtype: str) -> dict[str, Any]:
-  """What a reader has to know, without the files."""
+def _manifest(run: predictor.Predictor) -> dict[str, Any]:
+  """What a reader has to know, without what is said of the weights."""
   weighting = {"kind": "none", "l2": False}
   if run.weighting is not None:
     weighting = run.weighting.to_dict()
@@ -203,10 +344,10 @@ def _manifest(run: predictor.Predictor, dtype: str) -> dict[str, Any]:
     "num_labels": run.num_labels,
     "num_ids": run.num_ids,
     "weighting": weighting,
-    "dtype": dtype,
     "config": _config(run),
     "neighbours": neighbours,
     "calibration": None if calibration is None else calibration.to_dict(),
+    "measured": None,
   }
 
 
@@ -226,10 +367,10 @@ def _config(run: predictor.Predictor) -> dict[str, Any]:
 
 
 def _files(partial: Path) -> dict[str, dict[str, Any]]:
-  """Sizes and checksums of all files."""
+  """Sizes and checksums of all files but the manifest."""
   found = {}
   for path in sorted(partial.rglob("*")):
-    if path.is_file():
+    if path.is_file() and path != partial / MANIFEST:
       with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
       name = path.relative_to(partial).as_posix()
