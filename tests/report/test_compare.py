@@ -54,12 +54,13 @@ def write_run(directory, *, steps=100, of=100, p1=None, data="bibtex"):
   return directory
 
 
-def write_exported(directory):
+def write_exported(directory, measured=None):
   directory.mkdir()
   manifest = {
     "format": 1,
     "kind": "linear",
     "dtype": "int8",
+    "measured": measured,
     "config": {
       "data.dir": "",
       "data.fingerprint": "bibtex",
@@ -85,8 +86,10 @@ def test_runs_side_by_side(tmp_path):
   a = write_run(tmp_path / "a", p1=61.25)
   b = write_run(tmp_path / "b", p1=59.5)
   c = write_exported(tmp_path / "c")
-  page, text = page_of(tmp_path, a, b, c)
-  for figure in ("61.25", "59.50", "30.62", "7.77", "test, 100", "12,345"):
+  measured = {"rows": 2000, "of": "train", "after": {"P@1": 65.4321}}
+  d = write_exported(tmp_path / "d", measured)
+  page, text = page_of(tmp_path, a, b, c, d)
+  for figure in ("61.25", "59.50", "30.62", "7.77", "test, step 100", "12,345"):
     assert figure in text
   # Time by the clock of metrics.jsonl, memory, and sizes on disk.
   for figure in ("1:30", "1.25 GiB", "2.5 MB", "0.7 MB", "2 CPU cores"):
@@ -94,7 +97,8 @@ def test_runs_side_by_side(tmp_path):
   assert "exported, linear, int8" in text
   assert "on bibtex." in text  # of the model, too, whose data has no place
   assert "not to be compared" not in text
-  assert "evaluate that, and export again" in text
+  assert "Its export has measured nothing" in text
+  assert "65.43" in text and "2,000 rows of train" in text
   for axis in ("part of P@5, points", "training loss", "seconds of training"):
     assert axis in page.text
   # The best of a column stands out.

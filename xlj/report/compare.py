@@ -57,7 +57,22 @@ class _Side:
 
   @property
   def metrics(self) -> Mapping[str, float]:
-    return self.run.evaluation["metrics"]
+    """Of an exported model those that its export has measured."""
+    if not self.manifest:
+      return self.run.evaluation["metrics"]
+    measured = recorded.mapping(self.manifest.get("measured"))
+    return recorded.metrics(measured.get("after"))
+
+  @property
+  def rows(self) -> str:
+    """What the metrics are of."""
+    split, step = (self.run.evaluation.get(name) for name in ("split", "step"))
+    if self.manifest:
+      measured = recorded.mapping(self.manifest.get("measured"))
+      rows, of = measured.get("rows"), measured.get("of")
+      return f"{_number(rows)} rows of {_text(of)}" if measured else _NOTHING
+    parts = [split, None if step is None else f"step {step:,}"]
+    return ", ".join(part for part in parts if part) or _NOTHING
 
 
 def write(
@@ -260,10 +275,6 @@ def _is_complete(side: _Side) -> bool:
 
 def _accuracy(groups: Mapping[str, Sequence[_Side]]) -> str:
   def content(name: str, sides: Sequence[_Side]) -> str:
-    best = {
-      metric: max((s.metrics.get(metric, -1) for s in sides), default=-1)
-      for metric in _METRICS
-    }
     several = sum(bool(side.metrics) for side in sides) > 1
     rows: list[list[page.Cell]] = []
     for side in sides:
@@ -271,11 +282,12 @@ def _accuracy(groups: Mapping[str, Sequence[_Side]]) -> str:
       for metric in _METRICS if side.metrics else ():
         value = side.metrics.get(metric)
         text = _NOTHING if value is None else f"{value:.2f}"
-        is_best = several and value is not None and value == best[metric]
+        others = [s.metrics.get(metric, -1.0) for s in _comparable(side, sides)]
+        is_best = value is not None and others and value >= max(others)
         cells.append(page.Best(text) if is_best else text)
       cells = cells or [_gap(side, len(_METRICS))]
-      rows.append([side.name, *cells, _where(side)])
-    columns = ("", *_METRICS, "split, step")
+      rows.append([side.name, *cells, side.rows])
+    columns = ("", *_METRICS, "on")
     table = page.table(columns, rows, [side.number for side in sides])
     shown = [m for m in _METRICS if any(m in side.metrics for side in sides)]
     bars = {
@@ -293,13 +305,26 @@ def _accuracy(groups: Mapping[str, Sequence[_Side]]) -> str:
   return _each(groups, content)
 
 
+def _comparable(side: _Side, sides: Sequence[_Side]) -> list[_Side]:
+  """The others that have metrics of the same split, or of as many rows."""
+  split = side.run.evaluation.get("split") or side.rows
+  return [
+    other
+    for other in sides
+    if other is not side
+    and other.metrics
+    and (other.run.evaluation.get("split") or other.rows) == split
+  ]
+
+
 def _gap(side: _Side, width: int) -> page.Gap:
   """What brings an evaluation."""
   where = f"--workdir={side.run.directory}"
   if side.manifest:
     return page.Gap(
-      "Exported before its run was evaluated; evaluate that, and export again:",
-      "python launch/evaluate.py --workdir=RUN",
+      "Its export has measured nothing, as its run held out no rows; to name"
+      " some:",
+      "python launch/export.py --workdir=RUN --output=DIR --rows=test",
       width,
     )
   if not _is_complete(side):
@@ -312,12 +337,6 @@ def _gap(side: _Side, width: int) -> page.Gap:
     )
   command = shlex.join(["python", "launch/evaluate.py", where])
   return page.Gap("Not evaluated; to do so:", command, width)
-
-
-def _where(side: _Side) -> str:
-  split, step = (side.run.evaluation.get(name) for name in ("split", "step"))
-  parts = [split, None if step is None else f"{step:,}"]
-  return ", ".join(part for part in parts if part) or _NOTHING
 
 
 def _by_frequency(groups: Mapping[str, Sequence[_Side]]) -> str:

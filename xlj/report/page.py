@@ -74,7 +74,8 @@ h3 { font-size: 15px; margin: 26px 0 8px; overflow-wrap: anywhere; }
 .facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 dl { margin: 0; }
 @media (max-width: 600px) { main { padding: 24px 14px 48px; }
-  .grid th, .grid td { padding: 6px 7px; } .facts { columns: 1; } }
+  .grid th, .grid td { padding: 6px 7px; } .facts { columns: 1; }
+  .gap div { max-width: calc(100vw - 200px); } }
 """
 
 
@@ -306,8 +307,8 @@ def _cell(cell: Cell) -> str:
   if isinstance(cell, Gap):
     command = f" <code>{escape(cell.command)}</code>" if cell.command else ""
     return (
-      f'<td class="gap" colspan="{cell.width}">{escape(cell.text)}{command}'
-      "</td>"
+      f'<td class="gap" colspan="{cell.width}"><div>{escape(cell.text)}'
+      f"{command}</div></td>"
     )
   return f"<td>{escape(cell)}</td>"
 

@@ -146,8 +146,8 @@ def _read_evaluation(path: pathlib.Path) -> dict[str, Any]:
   rows = map(_numbers, deciles if isinstance(deciles, list) else [])
   baselines = mapping(value.get("baselines"))
   found: dict[str, Any] = {
-    "metrics": _metrics(value.get("metrics")),
-    "baselines": {name: _metrics(of) for name, of in baselines.items()},
+    "metrics": metrics(value.get("metrics")),
+    "baselines": {name: metrics(of) for name, of in baselines.items()},
     "deciles": [row for row in rows if "decile" in row],
   }
   if isinstance(value.get("split"), str):
@@ -167,7 +167,7 @@ def _numbers(value: Any) -> dict[str, Any]:
   return {k: v for k, v in mapping(value).items() if progress.is_number(v)}
 
 
-def _metrics(value: Any) -> dict[str, Any]:
+def metrics(value: Any) -> dict[str, Any]:
   """Numbers by name and cut-off, such as P@1."""
   found = _numbers(value).items()
   return {k: v for k, v in found if re.fullmatch(r"[^@]+@[0-9]{1,9}", k)}
