@@ -259,6 +259,15 @@ def test_tokens_are_compared(run_dir):
     assert servers.TOKEN not in text and "/nowhere" in text
 
 
+def test_too_many_connections_are_refused(server, monkeypatch):
+  monkeypatch.setattr(connections, "MAX_CONNECTIONS", 1)
+  with server.connect(), server.connect() as connection:
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    status, _, said = servers.read(answer)
+    assert status == 503 and "too many connections" in said["error"]
+
+
 def test_one_who_does_not_read_is_left(server, monkeypatch):
   monkeypatch.setattr(connections, "WRITE_SECONDS", 0.2)
   page = b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n"

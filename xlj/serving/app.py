@@ -68,13 +68,13 @@ class Application:
     self._routes.router.redirect_slashes = False
 
   def _endpoints(self) -> list[tuple[str, str, Callable]]:
-    return [
+    return [  # in the order in which they are tried
+      ("/predict", "POST", self._predict),
       ("/", "GET", self._get_page),
       ("/health", "GET", self._health),
       ("/ready", "GET", self._ready),
       ("/info", "GET", self._info),
       ("/metrics", "GET", self._metrics),
-      ("/predict", "POST", self._predict),
       ("/embed", "POST", self._embed),
       ("/why", "POST", self._why),
       ("/labels/{label}", "GET", self._label),

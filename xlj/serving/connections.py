@@ -15,10 +15,12 @@ MAX_HEADER_BYTES = 64 * 1024
 WRITE_SECONDS = 30.0
 # What a client may go on sending after an answer that did not wait for it.
 LINGER_SECONDS = 2.0
+MAX_CONNECTIONS = 8192
 _REASONS = {
   400: "Bad Request",
   408: "Request Timeout",
   431: "Request Header Fields Too Large",
+  503: "Service Unavailable",
 }
 
 _Protocol = uvicorn.protocols.http.httptools_impl.HttpToolsProtocol
@@ -40,6 +42,9 @@ class Connection(_Protocol):
   def connection_made(self, transport: Any) -> None:
     """A client has connected."""
     super().connection_made(transport)
+    if len(self.connections) > MAX_CONNECTIONS:
+      self._refuse(503, "too many connections; try again later")
+      return
     self._wait_for_headers()
 
   def connection_lost(self, exc: Exception | None) -> None:

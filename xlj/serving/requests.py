@@ -344,6 +344,8 @@ def check_labels(
   Raises:
     Refused: 422, with the first that it has not.
   """
+  if not ids:
+    return np.zeros(0, np.int64)
   try:
     found = np.array(ids, np.int64)
   except OverflowError:

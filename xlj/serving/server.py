@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 from pathlib import Path
+import resource
 import signal
 import socket
 from typing import Any
@@ -18,7 +19,7 @@ from xlj.serving.packages import uvicorn
 
 # Idle connections; another request may come a moment before they are closed.
 _KEEP_ALIVE_SECONDS = 15
-_MAX_CONNECTIONS = 512
+_OTHER_FILES = 256
 # New requests are refused in words for so long before nobody listens.
 DRAIN_SECONDS = 0.5
 
@@ -46,6 +47,7 @@ def serve(
     ValueError: A directory holds no model.
     OSError: It cannot be read, or something else listens there.
   """
+  _open_more_files()
   listener = _bound(host, port)  # before what takes seconds
   with contextlib.closing(listener):
     warm_up = functools.partial(_warm_up, examples=limits.batch_rows)
@@ -58,6 +60,15 @@ def serve(
     service.batcher.stop()
     log(event="stopped")
     log.close()
+
+
+def _open_more_files() -> None:
+  """Lets there be as many connections as the system will allow."""
+  wanted = connections.MAX_CONNECTIONS + _OTHER_FILES
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _warm_up(answers: Any, examples: int) -> None:
@@ -103,7 +114,6 @@ class Server(uvicorn.Server):
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(service.limits.timeout)),
       )
     )
