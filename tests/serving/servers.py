@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 
-from xlj.inference import predictor
 from xlj.serving import models as models_lib
 from xlj.serving import server as server_lib
 from xlj.serving import service as service_lib
@@ -23,9 +22,7 @@ class Running:
 
   def __init__(self, directories, token, limits):
     self.lines = []
-    self.models = models_lib.Models(
-      directories, lambda answers: None, predictor.load
-    )
+    self.models = models_lib.Models(directories, lambda answers: None)
     self.service = service_lib.Service(
       self.models, limits=limits, log=lambda **line: self.lines.append(line)
     )

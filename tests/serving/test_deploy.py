@@ -10,7 +10,7 @@ import yaml
 from tests import runs
 
 DEPLOY = runs.ROOT / "launch/deploy"
-FILES = ("Containerfile", "kubernetes.yaml", "xlj-serve.service")
+FILES = ("Containerfile", "kubernetes.yaml", "xlj.service")
 SERVE = (runs.ROOT / "launch/serve.py").read_text()
 
 
@@ -51,7 +51,7 @@ def test_kubernetes_knows_all_that_the_manifest_says():
   not shutil.which("systemd-analyze"), reason="no systemd-analyze"
 )
 def test_systemd_knows_all_that_the_unit_says(tmp_path):
-  unit = tmp_path / "xlj-serve.service"
+  unit = tmp_path / "xlj.service"
   text = (DEPLOY / unit.name).read_text()
   # It looks for the program.
   unit.write_text(re.sub(r"(?<=ExecStart=)\S+", "/bin/sh", text))

@@ -70,7 +70,11 @@ BODIES = {
   "a million denied": (predict(deny=[1] * 1_000_000), 413, "--max_bytes"),
   "a threshold in words": (predict(threshold="high"), 422, "`$.threshold`"),
   "a probability": (predict(min_probability=0.5), 422, "not calibrated"),
-  "another model": (predict(model="../../etc"), 404, "there are: first"),
+  "another model": (
+    predict(model="../../etc"),
+    404,
+    "there are: first,",
+  ),
   "too many rows": (
     json.dumps({"rows": [ROW] * 9}).encode(),
     413,

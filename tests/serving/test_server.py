@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -19,6 +20,7 @@ from tests.serving import servers
 from xlj.inference import calibration as calibration_lib
 from xlj.serving import batching
 from xlj.serving import lines as lines_lib
+from xlj.serving import models as models_lib
 
 ROW = {"3": 1.0, "7": 0.5}
 VECTOR = [0, 0, 0, 1.0, 0, 0, 0, 0.5, 0, 0, 0, 0]
@@ -174,18 +176,43 @@ def test_a_calibrated_model_says_probabilities(server, expected, monkeypatch):
   assert status == 422 and "from 0 to 1" in said["error"]
 
 
-def test_a_model_says_why(server, expected):
+@pytest.mark.parametrize("name", ["first", "exported"])
+def test_a_model_says_why(server, expected, name):
   labels = expected[0]
-  status, _, found = server.call(
-    "POST", "/why", {"row": ROW, "labels": labels[:2], "n": 5}
-  )
+  asked = {"row": ROW, "labels": labels[:2], "n": 5, "model": name}
+  status, _, found = server.call("POST", "/why", asked)
   assert status == 200 and found["rows"] == []
-  model = server.models.get(None).answers
-  for said, known in zip(found["why"], model.why([{3: 1, 7: 0.5}], labels, 5)):
-    assert [(x["feature"], x["contribution"]) for x in said] == known
-  status, _, found = server.call("GET", f"/labels/{labels[0]}?n=2")
+  model = server.models.get(name).answers
+  known = model.why({3: 1, 7: 0.5}, labels[:2], 5)
+  assert known[0]
+  for said, of_label in zip(found["why"], known, strict=True):
+    assert [(x["feature"], x["contribution"]) for x in said] == of_label
+  path = f"/labels/{labels[0]}?n=2&model={name}"
+  status, _, found = server.call("GET", path)
   ids, cosines = model.neighbours_of(labels[0], 2)
   assert [near["label"] for near in found["nearest"]] == ids.tolist()
+
+
+def test_an_exported_model_answers_as_its_run(server, expected):
+  rows = [ROW, {}, VECTOR, [[3, 1], [7, 0.5]]]
+  status, _, found = server.predict(rows=rows, k=3, model="exported")
+  assert status == 200
+  for i in (0, 2, 3):
+    check(found["predictions"][i], expected)
+  deny = [expected[0][0]]
+  _, _, found = server.predict(rows=[ROW], deny=deny, model="exported")
+  assert found["predictions"][0]["labels"][0] == expected[0][1]
+
+
+def test_a_damaged_export_is_refused(server, exported, tmp_path):
+  directory = tmp_path / "damaged"
+  shutil.copytree(exported, directory)
+  path = directory / "weights.safetensors"
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match="found the sha256"):
+    models_lib.Models({"model": directory}, lambda answers: None)
 
 
 def test_annif_asks_as_of_a_project(server):

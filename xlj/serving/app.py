@@ -188,7 +188,7 @@ class Application:
     labels = requests.check_labels(asked.labels, model, "labels")
     if len(labels) > _MAX_NEAREST or not 1 <= asked.n <= _MAX_NEAREST:
       raise Refused(422, f"give up to {_MAX_NEAREST} labels, and n up to that")
-    task = answers.Task(lambda: _reasons(model, rows.features, labels, asked.n))
+    task = answers.Task(lambda: _reasons(model, rows, labels, asked.n))
     return _json(await self._service.computed(request, task, 1, rows.length))
 
   # --- what is known ----------------------------------------------------------
@@ -331,9 +331,10 @@ def predictions(
 
 
 def _reasons(
-  model: models_lib.Model, row: requests.Features, labels: np.ndarray, n: int
+  model: models_lib.Model, rows: requests.Rows, labels: np.ndarray, n: int
 ) -> dict[str, Any]:
   """What speaks for labels of a row, and the training rows near to it."""
+  row = rows.alone(model)
   why = model.answers.why(row, labels.tolist(), n)
   near = model.answers.near_rows(row, n)
   return {

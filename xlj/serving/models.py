@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import xlj
+from xlj.export import reader
 from xlj.model import label_choice
 
 
@@ -25,18 +26,16 @@ class Model:
       answers: A `Predictor`, or an exported model.
     """
     self.name, self.directory, self.answers = name, directory, answers
-    self.place = directory.resolve()
     self.loaded = _now()
     self.num_labels: int = answers.num_labels
     self.num_ids: int = answers.num_ids
     self.num_features: int = answers.num_features
-    self.input = _input(answers)
+    self.input: str = answers.input
     self.calibration = answers.calibration
     image = answers.config.encoder.image if self.input == "images" else None
     self.image = None if image is None else tuple(image)
-    run = getattr(answers, "run", None)
-    self.numbering = getattr(run, "numbering", None)  # of large ids
-    self._order = getattr(answers, "order", None)
+    run = getattr(answers, "run", answers)
+    self.numbering = run.numbering  # of large ids
 
   @property
   def form(self) -> str:
@@ -101,23 +100,12 @@ class Model:
       return label_choice.ALL
     label_ids = None if self.numbering is None else self.numbering.labels
     return label_choice.choose(
-      self.num_ids, exclude, among, label_ids, self._order
+      self.num_ids, exclude, among, label_ids, self.answers.order
     )
 
 
 def _now() -> str:
   return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _input(answers: Any) -> str:
-  """What a model reads: "texts", "sparse", "dense" or "images"."""
-  if hasattr(answers, "input"):
-    return answers.input
-  if answers.run.encoding is not None:
-    return "texts"
-  if answers.config.encoder.image:
-    return "images"
-  return "dense" if answers.config.data.dense else "sparse"
 
 
 class Models:
@@ -127,20 +115,18 @@ class Models:
     self,
     directories: Mapping[str, Path],
     warm_up: Callable[[Any], None],
-    load: Callable[[Path], Any] = lambda directory: xlj.load(directory),
   ):
     """Loads all of them.
 
     Args:
       directories: Of a run or an exported model, by name.
       warm_up: What is done with one before it answers.
-      load: Opens a directory.
 
     Raises:
       ValueError: A directory holds no model that is whole.
       OSError: It cannot be read.
     """
-    self._warm_up, self._load = warm_up, load
+    self._warm_up = warm_up
     self._loading = threading.Lock()
     self._models = {
       name: self._open(name, directory)
@@ -185,9 +171,16 @@ class Models:
       self._loading.release()
 
   def _open(self, name: str, directory: Path) -> Model:
-    model = Model(name, directory, self._load(directory.resolve()))
+    model = Model(name, directory, _load(directory.resolve()))
     self._warm_up(model.answers)
     if model.answers.feature_names is not None:
       _ = model.features_by_name
     _ = model.counts
     return model
+
+
+def _load(directory: Path) -> Any:
+  """Opens a model, of an exported one after all its files are checked."""
+  if (directory / reader.MANIFEST).exists():
+    reader.read_manifest(directory, verify=True)
+  return xlj.load(directory)

@@ -126,6 +126,19 @@ class Rows:
     """What they are; those of one form can be put together."""
     return type(self.features).__name__
 
+  def alone(self, model: models_lib.Model) -> Any:
+    """The only row, as what explains answers takes it."""
+    if isinstance(self.features, csr_lib.Csr):
+      ids, values = self.features.indices, self.features.values
+      if model.numbering is not None:
+        ids = model.numbering.features[ids]
+      assert values is not None
+      return dict(zip(ids.tolist(), values.tolist()))
+    is_run = hasattr(model.answers, "run")
+    if isinstance(self.features, np.ndarray) and is_run:
+      return self.features  # [1, F]
+    return self.features[0]
+
   def __len__(self) -> int:
     """How many, n."""
     return _count(self.features)
