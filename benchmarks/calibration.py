@@ -30,16 +30,13 @@ from xlj.inference import predictor
 
 K = 5
 PRECISIONS = (0.6, 0.7, 0.8, 0.9)
-_FORMS = "{:.1f} / {:.1f} / {:.1f}"  # logits, softmax, calibrated
+_FORMS = "{:.1f} / {:.1f} / {:.1f}"  # as logits, as a softmax, calibrated
 _ASKED = "{:.1f} ({:.1f})"
 COLUMNS = [
   ["set", None],
   ["rows held out / test", "{:,} / {:,}"],
-  [
-    "ECE of the best label: logits / softmax / calibrated",
-    "{:.1f} / {:.1f} / {:.1f} %",
-  ],
-  [f"of the {K} best", "{:.1f} / {:.1f} / {:.1f} %"],
+  ["ECE of the best label, %", _FORMS],
+  [f"ECE of the {K} best, %", _FORMS],
   ["log loss", "{:.3f} / {:.3f} / {:.3f}"],
   *([f"{round(100 * p)} % asked: reached (rows)", _ASKED] for p in PRECISIONS),
 ]
