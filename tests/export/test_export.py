@@ -123,6 +123,14 @@ def test_what_fails_leaves_what_was_there(exported, tmp_path):
     assert after == before
 
 
+def test_two_exports_at_a_time_do_not_mix(tmp_path):
+  with export.replacing(tmp_path / "model"):
+    with pytest.raises(config_lib.ConfigError, match="model"):
+      with export.replacing(tmp_path / "model"):
+        raise AssertionError("both have it")
+  assert not (tmp_path / "model").exists()
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path):
   run = models.write_run(tmp_path, "network")
   (run / "fusion.json").write_text("{}")

@@ -32,6 +32,7 @@ from xlj.inference import predictor
 from xlj.model import neighbours as neighbours_lib
 from xlj.report import recorded
 from xlj.runs import directory
+from xlj.runs import ownership
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -242,7 +243,10 @@ def check_output(output: Path) -> None:
     raise config_lib.ConfigError(f"{output} is a file; use another output")
   if not output.exists() or (output / MANIFEST).exists():
     return
-  if any(path.name != _PARTIAL for path in output.iterdir()):
+  if not all(
+    path.name == _PARTIAL or ownership.is_mark(path)
+    for path in output.iterdir()
+  ):
     raise config_lib.ConfigError(
       f"{output} is not empty, and holds no exported model ({MANIFEST}); use"
       " another output"
@@ -285,26 +289,33 @@ def replacing(output: Path) -> Iterator[Path]:
       stays as it was.
 
   Yields:
-    An empty directory inside of it.
+    An empty directory inside of it, which no other process writes.
+
+  Raises:
+    ConfigError: Another process exports to it.
+    OSError: It cannot be written.
   """
-  existed = output.exists()
-  partial = output / _PARTIAL
-  shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-  partial.mkdir(parents=True)
-  try:
-    yield partial
-    written = sorted(path.name for path in partial.iterdir())
-    for name in sorted(written, key=lambda name: name == MANIFEST):
-      if (output / name).is_dir():
-        shutil.rmtree(output / name)
-      (partial / name).replace(output / name)
-    for path in output.iterdir():
-      if path.name not in written:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-    if not existed and not any(output.iterdir()):
-      output.rmdir()
+  with ownership.owning(output):
+    partial = output / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    partial.mkdir()
+    try:
+      yield partial
+      written = sorted(path.name for path in partial.iterdir())
+      for name in sorted(written, key=lambda name: name == MANIFEST):
+        if (output / name).is_dir():
+          _remove(output / name)
+        (partial / name).replace(output / name)
+      for path in list(output.iterdir()):
+        if path.name not in written and not ownership.is_mark(path):
+          _remove(path)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+  """Removes a file, or a directory with all that is in it."""
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _copy(run: predictor.Predictor, partial: Path) -> None:
