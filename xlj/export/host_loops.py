@@ -16,6 +16,9 @@ from xlj import processors
 
 _SCAN = 64  # scores that are compared at a time
 FINE, OVERFLOW, NO_FEATURE = range(3)
+# Of keys, which have a score in one half and a row in the other.
+_SIGN, _ALL, _HALF = np.uint32(2**31), np.uint32(2**31 - 1), np.uint64(32)
+_ROW, _NO_KEY = np.uint64(2**32 - 1), np.uint64(2**64 - 1)
 
 
 @processors.compiled
@@ -96,32 +99,36 @@ def _add_pairs(ids, values, starts, labels, weights, shift, table, scale, z):
 
 
 @processors.compiled
-def _sift_down(scores, rows, size):
-  """Restores a heap, of which the first may be too good: the worst is first."""
-  score, row, i = scores[0], rows[0], 0
+def _key(score, row):
+  """A number that is the less, the better a label is; see `best`."""
+  bits = np.float32(score + np.float32(0)).view(np.uint32)  # -0 becomes 0
+  if not bits & _SIGN:
+    bits = np.uint32(bits ^ _ALL)
+  return (np.uint64(bits) << _HALF) | np.uint64(row)
+
+
+@processors.compiled
+def _score(key):
+  """The score that a key was made of."""
+  bits = np.uint32(key >> _HALF)
+  if not bits & _SIGN:
+    bits = np.uint32(bits ^ _ALL)
+  return np.uint32(bits).view(np.float32)
+
+
+@processors.compiled
+def _put_first(key, heap, size):
+  """Puts a key in the place of the first of a heap, which is the largest."""
+  i = 0
   while 2 * i + 1 < size:
     child = 2 * i + 1
-    if child + 1 < size and _is_worse(scores, rows, child + 1, child):
+    if child + 1 < size and heap[child + 1] > heap[child]:
       child += 1
-    if scores[child] > score or (scores[child] == score and rows[child] < row):
+    if heap[child] <= key:
       break
-    scores[i], rows[i] = scores[child], rows[child]
+    heap[i] = heap[child]
     i = child
-  scores[i], rows[i] = score, row
-
-
-@processors.compiled
-def _is_worse(scores, rows, a, b):
-  """Whether a is to be behind b; of equal ones the one of the later row."""
-  return scores[a] < scores[b] or (scores[a] == scores[b] and rows[a] > rows[b])
-
-
-@processors.compiled
-def _take(score, row, scores, rows):
-  """Takes a label, better than the worst, into a heap; returns the worst."""
-  scores[0], rows[0] = score, row
-  _sift_down(scores, rows, len(rows))
-  return scores[0]
+  heap[i] = key
 
 
 @processors.compiled
@@ -138,14 +145,16 @@ def best(z, among, only, scores, rows):
     scores: float32 [k], gets the scores; -inf where there are no more.
     rows: int32 [k], gets the rows, -1 likewise.
   """
-  scores[:] = -np.inf
-  # Empty places are all equal, and behind those that are taken.
-  rows[:] = len(z)
+  count = len(rows)
+  heap = np.empty(count, np.uint64)
+  heap[:] = _NO_KEY
   worst = np.float32(-np.inf)
   if among:
     for row in only:
       if row >= 0 and z[row] > worst:
-        worst = _take(z[row], row, scores, rows)
+        _put_first(_key(z[row], row), heap, count)
+        if heap[0] != _NO_KEY:
+          worst = _score(heap[0])
   else:
     for start in range(0, len(z), _SCAN):
       part = z[start : start + _SCAN]
@@ -155,15 +164,15 @@ def best(z, among, only, scores, rows):
       if found:
         for i in range(len(part)):
           if part[i] > worst:
-            worst = _take(part[i], start + i, scores, rows)
-  for size in range(len(rows) - 1, 0, -1):
-    score, row = scores[size], rows[size]
-    scores[size], rows[size] = scores[0], rows[0]
-    scores[0], rows[0] = score, row
-    _sift_down(scores, rows, size)
-  for i in range(len(rows)):
-    if rows[i] == len(z):
-      rows[i] = -1
+            _put_first(_key(part[i], start + i), heap, count)
+            if heap[0] != _NO_KEY:
+              worst = _score(heap[0])
+  for size in range(count - 1, -1, -1):
+    key = heap[0]
+    _put_first(heap[size], heap, size)
+    scores[size], rows[size] = -np.inf, -1
+    if key != _NO_KEY:
+      scores[size], rows[size] = _score(key), np.int32(key & _ROW)
 
 
 @processors.compiled

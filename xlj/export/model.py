@@ -264,12 +264,14 @@ class Exported:
     asked = self._asked(choice, count)
     scores, found = self._scores.topk(rows, k, asked)
     wrong = {}
-    bad = ~(scores < np.inf).all(1)
-    if choice.is_free:
-      bad |= found[:, 0] < 0
-    for row in np.flatnonzero(bad | (status != host_loops.FINE)).tolist():
-      is_fine = status[row] == host_loops.FINE
-      wrong[row] = answers_lib.NO_SCORE if is_fine else answers_lib.OVERFLOW
+    best = scores[:, 0]
+    if status.any() or not np.isfinite(best).all():
+      bad = (status != host_loops.FINE) | (best == np.inf)
+      if choice.is_free:
+        bad |= best == -np.inf
+      for row in np.flatnonzero(bad).tolist():
+        is_fine = status[row] == host_loops.FINE
+        wrong[row] = answers_lib.NO_SCORE if is_fine else answers_lib.OVERFLOW
     scores, found = answers_lib.reaching(threshold, scores, found)
     return scores, self.order.to_data(found), wrong
 

@@ -241,7 +241,9 @@ class Scores:
 
 def _in_threads(count: int, run: Callable[[slice], None]) -> None:
   """Has threads run parts of `count` rows, where there are enough of them."""
-  threads = min(processors.usable(), count // _WORTH_THREADS)
+  threads = count // _WORTH_THREADS
+  if threads > 1:
+    threads = min(processors.usable(), threads)
   if threads < 2:
     if count:
       run(slice(0, count))
