@@ -133,7 +133,7 @@ FLOORS = {
   "export": (
     "card host_loops near_rows reader run tensors",
     "arrays artifact compress scores",
-    "explain",
+    "artifact_scores explain",
     "measure model",
   ),
   "search": ("loops", "exact", "external index"),

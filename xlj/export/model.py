@@ -33,7 +33,8 @@ if TYPE_CHECKING:
   from xlj.inference import predictor as predictor_lib
   from xlj.text import features as features_lib
 
-FEATURIZER = "featurizer"  # a directory
+FEATURIZER = "featurizer"  # directories
+ARTIFACT = "artifact"
 _MARKS = (reader.MANIFEST, reader.WEIGHTS)
 _NUMBERS = {int, float}
 
@@ -79,7 +80,7 @@ def load(
 
 
 class Exported:
-  """An exported model of the kind "linear" or "network".
+  """An exported model of any kind.
 
   Attributes:
     workdir: Where it was read from.
@@ -87,7 +88,7 @@ class Exported:
     num_labels: Number of label rows L.
     num_ids: Number of label ids.
     num_features: F.
-    input: What it reads: "texts", "sparse" or "dense" features.
+    input: What it reads: "texts", "sparse" or "dense" features, or "images".
     order: Which label has which row.
     numbering: None; as a run without `data.renumber` has it.
   """
@@ -110,18 +111,21 @@ class Exported:
     """
     self.workdir = Path(directory)
     self.manifest = reader.read_manifest(directory, verify)
-    if self.manifest["kind"] not in ("linear", "network"):
-      raise ValueError(
-        f"{self.workdir}: the model is of the kind {self.manifest['kind']!r},"
-        " which needs its artifact"
-      )
     self.num_labels: int = self.manifest["num_labels"]
     self.num_ids: int = self.manifest["num_ids"]
     self.num_features: int = self.manifest["num_features"]
     self.input: str = self.manifest["input"]
     self._tensors = reader.read_tensors(self.workdir / reader.WEIGHTS)
-    self._scores = scores_lib.Scores(self.manifest, self._tensors)
     self.order = self._order()
+    self._scores: Any
+    if self.manifest["kind"] == "artifact":
+      from xlj.export import artifact_scores  # which imports JAX
+
+      where = self.workdir / ARTIFACT
+      made = artifact_scores.ArtifactScores(where, self.manifest, self.order)
+      self._scores = made
+    else:
+      self._scores = scores_lib.Scores(self.manifest, self._tensors)
 
   def __repr__(self) -> str:
     """The model, and what of."""
@@ -278,6 +282,8 @@ class Exported:
   def neighbours_of(self, label: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The labels most like one, and cosines; as of a `Predictor`."""
     row = self._row_of(label)
+    if self.manifest["kind"] == "artifact":  # which has no label rows here
+      return np.zeros(0, np.int32), np.zeros(0, np.float32)
     found = explain.cosines_of_labels(self._scores, self._tensors, row)
     rows, cosines = contributions.nearest(found, n, row)
     return self.order.to_data(rows), cosines
@@ -293,15 +299,15 @@ class Exported:
       n: How many features at most, for each label.
     """
     rows = np.array([self._row_of(label) for label in labels], np.int64)
-    if not len(rows):
-      return []
+    if not len(rows) or self.manifest["kind"] == "artifact":
+      return [[] for _ in labels]
     x, _ = self._read([row])
     ids, found = explain.why(self._scores, self._tensors, x, rows)
     return [contributions.largest(ids, each, n) for each in found]
 
   def near_rows(self, row: Any, n: int) -> list[contributions.NearRow]:
     """Training rows near to an example; as of a `Predictor`."""
-    if not self.manifest["neighbours"]:
+    if "neighbours.labels" not in self._tensors:
       return []
     x, _ = self._read([row])
     assert isinstance(x, csr_lib.Csr)  # They have sparse features.
@@ -335,7 +341,8 @@ class Exported:
       ValueError: The model has no encoder, or other features.
     """
     if "label_rows" not in self._tensors:
-      raise ValueError("the model has no encoder: it is linear")
+      kind = self.manifest["kind"]
+      raise ValueError(f"an exported model of kind {kind!r} has no embeddings")
     rows, status = self._read(features)
     x = self._scores.embed(rows)
     bad = ~np.isfinite(x).all(1) | (status != host_loops.FINE)
@@ -360,7 +367,7 @@ class Exported:
     del examples, features
     if self.input == "texts":
       self.topk(["a text"], k)
-    elif self.input == "dense":
+    elif self.input in ("dense", "images"):
       self.topk(np.zeros((1, self.num_features), np.float32), k)
     else:
       self.topk([{0: 1.0}], k)
@@ -373,7 +380,8 @@ class Exported:
     """Weighted rows, or dense ones, and the status of each."""
     if self.featurizer is not None:
       features = examples.of_texts(features, self.featurizer)
-    rows = _quick(features) if self.input != "dense" else None
+    is_sparse = self.input not in ("dense", "images")
+    rows = _quick(features) if is_sparse else None
     checked = rows is None
     if rows is None:
       rows = examples.of(self.config, features)
