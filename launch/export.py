@@ -7,7 +7,14 @@ narrow they are to be, or how small the file, and how many points may be lost:
 
   python launch/export.py --workdir=runs/bibtex --output=models/bibtex \\
     --dtype=int8 --max_loss=0.5 --rows=validation
+
+Any model becomes a program of JAX, beside its arrays or where those would not
+tell. When a newer JAX does not read it any more, it is made again by:
+
+  python launch/export.py --refresh=models/bibtex
 """
+
+from pathlib import Path
 
 from absl import flags
 
@@ -15,14 +22,11 @@ from xlj import launching
 from xlj.export import compress
 from xlj.export import export
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run.", required=True
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string(
   "output",
   None,
   "Directory of the model: new, or of an exported model to replace.",
-  required=True,
 )
 _CHECKPOINT = flags.DEFINE_enum(
   "checkpoint", "best", ["best", "last"], "Which checkpoint to export."
@@ -59,11 +63,30 @@ _ROWS = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Directory of the data; default: that of the training."
 )
+_ARTIFACT = flags.DEFINE_bool(
+  "artifact",
+  False,
+  "Write artifact/ as well, programs of JAX that need no xlj. Models of other"
+  " heads than dense ones, or other encoders than a bag, always have one.",
+)
+_K = flags.DEFINE_integer(
+  "k", None, "Labels that those find; default: 100, or all if fewer.", 1
+)
+_REFRESH = flags.DEFINE_string(
+  "refresh",
+  None,
+  "Directory of an exported model whose programs to make again, and no more.",
+)
 _PREDICT = launching.define_predict()
 
 
 def main() -> None:
   """Exports."""
+  if _REFRESH.value is not None:
+    export.refresh(Path(_REFRESH.value))
+    return
+  if _WORKDIR.value is None or _OUTPUT.value is None:
+    raise ValueError("give --workdir=RUN and --output=DIR, or --refresh=DIR")
   export.export(
     _WORKDIR.value,
     _OUTPUT.value,
@@ -75,6 +98,8 @@ def main() -> None:
     max_loss=_MAX_LOSS.value,
     rows=_ROWS.value,
     data_dir=_DATA_DIR.value,
+    artifact=_ARTIFACT.value,
+    k=_K.value,
   )
 
 

@@ -14,16 +14,19 @@ from tests import cases
 from tests import meshes
 from tests import runs
 from tests.model import test_devices
+from xlj import config as config_lib
 from xlj import sharding
+from xlj.checkpoint import checkpointer
 from xlj.config import families
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.export import artifact
+from xlj.export import export
+from xlj.export import model as model_of_export
 from xlj.export import run as run_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
 from xlj.model import neighbours as neighbours_lib
-from xlj.runs import directory
 
 pytest.importorskip("flatbuffers")  # which JAX serialises with
 
@@ -50,8 +53,8 @@ CASES = {
 _DENSE = ("features", "vit", "resnet")
 
 
-def predictor_of(name, workdir):
-  """A predictor of a model that nobody has trained."""
+def written_run(name, workdir):
+  """A predictor of a run that nobody has trained; leaves its directory."""
   fields = {"encoder__dim": 8, "family": "network", "neighbours__count": 0}
   fields |= {"eval__batch_size": 16, "head__blocks": 8, **CASES[name]}
   if fields.get("head__type") == "mhs":  # its groups are its blocks
@@ -67,12 +70,10 @@ def predictor_of(name, workdir):
     config.head.wide_pairs = test_devices.pairs(config)[1].shape[1]
   rng = np.random.default_rng(1)
   order = label_order.LabelOrder.of(rng.permutation(L))
-  with meshes.mesh((1, 1)) as mesh:
+  with meshes.mesh((1, 1)):
     model = model_lib.Model(config)
     by_row = None, None
-    if config.head.order == "none":
-      order = label_order.LabelOrder.identity()
-    else:
+    if config.head.order != "none":
       counts = np.arange(L, 0, -1, dtype=np.int32)
       by_row = model.by_row(order.data_ids, -1), model.by_row(counts, 0)
     state = model.init(
@@ -83,8 +84,9 @@ def predictor_of(name, workdir):
     if config.head.wide:
       state = model.with_pairs(state, *test_devices.pairs(config))
     state = jax.tree.map(lambda a: _noised(a, rng), state)
-  trees = {"model": state.model}
-  run = directory.Run(workdir, config, mesh, 1, trees, order)
+    with checkpointer.Checkpointer(workdir / checkpointer.DIRECTORY) as keeper:
+      keeper.save(1, state.model, state.training, {"step": 1}, {"P@1": 1.0})
+  (workdir / config_lib.FILE).write_text(config_lib.to_json(config))
   if config.neighbours.count:
     ids = [rng.permutation(L)[:n].tolist() for n in rng.integers(1, 4, 30)]
     neighbours_lib.Neighbours(
@@ -94,7 +96,7 @@ def predictor_of(name, workdir):
       csr_lib.Csr.from_rows(list(map(sorted, ids)), L),
       **config.neighbours,
     ).save(workdir)
-  return predictor.Predictor(run)
+  return predictor.load(workdir)
 
 
 def _noised(a, rng):
@@ -128,7 +130,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("name", cases.some(CASES, ()))
 def test_it_answers_as_the_run(name, tmp_path):
-  run = predictor_of(name, tmp_path)
+  run = written_run(name, tmp_path)
   artifact.write(run, tmp_path, run.config, K)
   ours, theirs = rows_for(name)
   found = run_lib.Artifact(tmp_path / artifact.FOLDER)
@@ -140,7 +142,7 @@ def test_it_answers_as_the_run(name, tmp_path):
 def written(tmp_path_factory):
   """The best labels that a run finds, and its artifact."""
   root = tmp_path_factory.mktemp("model")
-  run = predictor_of("weighted", root)
+  run = written_run("weighted", root)
   artifact.write(run, root, run.config, K)
   return run.topk(rows_for("weighted")[0], K), root / artifact.FOLDER
 
@@ -204,3 +206,58 @@ def test_an_expired_artifact_is_made_again_by_one_command(written, tmp_path):
   (folder / run_lib.ABOUT).write_text(json.dumps(about))
   with pytest.raises(ValueError, match="calling convention 1000000, not"):
     run_lib.Artifact(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+  """A run whose model is exported as an artifact, and the exported model."""
+  workdir = tmp_path_factory.mktemp("run")
+  run = written_run("spherical", workdir)
+  manifest = export.export(workdir, workdir / "model", k=20)
+  assert manifest["kind"] == "artifact"
+  return run, workdir / "model"
+
+
+def test_an_exported_model_answers_by_its_artifact(exported):
+  run, directory = exported
+  found = model_of_export.load(directory)
+  rows = rows_for("spherical")[0]
+  assert found.warm_up() is None
+  scores, ids = run.topk(rows, K)
+  some = {"threshold": float(np.median(scores))}
+  assert_same(found.topk(rows, K, **some), run.topk(rows, K, **some))
+  some = {"exclude": ids[:, :3], "among": range(60, -1, -1)}
+  assert_same(found.topk(rows, K, **some), run.topk(rows, K, **some))
+  assert_same(found.topk(rows[:1]), (scores[:1, :5], ids[:1, :5]))
+  np.testing.assert_array_equal(found.label_counts(), run.label_counts())
+  assert found.why(rows[0], [1, 2], 3) == [[], []]
+  assert not len(found.neighbours_of(1, 3)[0])
+  with pytest.raises(ValueError, match="--k, 77 for any question"):
+    found.topk(rows, 21)
+  with pytest.raises(ValueError, match="row 0: too many of them are left out"):
+    found.topk(rows, K, exclude=found.topk(rows, 20)[1][0].tolist())
+  with pytest.raises(ValueError, match="row 1 .* has 50 as a feature"):
+    found.topk([{1: 1.0}, {F: 1.0}])
+
+
+def test_what_is_made_again_is_in_the_manifest(exported):
+  _, directory = exported
+  before = (directory / artifact.FOLDER / run_lib.ABOUT).read_text()
+  about = json.loads(before) | {"made": "2020-01-01"}
+  path = directory / artifact.FOLDER / run_lib.ABOUT
+  path.write_text(json.dumps(about))
+  with pytest.raises(ValueError, match="artifact.json: found .* bytes"):
+    model_of_export.load(directory)
+  export.refresh(directory)
+  made = model_of_export.Exported(directory, verify=True)
+  assert made.manifest["kind"] == "artifact"
+
+
+def test_weights_of_an_artifact_are_not_narrowed(exported):
+  run, _ = exported
+  for asked, message in (
+    ({"dtype": "int8"}, "head.type='spherical' .* leave out --dtype"),
+    ({"k": 78}, r"--k=78: it must be in \[1, 77\]"),
+  ):
+    with pytest.raises(config_lib.ConfigError, match=message):
+      export.export(run.workdir, run.workdir / "other", **asked)

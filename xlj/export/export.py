@@ -21,6 +21,7 @@ from xlj.config import checks
 from xlj.config import splits
 from xlj.data import names as names_lib
 from xlj.export import arrays
+from xlj.export import artifact as artifact_lib
 from xlj.export import card
 from xlj.export import compress
 from xlj.export import measure
@@ -64,6 +65,8 @@ def export(
   max_loss: float | None = None,
   rows: str = "",
   data_dir: str | None = None,
+  artifact: bool = False,
+  k: int | None = None,
 ) -> dict[str, Any]:
   """Writes a model that answers without its run.
 
@@ -88,6 +91,10 @@ def export(
       0.2, where there are rows to measure with.
     rows: Those to measure with; see `measure.held_out`.
     data_dir: Directory of the data; by default that of training.
+    artifact: Whether to write programs of JAX as well, with weights of their
+      own, as they are; see `artifact`. Of a model that arrays alone do not say
+      they are all that is written, and nothing is measured.
+    k: How many labels they find, as for `artifact.check`.
 
   Returns:
     The manifest.
@@ -104,14 +111,20 @@ def export(
   _check_config(workdir, directory.load_config(workdir))
   _check_asked(dtype, prune, max_bytes, max_loss)
   run = predictor.load(workdir, which=which, predict=predict)
-  _check_model(run)
-  held = measure.held_out(run, rows, data_dir)
+  is_artifact = arrays.kind(run) == "artifact"
+  if is_artifact:
+    _check_as_it_is(run, dtype, prune, max_bytes, max_loss)
+  elif k is not None and not artifact:
+    raise config_lib.ConfigError(f"k is {k}, which only an artifact reads")
+  if is_artifact or artifact:
+    artifact_lib.check(run, k)
+  held = None if is_artifact else measure.held_out(run, rows, data_dir)
   if held is None and max_loss is not None:
     raise config_lib.ConfigError(
       f"max_loss is {max_loss:g}, and there are no rows to measure a loss with:"
       f" {workdir} held none out; name some by --rows, or leave it out"
     )
-  tensors = arrays.of(run)
+  tensors = arrays.of_labels(run) if is_artifact else arrays.of(run)
   size = tensors_lib.file_bytes(tensors)
   if prune:
     tensors = compress.pruned(tensors, prune)
@@ -123,6 +136,8 @@ def export(
     dtypes = [name for name in compress.DTYPES if name != "fp8"]
   with replacing(output) as partial:
     _copy(run, partial)
+    if is_artifact or artifact:
+      artifact_lib.write(run, partial, _config(run), k)
     manifest = _manifest(run)
     if held is None:
       _write_weights(partial, manifest, tensors, dtypes[0], max_bytes)
@@ -229,8 +244,13 @@ def _write_weights(
 def _write_manifest(partial: Path, manifest: dict[str, Any]) -> None:
   """Writes the manifest, with the files that are there now."""
   manifest["files"] = _files(partial)
+  _save(partial, manifest)
+
+
+def _save(directory: Path, manifest: dict[str, Any]) -> None:
+  """Writes the manifest as it is."""
   text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-  files.write_text(partial / MANIFEST, text)
+  files.write_text(directory / MANIFEST, text)
 
 
 def check_output(output: Path) -> None:
@@ -269,14 +289,20 @@ def _check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_model(run: predictor.Predictor) -> None:
-  """Refuses models that have no kind."""
-  if arrays.kind(run) == "artifact":
+def _check_as_it_is(
+  run: predictor.Predictor,
+  dtype: str,
+  prune: float,
+  max_bytes: int,
+  max_loss: float | None,
+) -> None:
+  """Refuses to narrow the weights of programs."""
+  is_narrow = dtype not in ("auto", "float32") or prune or max_bytes
+  if is_narrow or max_loss is not None:
     raise config_lib.ConfigError(
       f"{run.workdir} has head.type={run.config.head.type!r} and"
-      f" encoder.type={run.config.encoder.type!r}; what can be exported are"
-      " dense label rows, after a bag of features or without an encoder; use"
-      " the directory of the run as it is"
+      f" encoder.type={run.config.encoder.type!r}, whose weights are exported"
+      " as they are; leave out --dtype, --prune, --max_bytes and --max_loss"
     )
 
 
@@ -320,7 +346,8 @@ def _remove(path: Path) -> None:
 
 def _copy(run: predictor.Predictor, partial: Path) -> None:
   """Writes what the run has besides arrays, and what reads them alone."""
-  shutil.copyfile(reader.__file__, partial / "reader.py")
+  if arrays.kind(run) != "artifact":
+    shutil.copyfile(reader.__file__, partial / "reader.py")
   if (names := run.label_names) is not None:
     names_lib.write_names(partial / splits.NAMES_FILE, names)
   if run.run.encoding is not None:
@@ -355,7 +382,7 @@ def _manifest(run: predictor.Predictor) -> dict[str, Any]:
     "num_labels": run.num_labels,
     "num_ids": run.num_ids,
     "weighting": weighting,
-    "config": _config(run),
+    "config": dict(checks.flatten(_config(run))),
     "neighbours": neighbours,
     "calibration": None if calibration is None else calibration.to_dict(),
     "measured": None,
@@ -371,10 +398,33 @@ def _input(run: predictor.Predictor) -> str:
   return "dense" if run.config.data.dense else "sparse"
 
 
-def _config(run: predictor.Predictor) -> dict[str, Any]:
-  """The fields of the config by name, without places of this machine."""
-  fields = dict(checks.flatten(run.config))
-  return {k: "" if k in _PLACES and v else v for k, v in fields.items()}
+def _config(run: predictor.Predictor) -> ml_collections.ConfigDict:
+  """The config without places of this machine."""
+  config = run.config.copy_and_resolve_references()
+  places = [k for k, v in checks.flatten(config) if k in _PLACES and v]
+  config.update_from_flattened_dict(dict.fromkeys(places, ""))
+  return config
+
+
+def refresh(directory: Path) -> None:
+  """Makes the programs of an artifact again; no run is needed.
+
+  Args:
+    directory: Of an exported model, or its `artifact/`.
+
+  Raises:
+    ConfigError: There is no artifact, or it is not as it was written.
+    OSError: A file cannot be read or written.
+  """
+  folder = artifact_lib.refresh(directory)
+  model = folder.absolute().parent
+  if (model / MANIFEST).exists():
+    manifest = json.loads((model / MANIFEST).read_text())
+    for name, entry in _files(model).items():
+      if name.startswith(f"{folder.name}/"):
+        manifest["files"][name] = entry
+    _save(model, manifest)
+  logging.info("Made the programs of %s again", folder)
 
 
 def _files(partial: Path) -> dict[str, dict[str, Any]]:
