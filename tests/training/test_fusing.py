@@ -99,6 +99,8 @@ def test_all_help_and_whatever_was_stopped_goes_on(
   (workdir / fusion.HELD_OUT_FILE).unlink()
   with pytest.raises(errors.DataError, match="by --rows=test or"):
     calibrate.calibrate(workdir)
+  found = calibrate.calibrate(workdir, rows="test")
+  assert found.about["rows"] == 61
   assert len(out.read_text().splitlines()) == 61
   capsys.readouterr()
 
