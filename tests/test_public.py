@@ -70,7 +70,7 @@ def test_the_package_shows_what_there_is():
   for name in xlj.__all__:
     assert f"`{name}`" in xlj.__doc__, name
   text = pydoc.plain(pydoc.render_doc(xlj))
-  assert "load(workdir" in text and 'xlj.load("WD")' in text
+  assert "load(directory" in text and 'xlj.load("WD")' in text
 
 
 def test_rooms_are_imported_when_they_are_asked_for():

@@ -224,6 +224,15 @@ def test_rows_of_a_file_measure_the_loss(exported, tmp_path):
   assert "| the run | 100.00 |" in card and "weights are bfloat16" in card
 
 
+def test_a_run_without_its_data_is_exported_unmeasured(tmp_path, caplog):
+  run = models.write_run(tmp_path, "linear", data__validation=0.1)
+  made = export.export(run, tmp_path / "model")
+  assert made["dtype"] == "float32" and made["measured"] is None
+  assert "say where the data are" in caplog.text
+  with pytest.raises(config_lib.ConfigError, match="no directory"):
+    export.export(run, tmp_path / "model", data_dir=str(tmp_path / "none"))
+
+
 @linear
 def test_a_bound_needs_rows(exported, tmp_path):
   with pytest.raises(config_lib.ConfigError, match="max_loss is 1, and there"):

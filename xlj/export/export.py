@@ -121,8 +121,8 @@ def export(
   held = None if is_artifact else measure.held_out(run, rows, data_dir)
   if held is None and max_loss is not None:
     raise config_lib.ConfigError(
-      f"max_loss is {max_loss:g}, and there are no rows to measure a loss with:"
-      f" {workdir} held none out; name some by --rows, or leave it out"
+      f"max_loss is {max_loss:g}, and there are no rows that {workdir} was not"
+      " trained on to measure a loss with; name some by --rows, or leave it out"
     )
   tensors = arrays.of_labels(run) if is_artifact else arrays.of(run)
   size = tensors_lib.file_bytes(tensors)

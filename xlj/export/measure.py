@@ -88,7 +88,7 @@ def held_out(
 
   Returns:
     The rows, evenly chosen where there are very many; None if the run held none
-    out, which is logged.
+    out, or its data are not where they were, which is logged.
 
   Raises:
     ConfigError: There is no such split or file.
@@ -106,7 +106,17 @@ def held_out(
     )
     return None
   else:
-    data, some = splits.held_out(config, run.workdir, data_dir=data_dir)
+    try:
+      data, some = splits.held_out(config, run.workdir, data_dir=data_dir)
+    except (config_lib.ConfigError, store.DataError, OSError) as error:
+      if data_dir is not None:
+        raise
+      logging.warning(
+        "The rows that %s held out cannot be read, and nothing is measured; say"
+        " where the data are, by --data_dir=DIR: %s",
+        *(run.workdir, error),
+      )
+      return None
   if some is None:
     some = np.arange(data.num_rows)
   if len(some) > _MOST:
