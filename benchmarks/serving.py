@@ -7,10 +7,9 @@ behind. The highest rate at which 99 of 100 requests are answered within 50 ms
 is looked for in short turns, and then kept for a minute; then twice that rate
 is. Client and server share the processors; the model alone is timed before.
 
-  python benchmarks/serving.py --run=DIR --json=out.json --seconds=60
+  python benchmarks/serving.py --run=RUN --data_dir=DIR --json=out.json
 
-DIR is a run on sparse features, or an exported one; its config says where the
-data are.
+RUN is a run on sparse features, or an exported one; DIR has test rows for it.
 """
 
 import argparse
@@ -53,13 +52,17 @@ COLUMNS = [
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--run", type=pathlib.Path, required=True)
+  parser.add_argument("--data_dir", type=pathlib.Path, required=True)
   parser.add_argument("--seconds", type=float, default=60)
   parser.add_argument("--turn", type=float, default=5, help="of the search")
   parser.add_argument("--json", type=pathlib.Path, help="file to write")
   options = parser.parse_args()
-  command = f"python benchmarks/serving.py --run={options.run.name}"
+  command = (
+    f"python benchmarks/serving.py --run={options.run.name}"
+    f" --data_dir={options.data_dir.name} --seconds={options.seconds:g}"
+  )
   origin = one_vs_all.origin_of(command) | {"seeds": "one, of the run"}
-  bare, bodies = bare_rate(options.run)
+  bare, bodies = bare_rate(options.run, options.data_dir)
   print(f"the bare call: {bare:,.0f} rows/s", flush=True)
   rows = [{"cells": ["called from Python, a row at a time", bare] + [1.0] * 2}]
   rows[0]["cells"] += [0.0, 0, 1000 / bare, None, None]
@@ -82,10 +85,13 @@ def main() -> None:
     options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def bare_rate(run: pathlib.Path) -> tuple[float, list[bytes]]:
+def bare_rate(
+  run: pathlib.Path, data_dir: pathlib.Path
+) -> tuple[float, list[bytes]]:
   """Rows a second of `topk`, and rows of the test split as requests."""
   model = xlj.load(run)
   config = model.config.copy_and_resolve_references().unlock()
+  config.data.dir = str(data_dir)
   test = splits.open_split(config, "test", num_features=model.num_features)
   assert isinstance(test.features, csr_lib.Csr), "features are not sparse"
   features = test.features.slice_rows(0, ROWS)
