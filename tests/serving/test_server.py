@@ -499,7 +499,7 @@ def test_lines_hold_no_one_up(monkeypatch):
   found = []
   reader = threading.Thread(target=lambda: found.extend(reading))
   reader.start()
-  until(lambda: lines._queue.empty())
+  until(lambda: not lines._waiting)
   lines(number="last")
   lines.close()
   writing.close()

@@ -52,6 +52,7 @@ class Application:
     self._token = None if token is None else token.encode()
     self._service = service
     self.stopping = False
+    self._under_way = 0
     self._page, self._page_headers = page_lib.load()
     self._routes = starlette.applications.Starlette(
       routes=[
@@ -66,9 +67,15 @@ class Application:
       },
     )
     self._routes.router.redirect_slashes = False
+    # Most requests; found without trying one route after the other.
+    self._plain = {
+      (method, path): endpoint
+      for path, method, endpoint in self._endpoints()
+      if "{" not in path
+    }
 
   def _endpoints(self) -> list[tuple[str, str, Callable]]:
-    return [  # in the order in which they are tried
+    return [
       ("/predict", "POST", self._predict),
       ("/", "GET", self._get_page),
       ("/health", "GET", self._health),
@@ -111,24 +118,37 @@ class Application:
         ]
       await send(message)
 
+    endpoint = self._plain.get((scope["method"], scope["path"]))
+    self._under_way += 1
     try:
       if refusal := self._refused_at_once(request):
         await _refusal(refusal)(scope, receive, answered)
-      else:
+      elif endpoint is None:
         await self._routes(scope, receive, answered)
+      else:
+        try:
+          response = await endpoint(request)
+        except Exception as error:
+          response = await _handled(request, error)
+          if response.status_code == 500:
+            self._log_bug(name, error)
+        await response(scope, receive, answered)
     except Exception as error:  # a bug, of which the client has been told
       self._log_bug(name, error)
+    finally:
+      self._under_way -= 1
     seconds = time.monotonic() - start
     status = state.get("status", 500)
     # The path as it is in the table, without what a client has put into it.
-    route = scope.get("route")
-    path = "other" if route is None else route.path
+    path, route = scope["path"], scope.get("route")
+    if endpoint is None:
+      path = "other" if route is None else route.path
     rows = state.get("rows", 0)
     self._service.metrics.request(path, status, rows, seconds)
     self._service.log(
       event="request",
       id=name,
-      method=scope["method"] if route is not None else None,
+      method=None if path == "other" else scope["method"],
       path=path,
       model=state.get("model"),
       status=status,
@@ -149,10 +169,16 @@ class Application:
           "give the token of the server: Authorization: Bearer TOKEN",
           www_authenticate="Bearer",
         )
-    if self.stopping and request.method == "POST":
+    if request.method != "POST":
+      return None
+    if self.stopping:
       return Refused(
         503, "the server is stopping", retry_after="1", connection="close"
       )
+    # Each has a row at least. More would only wait for their turn to be read.
+    most = self._service.limits.max_waiting_rows
+    if max(self._under_way - 1, self._service.batcher.rows) >= most:
+      return self._service.full()
     return None
 
   def _log_bug(self, name: str, error: Exception) -> None:

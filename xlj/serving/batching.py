@@ -20,16 +20,7 @@ _WINDOW = 4
 
 
 class Full(Exception):
-  """The queue has no room.
-
-  Attributes:
-    seconds: After which there may be some.
-  """
-
-  def __init__(self, seconds: int):
-    """Takes the seconds."""
-    super().__init__(seconds)
-    self.seconds = seconds
+  """The queue has no room."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -98,12 +89,15 @@ class Batcher:
     job = Job(key, rows, length, work, future)
     with self._changed:
       if self.rows + rows > self._room:
-        seconds = self.rows / self._rate if self._rate else 1
-        raise Full(max(1, math.ceil(seconds)))
+        raise Full
       self._waiting[job] = None
       self.rows += rows
       self._changed.notify()
     return job
+
+  def seconds(self) -> int:
+    """After how many of them there may be room."""
+    return max(1, math.ceil(self.rows / self._rate)) if self._rate else 1
 
   def drop(self, job: Job) -> None:
     """Takes a job out of the queue, if it still waits: nobody wants it."""

@@ -1,6 +1,7 @@
 """What Prometheus is told."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from xlj.serving.packages import prometheus_client
 
@@ -23,6 +24,7 @@ class Metrics:
     self.registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=self.registry)
     where = {"registry": self.registry}
+    self._known: dict[tuple[str, int], tuple[Any, Any, Any]] = {}
     self._requests = prometheus_client.Counter(
       "xlj_requests",
       "Requests by path and status.",
@@ -64,10 +66,22 @@ class Metrics:
 
   def request(self, path: str, status: int, rows: int, seconds: float) -> None:
     """An answer has been given."""
-    self._requests.labels(path, status).inc()
-    self._seconds.labels(path).observe(seconds)
+    counted, timed, of_rows = self._children(path, status)
+    counted.inc()
+    timed.observe(seconds)
     if rows:
-      self._rows.labels(status).inc(rows)
+      of_rows.inc(rows)
+
+  def _children(self, path: str, status: int) -> tuple[Any, Any, Any]:
+    """Those of some labels; looking them up takes longer than counting."""
+    found = self._known.get((path, status))
+    if found is None:
+      found = self._known[path, status] = (
+        self._requests.labels(path, status),
+        self._seconds.labels(path),
+        self._rows.labels(status),
+      )
+    return found
 
   def batch(self, rows: int, seconds: float, waited: Sequence[float]) -> None:
     """A batch has been computed."""

@@ -81,9 +81,17 @@ class Model:
 
   def names(self, ids: np.ndarray) -> Any:
     """Names nested as ids are; None if labels have none."""
-    if self.answers.label_names is None:
+    names = self.answers.label_names
+    if names is None:
       return None
-    return self.answers.names(ids)
+    if self.numbering is not None:
+      return self.answers.names(ids)
+    # As `names` of what answers, which checks the ids first.
+    found = [None if i < 0 else names[i] for i in ids.ravel().tolist()]
+    if ids.ndim == 1:
+      return found
+    size = ids.shape[1]
+    return [found[i : i + size] for i in range(0, len(found), size)]
 
   def number(self, label: int) -> int:
     """The place of a label's id among all of them; -1 if there is none."""

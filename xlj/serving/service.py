@@ -142,18 +142,22 @@ class Service:
       )
     return requests.read_rows(rows, model)
 
+  def full(self) -> Refused:
+    """What those are told who would have to wait for too long."""
+    return Refused(
+      429,
+      "too many rows wait; try again later",
+      retry_after=str(self.batcher.seconds()),
+    )
+
   async def computed(
     self, request: Request, work: Any, rows: int = 1, length: int = 0
   ) -> Any:
     """What the thread makes of it, in its turn."""
     try:
       job = self.batcher.submit(work.key(), rows, length, work)
-    except batching.Full as full:
-      raise Refused(
-        429,
-        "too many rows wait; try again later",
-        retry_after=str(full.seconds),
-      ) from None
+    except batching.Full:
+      raise self.full() from None
     left = functools.partial(self.batcher.drop, job)
     request.scope["state"]["left"] = left
     try:
