@@ -324,7 +324,7 @@ def _gap(side: _Side, width: int) -> page.Gap:
     return page.Gap(
       "Its export has measured nothing, as its run held out no rows; to name"
       " some:",
-      "python launch/export.py --workdir=RUN --output=DIR --rows=test",
+      "python launch/export.py --workdir=RUN --output=DIR --rows=FILE",
       width,
     )
   if not _is_complete(side):
