@@ -131,6 +131,12 @@ def test_why_and_what_is_near(pair):
     assert [f for f, _ in found] == [f for f, _ in wanted]
     values = [[value for _, value in each] for each in (found, wanted)]
     np.testing.assert_allclose(*values, **CLOSE)
+  as_csr = csr_lib.Csr.from_rows([[0, 3, 7]], models.F, [[1.0, 2.0, 1.0]])
+  for form in ([row], as_csr):  # as a server has them
+    assert model.why(form, [2, 3], 3) == model.why(row, [2, 3], 3)
+    assert model.near_rows(form, 3) == model.near_rows(row, 3)
+  with pytest.raises(ValueError, match="2 examples; give one alone"):
+    model.why([row, row], [2], 3)
   ours, theirs = model.near_rows(row, 3), run.near_rows(row, 3)
   assert [r[::2] for r in ours] == [r[::2] for r in theirs]
   with pytest.raises(ValueError, match="there are ids 0 to 12"):

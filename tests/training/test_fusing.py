@@ -84,6 +84,13 @@ def test_all_help_and_whatever_was_stopped_goes_on(
     ["ä cat", "ä tree"],
   ]
   assert alone.shape == (1, 2)
+  # The run on words says why, and the training rows are those of vectors.
+  words = run.fusion.words.feature_names
+  reasons = run.why("dog w1 river", ids[0].tolist(), 2)
+  for label, (most, *_) in zip(run.names(ids[0]), reasons):
+    assert words[most[0]].strip("~ ") in label
+  near = run.near_rows("dog w1 river", 3)
+  assert len(near) == 3 and set(near[0].labels) & set(ids[0].tolist())
   _, none = run.topk(texts, 2, exclude=ids.ravel())
   assert not set(none.ravel()) & set(ids.ravel())
   assert (run.topk(texts, 2, threshold=1e9)[1] == -1).all()

@@ -294,14 +294,14 @@ class Exported:
     """What features speak most for labels of an example; as of a `Predictor`.
 
     Args:
-      row: One example, as in a list for `topk`.
+      row: One example: a text, or anything that `topk` takes.
       labels: Ids.
       n: How many features at most, for each label.
     """
     rows = np.array([self._row_of(label) for label in labels], np.int64)
     if not len(rows) or self.manifest["kind"] == "artifact":
       return [[] for _ in labels]
-    x, _ = self._read([row])
+    x = self._read_alone(row)
     ids, found = explain.why(self._scores, self._tensors, x, rows)
     return [contributions.largest(ids, each, n) for each in found]
 
@@ -309,7 +309,7 @@ class Exported:
     """Training rows near to an example; as of a `Predictor`."""
     if "neighbours.labels" not in self._tensors:
       return []
-    x, _ = self._read([row])
+    x = self._read_alone(row)
     assert isinstance(x, csr_lib.Csr)  # They have sparse features.
     found = explain.cosines_of_rows(self._tensors, x)
     starts, labels = (
@@ -373,6 +373,13 @@ class Exported:
       self.topk([{0: 1.0}], k)
 
   # --- features --------------------------------------------------------------
+
+  def _read_alone(self, row: Any) -> csr_lib.Csr | np.ndarray:
+    """What the model reads of one example."""
+    x, _ = self._read(contributions.alone(row))
+    count = x.num_rows if isinstance(x, csr_lib.Csr) else len(x)
+    contributions.check_alone(count)
+    return x
 
   def _read(
     self, features: examples.Features

@@ -14,8 +14,8 @@ Legend: K features of a row, F features, D width of embeddings, L label rows,
 Z weights, c labels asked for.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,24 @@ class NearRow(NamedTuple):
   row: int
   cosine: float
   labels: list[int]
+
+
+def alone(row: Any) -> Any:
+  """One example as `topk` takes several.
+
+  Args:
+    row: A text, a dict, or what `topk` takes, with one example.
+
+  Returns:
+    What `topk` takes.
+  """
+  return [row] if isinstance(row, str | Mapping) else row
+
+
+def check_alone(count: int) -> None:
+  """Refuses any number of examples but one."""
+  if count != 1:
+    raise ValueError(f"{count} examples; give one alone")
 
 
 def largest(

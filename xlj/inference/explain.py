@@ -4,7 +4,7 @@ Legend: K features of a row, F features, L label rows, D width of embeddings,
 M training rows, c labels asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -123,7 +123,9 @@ def near_rows(run: Any, row: Any, n: int) -> list[contributions.NearRow]:
   """
   if run.fusion is not None:
     memory = run.fusion.memory
-    x = run.run.encoding.featurizer(examples.texts_of(_one(row)))[0]
+    x = run.run.encoding.featurizer(
+      examples.texts_of(contributions.alone(row))
+    )[0]
     labels = memory.labels
     products = memory.vectors.astype(np.float32) @ x
     cosines = products / max(float(np.linalg.norm(x)), 1e-12)
@@ -162,20 +164,10 @@ def row_of(run: Any, label: int) -> int:
   return int(run.model.layout.row_of_label(number))
 
 
-def _one(row: Any) -> Any:
-  """An example as one of several."""
-  if isinstance(row, str | Mapping):
-    return [row]
-  return row
-
-
 def _inputs(run: Any, row: Any) -> Any:
   """What the model reads of an example, on the host; refuses several."""
-  found = list(run.batches(_one(row)))
-  if sum(count for count, _ in found) != 1:
-    raise ValueError(
-      f"{sum(count for count, _ in found)} examples; give one alone"
-    )
+  found = list(run.batches(contributions.alone(row)))
+  contributions.check_alone(sum(count for count, _ in found))
   return jax.tree.map(sharding.whole, found[0][1])
 
 
