@@ -12,6 +12,11 @@ Any model becomes a program of JAX, beside its arrays or where those would not
 tell. When a newer JAX does not read it any more, it is made again by:
 
   python launch/export.py --refresh=models/bibtex
+
+Of a network with very many labels, an index says which of them to look at:
+
+  python launch/export.py --workdir=WD --output=DIR --index=0.95
+  python launch/predict.py --workdir=DIR --probes=0 --input=ROWS --output=OUT
 """
 
 from pathlib import Path
@@ -77,6 +82,12 @@ _REFRESH = flags.DEFINE_string(
   None,
   "Directory of an exported model whose programs to make again, and no more.",
 )
+_INDEX = flags.DEFINE_float(
+  "index",
+  0.0,
+  "Share of the ten best labels that an index of label rows is to find, such as"
+  " 0.95, as measured with the rows; 0 for no index.",
+)
 _PREDICT = launching.define_predict()
 
 
@@ -100,6 +111,7 @@ def main() -> None:
     data_dir=_DATA_DIR.value,
     artifact=_ARTIFACT.value,
     k=_K.value,
+    index=_INDEX.value,
   )
 
 

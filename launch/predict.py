@@ -57,6 +57,13 @@ _MIN_PROBABILITY = flags.DEFINE_float(
   0,
   1,
 )
+_PROBES = flags.DEFINE_integer(
+  "probes",
+  None,
+  "How many lists of an exported model's index to look at; 0 for as many as its"
+  " manifest says. Default: all labels are looked at.",
+  0,
+)
 _ASKED = launching.define_label_files()
 _PREDICT = launching.define_predict()
 
@@ -74,6 +81,7 @@ def main() -> None:
     asked=label_files.Asked(**_ASKED()),
     threshold=_THRESHOLD.value,
     min_probability=_MIN_PROBABILITY.value,
+    probes=_PROBES.value,
     on_error=_ON_ERROR.value,
   )
 

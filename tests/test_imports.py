@@ -68,7 +68,7 @@ ALLOWED = {
   },
   "export": {
     "files", "processors", "sharding", "ops", "ops.pairs", "heads.dense",
-    "data", "documents", "text", "report", "config", "model", "runs",
+    "data", "documents", "text", "search", "report", "config", "model", "runs",
     "inference", "evaluation",
   },
   "serving": {
@@ -135,6 +135,7 @@ FLOORS = {
     "arrays artifact compress scores",
     "artifact_scores explain",
     "measure model",
+    "index",
   ),
   "search": ("loops", "exact", "external index"),
   "text": (

@@ -67,7 +67,10 @@ def write_run(workdir, kind, **fields):
   of_label = layout.row_of_label(np.arange(L))
   weights[:, of_label] = rng.normal(size=(F, L)) * (rng.random((F, L)) < 0.6)
   wide = dense_heads.with_wide({}, weights, 4)
-  config.head.wide_pairs = wide["wide"].shape[1]
+  if not config.head.wide:
+    wide = {}
+  else:
+    config.head.wide_pairs = wide["wide"].shape[1]
   with meshes.mesh((1, 1)) as mesh:
     model = model_lib.Model(config)
     state = model.init(

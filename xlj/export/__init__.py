@@ -6,14 +6,16 @@ Format 1, as `export` writes it and `model` reads it:
   "kind", "input" ("texts", "sparse", "dense" or "images"), "num_features",
   "num_labels" (label rows), "num_ids", "weighting" (see `xlj.data.weighting`),
   "dtype", "config" (field to value), "neighbours" and "calibration" (or null),
-  "measured" (figures on held-out rows before and after, or null), and "files",
-  the "bytes" and "sha256" of all others by name.
+  "measured" (figures on held-out rows before and after, or null), "index" (its
+  "lists", how many "probes" of them had which "recall" of the "k" best labels,
+  or null), and "files", the "bytes" and "sha256" of all others by name.
 * `weights.safetensors` (see `tensors`): `bias [L]` float32, in which what rare
   labels gain is contained; `label_ids [L]`, the id of each row, absent where
   they are the rows' numbers; `label_counts [L]` int32, if known; and for sparse
   features `idf [F]` float32. All else is as the kind says.
 * `labels.txt`, a name for each id, and `feature_names.txt`, if there are any
 * `featurizer/`: what makes features of texts, by its own `save`
+* `index/`: lists of label rows, by `xlj.search.index`, if it was asked for
 * `README.md`: what the model is, and how good
 
 Kind "linear", weights by feature: `starts [F + 1]` int64; those of feature f

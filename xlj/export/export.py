@@ -24,6 +24,7 @@ from xlj.export import arrays
 from xlj.export import artifact as artifact_lib
 from xlj.export import card
 from xlj.export import compress
+from xlj.export import index as index_lib
 from xlj.export import measure
 from xlj.export import model as model_lib
 from xlj.export import reader
@@ -67,6 +68,7 @@ def export(
   data_dir: str | None = None,
   artifact: bool = False,
   k: int | None = None,
+  index: float = 0.0,
 ) -> dict[str, Any]:
   """Writes a model that answers without its run.
 
@@ -95,6 +97,8 @@ def export(
       own, as they are; see `artifact`. Of a model that arrays alone do not say
       they are all that is written, and nothing is measured.
     k: How many labels they find, as for `artifact.check`.
+    index: Share of the ten best labels that an index is to find; 0 for none.
+      See `xlj.export.index`.
 
   Returns:
     The manifest.
@@ -145,6 +149,8 @@ def export(
       most = MAX_LOSS if max_loss is None else max_loss
       table = {"the run": (size, held.figures(run))}
       _choose(partial, manifest, tensors, dtypes, max_bytes, held, table, most)
+    if index:
+      manifest["index"] = index_lib.write(partial, held, index)
     found = recorded.read(workdir)
     files.write_text(partial / card.FILE, card.text(found, manifest))
     _write_manifest(partial, manifest)
@@ -386,6 +392,7 @@ def _manifest(run: predictor.Predictor) -> dict[str, Any]:
     "neighbours": neighbours,
     "calibration": None if calibration is None else calibration.to_dict(),
     "measured": None,
+    "index": None,
   }
 
 

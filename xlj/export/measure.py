@@ -49,6 +49,13 @@ class HeldOut:
   rows: np.ndarray
   about: Mapping[str, Any]
 
+  def features(self, rows: np.ndarray) -> Any:
+    """The features of some of the rows, by their numbers."""
+    features = self.data.features
+    if isinstance(features, csr_lib.Csr):
+      return features.take(rows)
+    return features[rows]
+
   def figures(self, model: Answering) -> dict[str, float]:
     """The figures of a model, in percent, by the names of `FIGURES`.
 
@@ -64,10 +71,7 @@ class HeldOut:
     k = min(ranking.width, ranking.num_labels)
     for start in range(0, len(self.rows), _BLOCK):
       rows = self.rows[start : start + _BLOCK]
-      if isinstance(data.features, csr_lib.Csr):
-        features: Any = data.features.take(rows)
-      else:
-        features = data.features[rows]
+      features = self.features(rows)
       _, ids, _ = model.answers(features, k, choice.take(rows))
       ranking.update(ids, data.labels.take(rows))
     data.check()

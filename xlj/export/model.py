@@ -6,6 +6,7 @@ Legend: n examples, F features, L label rows, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -25,6 +26,8 @@ from xlj.inference import answers as answers_lib
 from xlj.inference import contributions
 from xlj.model import examples
 from xlj.model import label_choice
+from xlj.search import exact
+from xlj.search import index as index_lib
 
 if TYPE_CHECKING:
   import ml_collections
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 FEATURIZER = "featurizer"  # directories
 ARTIFACT = "artifact"
+INDEX = "index"
 _MARKS = (reader.MANIFEST, reader.WEIGHTS)
 _NUMBERS = {int, float}
 
@@ -44,6 +48,7 @@ def load(
   *,
   which: str = "best",
   predict: Mapping[str, Any] | None = None,
+  probes: int | None = None,
 ) -> Exported | predictor_lib.Predictor:
   """Opens a trained run, or an exported model, for prediction.
 
@@ -52,6 +57,7 @@ def load(
     which: "best" checkpoint of a run by the validation metric, or "last".
     predict: Fields of the section `predict` of the config that are not as the
       run has them, such as `{"propensity_power": 0.0}`.
+    probes: Of an exported model; see `Exported`.
 
   Returns:
     A `Predictor` of the run; the devices need not be those that trained it. Of
@@ -73,7 +79,12 @@ def load(
         " predict are those that it was exported with; export the run again,"
         " with --checkpoint and --predict.FIELD"
       )
-    return Exported(directory)
+    return Exported(directory, probes=probes)
+  if probes is not None:
+    raise ValueError(
+      f"probes is {probes}, and {directory} is no exported model with an index;"
+      " make one by launch/export.py --index=0.95"
+    )
   from xlj.inference import predictor  # which imports JAX
 
   return predictor.load(Path(directory), which=which, predict=predict)
@@ -96,7 +107,11 @@ class Exported:
   numbering = None
 
   def __init__(
-    self, directory: str | os.PathLike[str], *, verify: bool = False
+    self,
+    directory: str | os.PathLike[str],
+    *,
+    verify: bool = False,
+    probes: int | None = None,
   ):
     """Opens a model.
 
@@ -104,6 +119,9 @@ class Exported:
       directory: That `launch/export.py` has written.
       verify: Whether to read all of it and compare checksums; sizes are
         compared always.
+      probes: How many lists of the index to look at, where the model was
+        exported with one; 0 for as many as its manifest says. By default all
+        labels are looked at.
 
     Raises:
       ValueError: See `load`.
@@ -126,6 +144,9 @@ class Exported:
       self._scores = made
     else:
       self._scores = scores_lib.Scores(self.manifest, self._tensors)
+    if probes is not None:
+      found = self._index(probes)  # refuses what is no `scores.Scores`
+      self._scores.index = found  # pyrefly: ignore[missing-attribute]
 
   def __repr__(self) -> str:
     """The model, and what of."""
@@ -400,7 +421,25 @@ class Exported:
       examples.of(self.config, features)  # refuses what is no feature
     return rows, status
 
+  @property
+  def label_rows(self) -> exact.Rows | None:
+    """Those that alone make the scores; None if there is more."""
+    if self.manifest["kind"] == "artifact":
+      return None
+    return self._scores.label_rows
+
   # --- parts -----------------------------------------------------------------
+
+  def _index(self, probes: int) -> index_lib.Index:
+    """The index, which looks at so many lists."""
+    if (said := self.manifest.get("index")) is None or self.label_rows is None:
+      raise ValueError(
+        f"probes is {probes}, and {self.workdir} has no index; export it again,"
+        " with --index=0.95"
+      )
+    found = index_lib.load(self.workdir / INDEX, self.label_rows)
+    exact.check_number("probes", probes, found.num_lists, least=0)
+    return dataclasses.replace(found, probes=probes or said["probes"])
 
   def _order(self) -> label_order.LabelOrder:
     """Which label has which row."""

@@ -15,10 +15,13 @@ from xlj import processors
 from xlj.data import csr as csr_lib
 from xlj.export import host_loops
 from xlj.export import reader
+from xlj.search import exact
+from xlj.search import index as index_lib
 
 Rows = csr_lib.Csr | np.ndarray
 _WORTH_THREADS = 64  # rows
 _ROOM = 2**22  # scores at a time, where all of a row are made at once
+_SEARCHED = (np.float32, np.uint16, np.int8)  # types of rows that are searched
 _DECODED = 2**26  # numbers that are kept as float32 if they are stored shorter
 
 
@@ -44,6 +47,21 @@ class Asked(NamedTuple):
   last: np.ndarray = np.zeros(0, np.int64)
   only: np.ndarray = np.zeros(0, np.int32)
 
+  def named(self) -> tuple[exact.Named | None, exact.Named | None]:
+    """The rows to exclude, and those to search among; see `exact.topk`."""
+    exclude: exact.Named | None = self.denied if len(self.denied) else None
+    if len(self.of_excluded):
+      ends = zip(self.of_excluded, self.of_excluded[1:])
+      exclude = [
+        np.concatenate([self.denied, self.excluded[a:b]]) for a, b in ends
+      ]
+    if not self.among:
+      return exclude, None
+    first, last = self.first, self.last
+    if len(first) and (first == first[0]).all() and (last == last[0]).all():
+      return exclude, self.only[first[0] : last[0]]
+    return exclude, [self.only[a:b] for a, b in zip(first, last)]
+
   def since(self, row: int) -> Asked:
     """The same of examples from one on."""
     return self._replace(
@@ -54,7 +72,13 @@ class Asked(NamedTuple):
 
 
 class Scores:
-  """What an exported model computes."""
+  """What an exported model computes.
+
+  Attributes:
+    label_rows: Those that alone make the scores, with what the encoder makes of
+      an example; None where there is more, or where they are of float8.
+    index: Of these rows, if it is to be used.
+  """
 
   def __init__(
     self, manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
@@ -85,6 +109,13 @@ class Scores:
         for name in ("starts", "rows", "values", "label_starts", "labels")
       )
       self._kept = (starts, rows, values), (ends, labels)
+    self.label_rows: exact.Rows | None = None
+    self.index: index_lib.Index | None = None
+    stored = tensors.get("label_rows")
+    alone = "starts" not in tensors and self._kept is None
+    if alone and stored is not None and stored.dtype in _SEARCHED:
+      scale = tensors.get("label_rows.scale")
+      self.label_rows = exact.Rows(stored, scale, tensors["bias"])
     # Otherwise the scores of one row at a time are made of the bias.
     self._is_dense = "label_rows" in tensors or self._kept is not None
 
@@ -122,6 +153,14 @@ class Scores:
       float32 scores `[n, k]`, descending, and int32 label rows; -inf and -1
       where there are fewer, or scores are no numbers.
     """
+    if self.label_rows is not None:
+      exclude, among = asked.named()
+      x, of = self.embed(rows), {"exclude": exclude, "among": among}
+      if self.index is not None:
+        scores, found = self.index.topk(x, k, **of)
+      else:
+        scores, found = exact.topk(x, self.label_rows, k, **of)
+      return scores, found.astype(np.int32)
     count = _count(rows)
     scores = np.empty((count, k), np.float32)
     found = np.empty((count, k), np.int32)

@@ -60,6 +60,7 @@ def predict(
   asked: label_files.Asked = label_files.NOTHING,
   threshold: float | None = None,
   min_probability: float | None = None,
+  probes: int | None = None,
 ) -> int:
   """Writes the k best labels of each row of a file.
 
@@ -89,6 +90,8 @@ def predict(
     asked: Files of labels that may be answers; by default all may.
     threshold: Score that a label has to reach.
     min_probability: Probability of being right that a label has to reach.
+    probes: How many lists of an exported model's index to look at; see
+      `xlj.export.model.Exported`.
 
   Returns:
     Number of rows written.
@@ -113,7 +116,7 @@ def predict(
   count, skipped = 0, []
   # Opened first, or the model would be loaded and rows be scored for nothing.
   with _open(output_path if jax.process_index() == 0 else os.devnull) as output:
-    run = xlj.load(workdir, which=which, predict=predict)
+    run = xlj.load(workdir, which=which, predict=predict, probes=probes)
     if k is not None and not 1 <= k <= run.num_labels:
       raise config_lib.ConfigError(
         f"--k is {k}; the model has {run.num_labels} labels"

@@ -35,7 +35,7 @@ _GATHERED = 2**14  # rows of a choice that are copied at a time
 Named = (
   Sequence[int]
   | Set[int]
-  | Sequence[Sequence[int]]
+  | Sequence[Sequence[int] | np.ndarray]
   | np.ndarray
   | csr_lib.Csr
   | scipy.sparse.sparray

@@ -67,7 +67,7 @@ def write(
     else:
       index = faiss.IndexFlatIP(width)
     if kind == "ivf":
-      lists = min(len(rows), math.ceil(2 * math.sqrt(len(rows))))
+      lists = min(len(rows), math.ceil(math.sqrt(len(rows))))
       centres = index
       index = faiss.IndexIVFFlat(
         *(centres, width, lists, faiss.METRIC_INNER_PRODUCT)

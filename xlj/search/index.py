@@ -132,14 +132,18 @@ class Index:
     """The best rows by codes in some lists `[n, P]`."""
 
     def task(examples: slice, part: slice, heaps: exact.Heaps) -> None:
+      some = lists[examples].ravel()
+      each = len(some) // lists.shape[1]
+      part = slice(part.start * each, part.stop * each)
+      pairs = np.argsort(some, kind="stable")[part]
       exact.loops().probe(
-        *(x[examples], np.ascontiguousarray(lists[examples, part])),
+        *(x[examples], pairs // lists.shape[1], some[pairs]),
         *(self.starts, *self.codes.arrays(), self.names, floor),
         *(exact.of_examples(denied, examples), *heaps),
       )
 
-    work = self.rows.dim * len(self.rows) // self.num_lists
-    return exact.shared_out(task, len(x), lists.shape[1], work, places)
+    work = len(self.rows) // self.num_lists * self.rows.dim
+    return exact.shared_out(task, *(len(x), lists.shape[1], work, places))
 
   def tune(self, x: np.ndarray, recall: float = 0.95, k: int = 10) -> Index:
     """Finds how many lists have to be looked at.
@@ -226,7 +230,7 @@ def build(
 
   Args:
     rows: Label rows; memory maps are read twice.
-    num_lists: C; by default twice the root of L.
+    num_lists: C; by default the root of L.
     seed: Of the rows of which the first centres are made.
 
   Returns:
@@ -238,7 +242,7 @@ def build(
   if not len(rows):
     raise ValueError("there are no rows to make lists of")
   if num_lists is None:
-    num_lists = min(len(rows), math.ceil(2 * math.sqrt(len(rows))))
+    num_lists = min(len(rows), math.ceil(math.sqrt(len(rows))))
   exact.check_number("num_lists", num_lists, len(rows))
   generator = np.random.default_rng(seed)
   centres = _centres(rows, num_lists, generator)

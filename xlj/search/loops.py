@@ -8,7 +8,8 @@ bias, are empty.
 The best rows of an example are kept in a heap, whose first is the worst: that
 of the lowest score and, of those, of the highest number.
 
-Legend: n examples, D width, R rows, k places of a heap, P lists of an example.
+Legend: n examples, D width, R rows, k places of a heap, P pairs of an
+example and a list.
 """
 
 import numpy as np
@@ -62,6 +63,7 @@ def scan(
 @processors.compiled
 def probe(
   x,
+  examples,
   lists,
   starts,
   codes,
@@ -78,7 +80,8 @@ def probe(
 
   Args:
     x: float32 [n, D].
-    lists: int64 [n, P], which lists to look at; -1 is none.
+    examples: int64 [P], who looks at a list.
+    lists: int64 [P], which list that is, ascending; those of -1 are none.
     starts: int64, where each list starts, and the last one ends.
     codes: [R, D] numbers of the rows, list by list.
     scale: float32 [R] or empty.
@@ -91,17 +94,24 @@ def probe(
     sizes: int64 [n], of the heaps.
   """
   firsts, lasts, ban = denied
-  tile = np.empty((1, _TILE), np.float32)
-  for n in range(len(x)):
-    bar = _bar(scores[n], sizes[n], floor)
-    for c in lists[n]:
-      if c < 0:
-        continue
-      for low in range(starts[c], starts[c + 1], _TILE):
-        high = min(low + _TILE, starts[c + 1])
-        _products(x[n : n + 1], codes[low:high], tile)
-        line = tile[0, : high - low]
+  near = np.empty((min(len(x), _FEW), x.shape[1]), np.float32)
+  tile = np.empty((len(near), _TILE), np.float32)
+  start = 0
+  while start < len(lists):
+    # Those who look at the same list; the rows are read once for them.
+    c, stop = lists[start], start + 1
+    while stop < len(lists) and lists[stop] == c and stop - start < len(near):
+      stop += 1
+    some = near[: stop - start]
+    for i in range(len(some)):
+      some[i] = x[examples[start + i]]
+    for low in range(starts[c], starts[c + 1] if c >= 0 else 0, _TILE):
+      high = min(low + _TILE, starts[c + 1])
+      _products(some, codes[low:high], tile)
+      for i in range(len(some)):
+        n, line = examples[start + i], tile[i, : high - low]
         _finish_scores(line, scale, bias, low)
+        bar = _bar(scores[n], sizes[n], floor)
         if not _any_above(line, bar):
           continue
         for r in range(len(line)):
@@ -110,6 +120,7 @@ def probe(
             if not _holds(ban, firsts[n], lasts[n], name):
               sizes[n] = _push(scores[n], ids[n], sizes[n], line[r], name)
               bar = _bar(scores[n], sizes[n], floor)
+    start = stop
 
 
 @processors.compiled
