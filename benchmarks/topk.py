@@ -215,7 +215,7 @@ def build(
     options.kept,
     "index",
     lambda: index_lib.build(half, options.lists),
-    lambda path: index_lib.load(path, half),
+    lambda path: _in_memory(index_lib.load(path, half)),
     lambda index, path: index.save(path),
   )
   _say("index", clock)
@@ -467,6 +467,14 @@ def _kept(
     directory.mkdir(parents=True, exist_ok=True)
     save(build(), path)
   return load(path)
+
+
+def _in_memory(index: index_lib.Index) -> index_lib.Index:
+  """The same without maps of files, as FAISS reads its own."""
+  _, *rest = index.codes.arrays()
+  scale, bias = (np.array(a) if len(a) else None for a in rest)
+  codes = exact.Rows(np.array(index.codes.values), scale, bias)
+  return dataclasses.replace(index, codes=codes)
 
 
 def _say(what: str, clock: float) -> None:
