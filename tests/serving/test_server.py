@@ -21,6 +21,7 @@ from xlj.inference import calibration as calibration_lib
 from xlj.serving import batching
 from xlj.serving import lines as lines_lib
 from xlj.serving import models as models_lib
+from xlj.serving import requests
 
 ROW = {"3": 1.0, "7": 0.5}
 VECTOR = [0, 0, 0, 1.0, 0, 0, 0, 0.5, 0, 0, 0, 0]
@@ -48,6 +49,20 @@ def test_a_row_in_any_form_has_the_models_answer(server, expected, row):
   assert status == 200
   (prediction,) = found["predictions"]
   check(prediction, expected)
+
+
+@pytest.mark.parametrize(
+  "row", [{"3": 1.0, "7": 0.5}, {"7": 2.0, "0": -1.0}, {"11": 3.4e38}]
+)
+def test_rows_of_ids_are_read_quickly_and_alike(server, row):
+  model = server.models.get(None)
+  quick = requests._quickly(row, model)
+  assert quick == requests._Sparse(0, model).read(row)
+  for slow in (
+    *({"": 1.0}, {"+3": 1.0}, {"3": 1.0, "03": 1.0}, {"12": 1.0}),
+    *({"3": "1"}, {"3": 4e38}, {"³": 1.0}, {"1_0": 1.0}, {"9" * 99: 1.0}),
+  ):
+    assert requests._quickly(row | slow, model) is None
 
 
 def test_many_rows_are_answered_in_order(server, expected):
@@ -328,6 +343,17 @@ def test_a_full_queue_refuses_rows_and_not_requests(server, gate, expected):
     assert status == 200
     for prediction in found["predictions"]:
       check(prediction, expected)
+
+
+def test_more_than_could_wait_are_refused_unread(server, gate, monkeypatch):
+  limits = dataclasses.replace(server.service.limits, max_waiting_rows=2)
+  monkeypatch.setattr(server.service, "limits", limits)
+  wait = in_threads(*[lambda: server.predict(rows=[ROW])] * 2)
+  until(lambda: server.server._app._under_way == 2)
+  assert server.call("POST", "/predict", b"no JSON")[0] == 429
+  assert server.call("GET", "/health")[0] == 200
+  gate.open.set()
+  assert [status for status, *_ in wait()] == [200, 200]
 
 
 def test_those_who_wait_are_computed_together(server, gate, expected):
