@@ -4,8 +4,8 @@ Starts `launch/serve.py` as a process of its own, and asks it for the labels of
 test rows, a row a request, at times that do not depend on its answers. So the
 latency of a request counts from when it was due, also where the server is
 behind. The highest rate at which 99 of 100 requests are answered within 50 ms
-is looked for in short turns, and then kept for a minute; then twice that rate
-is. Client and server share the processors, and at twice the rate the client is
+is looked for in short turns, and then kept for a minute, or a fifth less if need
+be; then twice that rate is. Client and server share the processors, and at twice the rate the client is
 late by itself; so there is also the latency since a request was sent. The model
 alone is timed before.
 
@@ -52,6 +52,7 @@ COLUMNS = [
   ["p99 ms since it was sent", "{:.1f}"],
   ["memory, MB more", "{:.1f}"],
 ]
+P99 = [name for name, _ in COLUMNS].index("p99 ms")
 
 
 def main() -> None:
@@ -74,11 +75,18 @@ def main() -> None:
   with serving(options.run) as (port, pid):
     uvloop.run(load(port, bodies, bare / 10, options.turn))  # warms up
     best = search(port, bodies, bare, options.turn)
-    for name, rate in (
-      (f"p99 below {LIMIT_MS:g} ms", best),
-      ("twice that rate", 2 * best),
-    ):
-      rows.append(kept(name, port, pid, bodies, rate, bare, options.seconds))
+    while True:
+      name = f"p99 below {LIMIT_MS:g} ms"
+      row = kept(name, port, pid, bodies, best, bare, options.seconds)
+      if row["cells"][P99] < LIMIT_MS:
+        break
+      print(f"not for {options.seconds:g} s: {row['cells']}", flush=True)
+      best *= 0.8
+    name = "twice that rate"
+    rows += [
+      row,
+      kept(name, port, pid, bodies, 2 * best, bare, options.seconds),
+    ]
   for row in rows:
     shown = [
       "" if cell is None else show.format(cell) if show else cell
