@@ -4,10 +4,10 @@ Starts `launch/serve.py` as a process of its own, and asks it for the labels of
 test rows, a row a request, at times that do not depend on its answers. So the
 latency of a request counts from when it was due, also where the server is
 behind. The highest rate at which 99 of 100 requests are answered within 50 ms
-is looked for in short turns, and then kept for a minute, or a fifth less if need
-be; then twice that rate is. Client and server share the processors, and at twice the rate the client is
-late by itself; so there is also the latency since a request was sent. The model
-alone is timed before.
+is looked for in short turns, and then kept for a minute, or a fifth less if
+need be; then twice that rate is. Client and server share the processors, and at
+twice the rate the client is late by itself; so there is also the latency since
+a request was sent. The model alone is timed before.
 
   python benchmarks/serving.py --run=RUN --data_dir=DIR --json=out.json
 
@@ -47,7 +47,7 @@ COLUMNS = [
   ["answered", "{:.1%}"],
   ["told 429", "{:.1%}"],
   ["errors", "{:,.0f}"],
-  ["p50 ms", "{:.1f}"],
+  ["p50 ms", "{:.2f}"],
   ["p99 ms", "{:.1f}"],
   ["p99 ms since it was sent", "{:.1f}"],
   ["memory, MB more", "{:.1f}"],
