@@ -346,7 +346,9 @@ def test_a_full_queue_refuses_rows_and_not_requests(server, gate, expected):
 
 
 def test_more_than_could_wait_are_refused_unread(server, gate, monkeypatch):
-  limits = dataclasses.replace(server.service.limits, max_waiting_rows=2)
+  limits = dataclasses.replace(
+    server.service.limits, max_rows=2, max_waiting_rows=2
+  )
   monkeypatch.setattr(server.service, "limits", limits)
   wait = in_threads(*[lambda: server.predict(rows=[ROW])] * 2)
   until(lambda: server.server._app._under_way == 2)
