@@ -48,6 +48,18 @@ def by_label(extra):
   return found[:, :L]
 
 
+def test_of_rows_equally_near_the_first_count():
+  x = np.zeros((M, F), np.float32)
+  x[:, 0], x[5, 1] = 1, 1  # all but row 5 are alike
+  labels = csr_lib.Csr.from_rows([[n % L] for n in range(M)], L)
+  features = csr_lib.Csr.from_scipy(_sparse(x))
+  rows = neighbours.Neighbours(features, labels, **SETTINGS)
+  asked = np.zeros((2, F), np.float32)
+  asked[0, 0], asked[1, :] = 1, np.nan
+  found = by_label(rows.extra(inputs(asked), label_order.LabelOrder.identity()))
+  assert np.flatnonzero(found[0]).tolist() == list(range(K))
+
+
 def test_gains_equal_brute_force():
   rows, x, y = make()
   rng = np.random.default_rng(1)
