@@ -150,6 +150,8 @@ def written(tmp_path_factory):
 def test_it_answers_where_no_xlj_is(written, tmp_path):
   expected, folder = written
   alone = shutil.copytree(folder, tmp_path / "alone")
+  for program in alone.glob("*.bin"):  # says nothing of the machine
+    assert b".py" not in program.read_bytes()
   code = (
     "import runpy, sys; sys.modules['xlj'] = None; sys.argv[1:] = ['--k=4'];"
     f" runpy.run_path({str(alone / 'run.py')!r}, run_name='__main__')"

@@ -53,6 +53,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _MOST = 100  # labels, if it is not said how many
 _ROWS = 1, 64  # at a time: for one row that waits, and for many
 _KEPT = datetime.timedelta(days=180)  # that newer versions of JAX read it
+_LOCATIONS = "jax_traceback_in_locations_limit"
 
 _Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -250,7 +251,12 @@ def _program(
   dtypes = {"ids": jnp.int32, "values": jnp.float32}
   inputs = [jax.ShapeDtypeStruct(shape, dtypes[n]) for n in _inputs(config)]
   make = export.export(jax.jit(topk, keep_unused=True), platforms=PLATFORMS)
-  return make(weights, *inputs)
+  before = getattr(jax.config, _LOCATIONS)
+  jax.config.update(_LOCATIONS, 0)  # or it would name files of this machine
+  try:
+    return make(weights, *inputs)
+  finally:
+    jax.config.update(_LOCATIONS, before)
 
 
 def _topk(

@@ -17,6 +17,7 @@ per example (padded).
 from collections.abc import Iterator
 import contextlib
 import contextvars
+import functools
 from typing import NamedTuple
 
 import jax
@@ -89,6 +90,10 @@ def logits(
   def elsewhere(*args: jax.Array) -> jax.Array:
     return segment_sums.logits(*args, rows_per_block=rows_per_block)
 
+  if _portable.get():
+    on_host = functools.partial(
+      segment_sums.logits, rows_per_block=rows_per_block, is_sorted=False
+    )
   return _by_platform(on_host, elsewhere, *pairs, *features)
 
 
@@ -162,7 +167,7 @@ _portable = contextvars.ContextVar("portable", default=False)
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-  """What is traced in here calls no loops of this process, on no platform."""
+  """Logits that are traced in here need no loops of this process."""
   token = _portable.set(True)
   try:
     yield
@@ -172,8 +177,6 @@ def portable() -> Iterator[None]:
 
 def _by_platform(on_host, elsewhere, *args):
   """One of two functions that compute the same, as the platform has it."""
-  if _portable.get():
-    return elsewhere(*args)
   axes = frozenset().union(*(chunks.varying(a) for a in args))
 
   def varying(run):
