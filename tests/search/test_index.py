@@ -113,6 +113,17 @@ def test_saved_and_mapped_again(made, index, tmp_path):
   other = exact.Rows(rows.values[::-1], None, rows.bias)
   with pytest.raises(ValueError, match=r"of other rows \(3001 of width 16\)"):
     index_lib.load(tmp_path / "index", other)
+  for name, wrong, message in (
+    ("starts", index.starts[::-1], "starts.npy does not ascend from 0 to 3001"),
+    ("names", index.names + 1, "names.npy is not of rows 0 to 3000"),
+    ("codes", index.codes.values[1:], r"codes.npy is \(3000, 16\), not"),
+  ):
+    path = tmp_path / "index" / f"{name}.npy"
+    whole = path.read_bytes()
+    np.save(path, wrong)  # which the loops would follow beyond the arrays
+    with pytest.raises(ValueError, match=message):
+      index_lib.load(tmp_path / "index", rows)
+    path.write_bytes(whole)
   (tmp_path / "index" / "codes.npy").write_bytes(b"")
   with pytest.raises(ValueError, match="index: no index can be read: "):
     index_lib.load(tmp_path / "index", rows)
