@@ -2,9 +2,9 @@
 
 Weights are kept by feature, so that an example walks the lists of its features
 alone. Those of 16 or 32 bits are the upper bits of float32 numbers, `shift`
-bits from the lowest; those of 8 bits are looked up in a `table`, and have a
-scale for each feature. Where there is no table it is None, and the compiler
-leaves out what is about it.
+bits from the lowest; those of 8 bits have a scale for each feature, and are
+whole numbers, or looked up in a `table`. What there is not is None, and the
+compiler leaves out what is about it.
 
 Legend: n examples, F features, Z weights, R label rows, D width, M training
 rows that are kept.
@@ -63,10 +63,14 @@ def add_rows(ids, values, rows, shift, table, scale, out):
   """Adds the rows `[F, D]` of an example's features, times its values."""
   for k in range(len(ids)):
     x, row = values[k], rows[ids[k]]
-    if table is None:
+    if scale is None:
       for d in range(len(out)):
         bits = np.uint32(np.uint32(row[d]) << shift)
         out[d] += x * bits.view(np.float32)
+    elif table is None:
+      x *= scale[ids[k]]
+      for d in range(len(out)):
+        out[d] += x * np.float32(row[d])
     else:
       x *= scale[ids[k]]
       for d in range(len(out)):
@@ -88,10 +92,14 @@ def _add_pairs(ids, values, starts, labels, weights, shift, table, scale, z):
     first, last = starts[ids[k]], starts[ids[k] + 1]
     # Slices, as the compiler then knows that no index is negative.
     label, weight, x = labels[first:last], weights[first:last], values[k]
-    if table is None:
+    if scale is None:
       for i in range(last - first):
         bits = np.uint32(np.uint32(weight[i]) << shift)
         z[label[i]] += x * bits.view(np.float32)
+    elif table is None:
+      x *= scale[ids[k]]
+      for i in range(last - first):
+        z[label[i]] += x * np.float32(weight[i])
     else:
       x *= scale[ids[k]]
       for i in range(last - first):

@@ -315,8 +315,8 @@ def _coded(
   if array.dtype == np.uint16:
     return array, np.uint32(16), None, None
   assert scale is not None  # Numbers of 8 bits have one.
-  table = _INT8 if array.dtype == np.int8 else _FLOAT8
-  return array.view(np.uint8), np.uint32(0), table, scale
+  table = None if array.dtype == np.int8 else _FLOAT8
+  return array, np.uint32(0), table, scale
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
@@ -332,7 +332,6 @@ def _read_only(array: np.ndarray) -> np.ndarray:
   return array
 
 
-_INT8 = _read_only(np.arange(256).astype(np.int8).astype(np.float32))
 _FLOAT8 = _read_only(reader.float8_table())
 _NO_ROWS = csr_lib.Csr.from_rows([], 0, [])
 _NO_PAIRS = (

@@ -286,7 +286,9 @@ def _of_sparse(matrix: Any) -> csr_lib.Csr:
       matrix.check_format(full_check=True)
     except ValueError as error:
       raise ValueError(f"the sparse features are damaged: {error}") from error
-  found = scipy.sparse.csr_array(matrix)
+  found = matrix
+  if getattr(matrix, "format", "") != "csr":
+    found = scipy.sparse.csr_array(matrix)
   # Before entries that are there twice are added up, and after.
   _check_entries(found, found.data)
   with np.errstate(over="ignore"):
