@@ -26,6 +26,7 @@ from absl import flags
 from xlj import launching
 from xlj.export import compress
 from xlj.export import export
+from xlj.export import model
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string(
@@ -88,6 +89,9 @@ _INDEX = flags.DEFINE_float(
   "Share of the ten best labels that an index of label rows is to find, such as"
   " 0.95, as measured with the rows; 0 for no index.",
 )
+_INDEX_LIBRARY = flags.DEFINE_enum(
+  "index_library", "xlj", model.LIBRARIES, "Whose index that is."
+)
 _PREDICT = launching.define_predict()
 
 
@@ -112,6 +116,7 @@ def main() -> None:
     artifact=_ARTIFACT.value,
     k=_K.value,
     index=_INDEX.value,
+    index_library=_INDEX_LIBRARY.value,
   )
 
 

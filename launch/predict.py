@@ -60,8 +60,8 @@ _MIN_PROBABILITY = flags.DEFINE_float(
 _PROBES = flags.DEFINE_integer(
   "probes",
   None,
-  "How many lists of an exported model's index to look at; 0 for as many as its"
-  " manifest says. Default: all labels are looked at.",
+  "How many lists, or candidates, of an exported model's index to look at; 0"
+  " for as many as its manifest says. Default: all labels are looked at.",
   0,
 )
 _ASKED = launching.define_label_files()

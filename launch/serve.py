@@ -47,6 +47,13 @@ _BATCH_ROWS = flags.DEFINE_integer(
 _TIMEOUT = flags.DEFINE_float(
   "timeout", 30.0, "Seconds for a request to arrive, and to be answered.", 0.1
 )
+_PROBES = flags.DEFINE_integer(
+  "probes",
+  None,
+  "How many lists, or candidates, of an exported model's index to look at; 0"
+  " for as many as its manifest says. Default: all labels are looked at.",
+  0,
+)
 
 
 def main() -> None:
@@ -67,6 +74,7 @@ def main() -> None:
     port=_PORT.value,
     limits=limits,
     token=_TOKEN.value or os.environ.get("XLJ_TOKEN") or None,
+    probes=_PROBES.value,
   )
 
 

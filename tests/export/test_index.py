@@ -80,6 +80,19 @@ def test_an_index_is_built_and_used_when_asked_for(run, held, tmp_path):
     index_lib.write(tmp_path / "model", None, 0.95)
 
 
+@pytest.mark.parametrize("library", ["faiss", "usearch"])
+def test_the_index_may_be_of_another_library(run, held, tmp_path, library):
+  manifest = export.export(
+    run, tmp_path / "model", dtype="float32", index=0.9, index_library=library
+  )
+  said = manifest["index"]
+  assert said["library"] == library and said["recall"] >= 0.9
+  exact = xlj.load(tmp_path / "model").topk(held.data.features, 10)
+  index = xlj.load(tmp_path / "model", probes=0).topk(held.data.features, 10)
+  hits = (index[1][:, :, None] == exact[1][:, None, :]).any(1)
+  assert hits.mean() == pytest.approx(said["recall"])
+
+
 def test_what_has_no_index_is_refused(run, tmp_path, held):
   export.export(run, tmp_path / "model", dtype="fp8")
   with pytest.raises(ValueError, match="has no index; export it again, with"):

@@ -7,8 +7,9 @@ Format 1, as `export` writes it and `model` reads it:
   "num_labels" (label rows), "num_ids", "weighting" (see `xlj.data.weighting`),
   "dtype", "config" (field to value), "neighbours" and "calibration" (or null),
   "measured" (figures on held-out rows before and after, or null), "index" (its
-  "lists", how many "probes" of them had which "recall" of the "k" best labels,
-  or null), and "files", the "bytes" and "sha256" of all others by name.
+  "library" and "lists", how many "probes" of them had which "recall" of the
+  "k" best labels, or null), and "files", the "bytes" and "sha256" of all others
+  by name.
 * `weights.safetensors` (see `tensors`): `bias [L]` float32, in which what rare
   labels gain is contained; `label_ids [L]`, the id of each row, absent where
   they are the rows' numbers; `label_counts [L]` int32, if known; and for sparse

@@ -69,6 +69,7 @@ def export(
   artifact: bool = False,
   k: int | None = None,
   index: float = 0.0,
+  index_library: str = "xlj",
 ) -> dict[str, Any]:
   """Writes a model that answers without its run.
 
@@ -99,6 +100,7 @@ def export(
     k: How many labels they find, as for `artifact.check`.
     index: Share of the ten best labels that an index is to find; 0 for none.
       See `xlj.export.index`.
+    index_library: Whose index.
 
   Returns:
     The manifest.
@@ -150,7 +152,8 @@ def export(
       table = {"the run": (size, held.figures(run))}
       _choose(partial, manifest, tensors, dtypes, max_bytes, held, table, most)
     if index:
-      manifest["index"] = index_lib.write(partial, held, index)
+      made = index_lib.write(partial, held, index, index_library)
+      manifest["index"] = made
     found = recorded.read(workdir)
     files.write_text(partial / card.FILE, card.text(found, manifest))
     _write_manifest(partial, manifest)

@@ -15,6 +15,7 @@ import numpy as np
 from xlj import config as config_lib
 from xlj.export import measure
 from xlj.export import model as model_lib
+from xlj.search import external
 from xlj.search import index as index_lib
 
 _K = 10  # best labels whose recall is measured
@@ -25,6 +26,7 @@ def write(
   directory: str | os.PathLike[str],
   held: measure.HeldOut | None,
   recall: float,
+  library: str = "xlj",
 ) -> Mapping[str, Any]:
   """Builds and writes the index of a model.
 
@@ -32,6 +34,7 @@ def write(
     directory: Of the model; gets `index/`.
     held: Rows to measure with.
     recall: Share of the best labels that is to be found.
+    library: Whose index: one of `model.LIBRARIES`.
 
   Returns:
     What the manifest says of it.
@@ -39,6 +42,7 @@ def write(
   Raises:
     ConfigError: There are no rows to measure with, or the model has no label
       rows that alone make its scores.
+    ImportError: The library is not installed.
   """
   if not 0 < recall <= 1:
     raise config_lib.ConfigError(
@@ -62,11 +66,15 @@ def write(
     some = some[np.linspace(0, len(some) - 1, _MOST).astype(int)]
   x = model.embed(held.features(some))
   k = min(_K, len(rows))
-  index = index_lib.build(rows).tune(x, recall, k)
-  index.save(Path(directory, model_lib.INDEX))
-  return {
-    "lists": index.num_lists,
-    "probes": index.probes,
-    "recall": index.recall,
-    "k": k,
-  }
+  place, said = Path(directory, model_lib.INDEX), {"library": library, "k": k}
+  if library == "xlj":
+    index = index_lib.build(rows).tune(x, recall, k)
+    index.save(place)
+    said |= {"lists": index.num_lists, "probes": index.probes}
+  else:
+    place.mkdir()
+    path = place / f"labels.{library}"
+    external.write(path, rows)
+    index = external.load(path, rows).tune(x, recall, k)
+    said |= {"probes": index.effort}
+  return {**said, "recall": index.recall}

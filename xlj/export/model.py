@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
   from xlj.inference import calibration as calibration_lib
   from xlj.inference import predictor as predictor_lib
+  from xlj.search import external as external_lib
   from xlj.text import features as features_lib
 
 FEATURIZER = "featurizer"  # directories
 ARTIFACT = "artifact"
 INDEX = "index"
+LIBRARIES = ("xlj", "faiss", "usearch")  # whose index there may be
 _MARKS = (reader.MANIFEST, reader.WEIGHTS)
 _NUMBERS = {int, float}
 
@@ -119,9 +121,9 @@ class Exported:
       directory: That `launch/export.py` has written.
       verify: Whether to read all of it and compare checksums; sizes are
         compared always.
-      probes: How many lists of the index to look at, where the model was
-        exported with one; 0 for as many as its manifest says. By default all
-        labels are looked at.
+      probes: How many lists of the index to look at (of another library's:
+        candidates), where the model was exported with one; 0 for as many as its
+        manifest says. By default all labels are looked at.
 
     Raises:
       ValueError: See `load`.
@@ -430,14 +432,21 @@ class Exported:
 
   # --- parts -----------------------------------------------------------------
 
-  def _index(self, probes: int) -> index_lib.Index:
-    """The index, which looks at so many lists."""
+  def _index(self, probes: int) -> index_lib.Index | external_lib.External:
+    """The index, which looks at so many lists or candidates."""
     if (said := self.manifest.get("index")) is None or self.label_rows is None:
       raise ValueError(
         f"probes is {probes}, and {self.workdir} has no index; export it again,"
         " with --index=0.95"
       )
-    found = index_lib.load(self.workdir / INDEX, self.label_rows)
+    place, library = self.workdir / INDEX, said.get("library", "xlj")
+    if library != "xlj":
+      from xlj.search import external
+
+      other = external.load(place / f"labels.{library}", self.label_rows)
+      exact.check_number("probes", probes, None, least=0)
+      return dataclasses.replace(other, effort=probes or said["probes"])
+    found = index_lib.load(place, self.label_rows)
     exact.check_number("probes", probes, found.num_lists, least=0)
     return dataclasses.replace(found, probes=probes or said["probes"])
 

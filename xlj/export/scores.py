@@ -16,6 +16,7 @@ from xlj.data import csr as csr_lib
 from xlj.export import host_loops
 from xlj.export import reader
 from xlj.search import exact
+from xlj.search import external
 from xlj.search import index as index_lib
 
 Rows = csr_lib.Csr | np.ndarray
@@ -110,7 +111,7 @@ class Scores:
       )
       self._kept = (starts, rows, values), (ends, labels)
     self.label_rows: exact.Rows | None = None
-    self.index: index_lib.Index | None = None
+    self.index: index_lib.Index | external.External | None = None
     stored = tensors.get("label_rows")
     alone = "starts" not in tensors and self._kept is None
     if alone and stored is not None and stored.dtype in _SEARCHED:

@@ -123,18 +123,20 @@ class Models:
     self,
     directories: Mapping[str, Path],
     warm_up: Callable[[Any], None],
+    probes: int | None = None,
   ):
     """Loads all of them.
 
     Args:
       directories: Of a run or an exported model, by name.
       warm_up: What is done with one before it answers.
+      probes: How much of their indexes is looked at; see `export.model.load`.
 
     Raises:
       ValueError: A directory holds no model that is whole.
       OSError: It cannot be read.
     """
-    self._warm_up = warm_up
+    self._warm_up, self._probes = warm_up, probes
     self._loading = threading.Lock()
     self._models = {
       name: self._open(name, directory)
@@ -179,16 +181,15 @@ class Models:
       self._loading.release()
 
   def _open(self, name: str, directory: Path) -> Model:
-    model = Model(name, directory, _load(directory.resolve()))
+    model = Model(name, directory, self._load(directory.resolve()))
     self._warm_up(model.answers)
     if model.answers.feature_names is not None:
       _ = model.features_by_name
     _ = model.counts
     return model
 
-
-def _load(directory: Path) -> Any:
-  """Opens a model, of an exported one after all its files are checked."""
-  if (directory / reader.MANIFEST).exists():
-    reader.read_manifest(directory, verify=True)
-  return xlj.load(directory)
+  def _load(self, directory: Path) -> Any:
+    """Opens a model, of an exported one after all its files are checked."""
+    if (directory / reader.MANIFEST).exists():
+      reader.read_manifest(directory, verify=True)
+    return xlj.load(directory, probes=self._probes)

@@ -31,6 +31,7 @@ def serve(
   port: int,
   limits: service_lib.Limits,
   token: str | None = None,
+  probes: int | None = None,
 ) -> None:
   """Answers until SIGTERM or SIGINT, then what has been accepted.
 
@@ -42,6 +43,7 @@ def serve(
     port: Likewise; 0 for any free one, which the log tells.
     limits: What is refused.
     token: What clients have to bear.
+    probes: Of indexes of exported models; see `export.model.load`.
 
   Raises:
     ValueError: A directory holds no model.
@@ -51,7 +53,7 @@ def serve(
   listener = _bound(host, port)  # before what takes seconds
   with contextlib.closing(listener):
     warm_up = functools.partial(_warm_up, examples=limits.batch_rows)
-    models = models_lib.Models(directories, warm_up)
+    models = models_lib.Models(directories, warm_up, probes)
     log = lines_lib.Lines()
     service = service_lib.Service(models, limits=limits, log=log)
     server = Server(service, token)
