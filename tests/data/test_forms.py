@@ -348,8 +348,9 @@ def test_what_is_predicted_from_is_read_as_the_run_reads(tmp_path):
   config.data.zero_based, config.data.duplicates = False, "first"
   run = types.SimpleNamespace(
     config=config,
+    input="sparse",
     num_features=3,
-    run=types.SimpleNamespace(numbering=None, encoding=None),
+    numbering=None,
   )
   (tmp_path / "new.txt").write_text(" 1:5 3:1 1:2\n")
   beyond = checks.Beyond({"feature": 3})

@@ -73,11 +73,12 @@ def test_other_names_are_refused_with_their_line(
 
 def test_predictions_can_be_parsed_back():
   ids, scores = np.arange(len(ODD)), np.linspace(2, -2, len(ODD))
-  line = predict._tab_line(ids, scores, ODD)
+  answer = predict.Answer(ids, scores, None)
+  line = predict._tab_line(answer, ODD)
   assert len(line.splitlines()) == 1
   cells = line.removesuffix("\n").split("\t")
   assert [from_cell(cell) for cell in cells] == ODD
-  line = predict._json_line(ids, scores, ODD)
+  line = predict._json_line(answer, ODD)
   assert len(line.splitlines()) == 1
   assert json.loads(line)["names"] == ODD
 

@@ -24,6 +24,7 @@ from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import names as names_lib
+from xlj.inference import answers
 from xlj.inference import calibration as calibration_lib
 from xlj.inference import predictor
 from xlj.model import model as model_lib
@@ -288,7 +289,7 @@ def test_by_default_five_labels_or_all_that_there_are(linear, monkeypatch):
   np.testing.assert_array_equal(
     linear.topk(features)[1], linear.topk(features, 5)[1]
   )
-  monkeypatch.setattr(predictor, "DEFAULT_K", L + 1)
+  monkeypatch.setattr(answers, "DEFAULT_K", L + 1)
   assert linear.topk(features)[1].shape == (2, L)
 
 

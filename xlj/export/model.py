@@ -74,7 +74,8 @@ def load(
   Example:
     >>> scores, ids = xlj.load("runs/bibtex").topk([{3: 1.0, 17: 0.5}], 5)
   """
-  if any(Path(directory, name).exists() for name in _MARKS):
+  is_path = isinstance(directory, str | os.PathLike)  # or `predictor` refuses
+  if is_path and any(Path(directory, name).exists() for name in _MARKS):
     if predict or which != "best":
       raise ValueError(
         f"{directory} is an exported model, whose checkpoint and fields of"
@@ -89,7 +90,7 @@ def load(
     )
   from xlj.inference import predictor  # which imports JAX
 
-  return predictor.load(Path(directory), which=which, predict=predict)
+  return predictor.load(directory, which=which, predict=predict)
 
 
 class Exported:

@@ -33,8 +33,6 @@ from xlj.model import neighbours as neighbours_lib
 from xlj.runs import directory
 from xlj.text import words as words_lib
 
-DEFAULT_K = answers_lib.DEFAULT_K
-
 
 def load(
   workdir: str | Path,
@@ -224,7 +222,7 @@ class Predictor:
         F columns) or `xlj.data.csr`, an array, table or lists `[n, F]`, images
         `[n, H, W, C]`, or for each example a dict from feature id to value;
         also from a generator.
-      k: How many labels, at most the number of labels; by default `DEFAULT_K`,
+      k: How many labels, at most the number of labels; by default 5,
         or all where there are fewer.
       exclude: Labels not to be returned, such as what a user has already: ids
         for all examples (`[3, 7]`), or for each of them (a list of lists,
