@@ -46,7 +46,7 @@ _NUMBERS = {int, float}
 
 
 def load(
-  directory: str | os.PathLike[str],
+  directory: str | Path,
   *,
   which: str = "best",
   predict: Mapping[str, Any] | None = None,
