@@ -26,7 +26,7 @@ from absl import flags
 from xlj import launching
 from xlj.export import compress
 from xlj.export import export
-from xlj.export import model
+from xlj.export import index
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string(
@@ -90,7 +90,7 @@ _INDEX = flags.DEFINE_float(
   " 0.95, as measured with the rows; 0 for no index.",
 )
 _INDEX_LIBRARY = flags.DEFINE_enum(
-  "index_library", "xlj", model.LIBRARIES, "Whose index that is."
+  "index_library", "xlj", index.LIBRARIES, "Whose index that is."
 )
 _PREDICT = launching.define_predict()
 

@@ -18,6 +18,7 @@ from xlj.export import model as model_lib
 from xlj.search import external
 from xlj.search import index as index_lib
 
+LIBRARIES = ("xlj", "faiss", "usearch")  # whose index there may be
 _K = 10  # best labels whose recall is measured
 _MOST = 1000  # rows to measure it with
 
@@ -34,7 +35,7 @@ def write(
     directory: Of the model; gets `index/`.
     held: Rows to measure with.
     recall: Share of the best labels that is to be found.
-    library: Whose index: one of `model.LIBRARIES`.
+    library: Whose index: one of `LIBRARIES`.
 
   Returns:
     What the manifest says of it.

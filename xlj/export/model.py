@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 FEATURIZER = "featurizer"  # directories
 ARTIFACT = "artifact"
 INDEX = "index"
-LIBRARIES = ("xlj", "faiss", "usearch")  # whose index there may be
 _MARKS = (reader.MANIFEST, reader.WEIGHTS)
 _NUMBERS = {int, float}
 
