@@ -23,14 +23,14 @@ def test_each_method_has_its_times_and_recall(script, monkeypatch):
   methods = script.build(rows, x[:64], options)
   found = script.measure(methods, rows, x[64:], seconds=0)
   names = [method.name for method in methods]
-  assert len(set(names)) == len(names) == 12
+  assert len(set(names)) == len(names) == 13
   assert [(row["method"], row["batch"]) for row in found] == [
     (name, batch) for batch in (1, 16) for name in names
   ]
   for row in found:
     assert row["p50_ms"] <= row["p99_ms"] and row["L"] == 2000
-    if row["method"] in ("FAISS Flat", "exact float32"):
+    if row["method"] in (*names[:2], "exact float32"):
       assert row["recall"] > 0.999
     elif row["batch"] == 16:
       assert row["recall"] > 0.85, row
-  assert found[0]["time_vs_faiss_flat"] == 1
+  assert min(row["time_vs_faiss_flat"] for row in found[:2]) == 1
