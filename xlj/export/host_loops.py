@@ -85,6 +85,24 @@ def add_bags(indptr, ids, values, rows, shift, table, scale, out):
     add_rows(ids[part], values[part], rows, shift, table, scale, out[n])
 
 
+@processors.compiled(any_order=True)
+def multiply(x, rows, scale, z):
+  """Writes the products of embeddings and label rows of whole numbers.
+
+  Args:
+    x: float32 [n, D].
+    rows: int8 [R, D].
+    scale: float32 [R], what the products with each row are multiplied by.
+    z: float32 [n, R], gets them.
+  """
+  for n in range(len(x)):
+    for i in range(len(rows)):
+      total, row = np.float32(0), rows[i]
+      for d in range(len(row)):
+        total += x[n, d] * np.float32(row[d])
+      z[n, i] = scale[i] * total
+
+
 @processors.compiled
 def _add_pairs(ids, values, starts, labels, weights, shift, table, scale, z):
   """Adds the weights of an example's features to the scores `z [R]`."""

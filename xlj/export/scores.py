@@ -21,6 +21,7 @@ from xlj.search import index as index_lib
 
 Rows = csr_lib.Csr | np.ndarray
 _WORTH_THREADS = 64  # rows
+_FEW = 4  # rows for which reading narrow label rows takes longer than products
 _ROOM = 2**22  # scores at a time, where all of a row are made at once
 _SEARCHED = (np.float32, np.uint16, np.int8)  # types of rows that are searched
 _DECODED = 2**26  # numbers that are kept as float32 if they are stored shorter
@@ -248,11 +249,15 @@ class Scores:
     """Writes the scores `z [n, L]`, but for linear weights."""
     bias = self._tensors["bias"]
     if "label_rows" in self._tensors:
-      x = self.embed(rows)
-      size = max(1, _ROOM // x.shape[1])
-      for start in range(0, len(bias), size):
-        label_rows = self.decoded("label_rows", slice(start, start + size))
-        np.matmul(x, label_rows.T, out=z[:, start : start + size])
+      x, stored = self.embed(rows), self._tensors["label_rows"]
+      if stored.dtype == np.int8 and len(x) <= _FEW:
+        scale = self._tensors["label_rows.scale"]
+        host_loops.multiply(x, stored, scale, z)
+      else:
+        size = max(1, _ROOM // x.shape[1])
+        for start in range(0, len(bias), size):
+          label_rows = self.decoded("label_rows", slice(start, start + size))
+          np.matmul(x, label_rows.T, out=z[:, start : start + size])
       z += bias
     else:
       z[:] = bias
