@@ -76,6 +76,7 @@ def test_all_help_and_whatever_was_stopped_goes_on(
   assert saved["held_out_scores"]["all"]["P@1"] > 90
   shutil.rmtree(encoder)  # The run is complete without it.
   run = xlj.load(workdir)
+  run.warm_up(examples=2)
   alone = run.answers_alone(["dog w1"], 2)[1]
   texts = ["dog w1 river", "tree cat"]
   _, ids = run.topk(texts, 2)
