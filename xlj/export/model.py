@@ -254,12 +254,10 @@ class Exported:
     scores, ids, wrong = self.answers(features, k, choice, threshold)
     answers_lib.refuse(wrong)
     if min_probability is not None:
-      if self.calibration is None:
-        raise ValueError(
-          f"min_probability needs probabilities, and {self.workdir} has none;"
-          " calibrate its run by launch/calibrate.py, and export it again"
-        )
-      scores, ids, _ = self.calibration.passing(scores, ids, min_probability)
+      from xlj.inference import calibration
+
+      known = calibration.needed(self.calibration, self.workdir)
+      scores, ids, _ = known.passing(scores, ids, min_probability)
     return scores, ids
 
   def answers(

@@ -330,7 +330,7 @@ def load(
 
 
 def needed(found: Calibration | None, workdir: Path) -> Calibration:
-  """The calibration of a run that is asked for probabilities.
+  """The calibration of a run or model that is asked for probabilities.
 
   Raises:
     ValueError: There is none.
@@ -338,7 +338,8 @@ def needed(found: Calibration | None, workdir: Path) -> Calibration:
   if found is None:
     raise ValueError(
       f"min_probability needs probabilities, and {workdir} has none for these"
-      f" scores; calibrate it by {MAKE.format(workdir)}"
+      f" scores; calibrate it by {MAKE.format(workdir)}, or, if it is an"
+      " exported model, its run, and export that again"
     )
   return found
 
