@@ -104,8 +104,8 @@ def _interruptible(main: Callable[[], int | None]) -> int | None:
 def run_distributed(main: Callable[[], int | None]) -> None:
   """The same for a launcher that runs as one of several processes.
 
-  The flags below say which; without them, and outside of a cluster that JAX
-  knows, it runs alone.
+  The flags below say which; without them, and outside of a cluster that is
+  known (see `xlj.distributed.start`), it runs alone.
 
   Args:
     main: The launcher's function.

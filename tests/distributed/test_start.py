@@ -8,7 +8,10 @@ import pytest
 from xlj.distributed import errors
 from xlj.distributed import start
 
-CLUSTER = ("SLURM_", "OMPI_", "JOB_COMPLETION_INDEX", "KUBERNETES_", "JAX_")
+CLUSTER = (
+  *("SLURM_", "OMPI_", "JOB_COMPLETION_INDEX", "KUBERNETES_", "JAX_"),
+  *("SKYPILOT_", "DSTACK_"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +76,88 @@ def test_the_place_under_open_mpi(monkeypatch):
   found, _ = place(None, None, None)
   assert found.host == "10.20.30.40"
   assert (found.num_processes, found.process_id) == (4, 2)
+
+
+JAX_RUNTIME = {
+  "JAX_COORDINATOR_ADDRESS": "xlj-node-0-0.xlj:29500",
+  "JAX_NUM_PROCESSES": "4",
+  "JAX_PROCESS_ID": "2",
+}
+SKYPILOT = {
+  "SKYPILOT_NODE_IPS": "10.1.0.1\n10.1.0.2\n10.1.0.3\n10.1.0.4",
+  "SKYPILOT_NUM_NODES": "4",
+  "SKYPILOT_NODE_RANK": "2",
+}
+DSTACK = {
+  "DSTACK_NODES_IPS": "10.1.0.1\n10.1.0.2\n10.1.0.3\n10.1.0.4",
+  "DSTACK_MASTER_NODE_IP": "10.1.0.1",
+  "DSTACK_NODES_NUM": "4",
+  "DSTACK_NODE_RANK": "2",
+}
+
+
+def tell(monkeypatch, variables):
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+  "variables,address",
+  [
+    (JAX_RUNTIME, "xlj-node-0-0.xlj:29500"),
+    (SKYPILOT, "10.1.0.1:4321"),
+    (DSTACK, "10.1.0.1:4321"),
+  ],
+  ids=["kubeflow", "skypilot", "dstack"],
+)
+def test_the_place_that_a_scheduler_tells(monkeypatch, variables, address):
+  # On the pods of an indexed job, without asking Kubernetes for its place.
+  in_kubernetes = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+  if variables is JAX_RUNTIME:
+    in_kubernetes["JOB_COMPLETION_INDEX"] = "2"
+    monkeypatch.setattr(start, "_cluster", lambda: pytest.fail("asked"))
+  tell(monkeypatch, {**in_kubernetes, **variables})
+  found, devices = place(None, None, None)
+  assert found.address == address
+  assert (found.num_processes, found.process_id) == (4, 2)
+  assert devices is None  # all of the node
+  found, _ = place("other:99", 3, 1)  # flags win
+  assert (found.address, found.num_processes) == ("other:99", 3)
+  found, _ = place(None, None, 1)
+  assert (found.address, found.process_id) == (address, 1)
+
+
+def test_another_port_of_the_coordinator(monkeypatch):
+  tell(monkeypatch, {**SKYPILOT, "JAX_COORDINATOR_PORT": "777"})
+  found, _ = place(None, None, None)
+  assert found.address == "10.1.0.1:777"
+
+
+def test_mpirun_on_nodes_of_a_scheduler_counts(monkeypatch):
+  """It starts the processes; the scheduler has started only it."""
+  variables = {
+    "OMPI_MCA_orte_hnp_uri": "3142.0;tcp://10.20.30.40:5678",
+    "OMPI_COMM_WORLD_SIZE": "32",
+    "OMPI_COMM_WORLD_RANK": "17",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+  }
+  tell(monkeypatch, {**DSTACK, **variables})
+  found, devices = place(None, None, None)
+  assert (found.num_processes, found.process_id) == (32, 17)
+  assert devices == [1]
+
+
+def test_a_node_of_one_is_alone(monkeypatch):
+  one = {"SKYPILOT_NODE_IPS": "10.1.0.1", "SKYPILOT_NUM_NODES": "1"}
+  tell(monkeypatch, {**one, "SKYPILOT_NODE_RANK": "0"})
+  start.initialize()  # does nothing
+
+
+def test_a_variable_that_is_no_number_is_named(monkeypatch):
+  tell(monkeypatch, {**SKYPILOT, "SKYPILOT_NODE_RANK": "first"})
+  with pytest.raises(errors.StartError) as caught:
+    place(None, None, None)
+  assert "SKYPILOT_NODE_RANK=first is not a number" in str(caught.value)
 
 
 def test_a_pod_that_is_not_of_an_indexed_job_is_alone(monkeypatch):

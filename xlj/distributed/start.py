@@ -1,9 +1,10 @@
 """Starts the processes of a job as one; `initialize` comes before all of JAX.
 
 The coordinator's address, the number of processes and the number of this one
-are given, or found where JAX finds them: under Slurm, Open MPI, Kubernetes
-indexed jobs (and JobSets), and on TPU pods. Where neither is the case, the
-process is alone.
+are given, by flags or as Kubeflow Trainer does (`JAX_COORDINATOR_ADDRESS`,
+`JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), or found where JAX finds them: under
+Slurm, Open MPI, Kubernetes indexed jobs (and JobSets), and on TPU pods; or in
+what SkyPilot and dstack tell their nodes. Else the process is alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from xlj.distributed import errors
 from xlj.distributed import jax_private
 from xlj.distributed import rendezvous
 from xlj.distributed import watch
+
+# Where schedulers that JAX does not know tell each node its place: addresses,
+# of process 0 first; the number of nodes, and that of this one.
+_SCHEDULERS = (
+  ("SKYPILOT_NODE_IPS", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK"),
+  ("DSTACK_MASTER_NODE_IP", "DSTACK_NODES_NUM", "DSTACK_NODE_RANK"),
+)
+_PORT = "4321"  # of process 0 there
 
 
 def initialize(
@@ -125,13 +134,26 @@ def _detected(
   process_id: int | None,
   timeout: float,
 ) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
-  """What the cluster that this process is in says, as far as JAX knows it."""
+  """What the environment says about those that are None."""
   address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+  if num_processes is None:
+    num_processes = _number("JAX_NUM_PROCESSES")
+  if process_id is None:
+    process_id = _number("JAX_PROCESS_ID")
+  if None not in (address, num_processes, process_id):
+    return address, num_processes, process_id, None
+  port = os.environ.get("JAX_COORDINATOR_PORT")
   cluster = _cluster()
   if cluster is None:
+    for ips, count, number in _SCHEDULERS:
+      if first := os.environ.get(ips, "").split():
+        address = address or f"{first[0]}:{port or _PORT}"
+        if num_processes is None:
+          num_processes = _number(count)
+        if process_id is None:
+          process_id = _number(number)
     return address, num_processes, process_id, None
   if address is None:
-    port = os.environ.get("JAX_COORDINATOR_PORT")
     address = cluster.get_coordinator_address(int(timeout), port)
   if num_processes is None:
     num_processes = cluster.get_process_count()
@@ -142,6 +164,14 @@ def _detected(
   if local is not None and not os.environ.get("JAX_LOCAL_DEVICE_IDS"):
     devices = [local]  # a process per device, as in JAX
   return address, num_processes, process_id, devices
+
+
+def _number(variable: str) -> int | None:
+  """The number in an environment variable; None if it is not set."""
+  value = os.environ.get(variable)
+  if value and not value.isdigit():
+    raise errors.StartError(f"{variable}={value} is not a number")
+  return int(value) if value else None
 
 
 def _cluster() -> Any:
