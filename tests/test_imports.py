@@ -118,10 +118,10 @@ FLOORS = {
     "bce",
   ),
   "data": (
-    "csr errors parse",
+    "csr errors frames parse",
     "numbering",
     "cache checks discover label_pairs lines mapped strict sampler",
-    "names npy order row_split text verification",
+    "names npy order row_split text verification writers",
     "entries",
     "arrays label_lists",
     "formats",

@@ -19,13 +19,14 @@ Loss and search over very many labels in a model of your own:
 
 What is here:
   `load`: a trained run as a `Predictor`, or an exported model
+  `data`: data sets from arrays, texts, lists and tables (`xlj.data.write`)
   `ops`: the label layer: losses, searches and updates over label rows
   `losses`: what it can be told to compute
   `heads`: label rows with what else a model has of its labels
   `open_world`: examples of no known label, distances between labels
 
-The first three rooms need neither the packages that data and checkpoints need
-nor those of training. All are imported when they are asked for.
+`ops`, `losses` and `heads` need neither the packages that data and checkpoints
+need nor those of training. All are imported when they are asked for.
 """
 
 import importlib
@@ -33,6 +34,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from xlj import data as data
   from xlj import heads as heads
   from xlj import losses as losses
   from xlj import open_world as open_world
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
   from xlj.export.model import load as load
 
 __version__ = "0.1.0"
-__all__ = ["heads", "load", "losses", "open_world", "ops"]
+__all__ = ["data", "heads", "load", "losses", "open_world", "ops"]
 
 
 def __getattr__(name: str) -> Any:
