@@ -1,73 +1,9 @@
 """The whole job on generated data: make, train, evaluate, predict.
 
-python launch/demo.py
+python launch/demo.py --help tells its flags; the code is in xlj/commands.
 """
 
-from pathlib import Path
-import subprocess
-import sys
-import time
-
-from absl import flags
-
-from xlj import files
-from xlj import launching
-from xlj.synthetic import topics as synthetic
-
-_DIRECTORY = flags.DEFINE_string(
-  "directory", "demo_run", "Where the data and the run go."
-)
-_LAUNCH = Path(__file__).resolve().parent
-
-
-def _step(title: str, name: str, *arguments: str) -> None:
-  """Runs another launcher in a process of its own, as a user would."""
-  shown = " \\\n    ".join([f"python launch/{name}.py", *arguments])
-  print(f"\n=== {title}\n$ {shown}\n", flush=True)
-  command = [sys.executable, str(_LAUNCH / f"{name}.py"), *arguments]
-  status = subprocess.run(command).returncode
-  if status:
-    sys.exit(status)  # it has said why
-
-
-def main() -> None:
-  """Runs the demo."""
-  start = time.monotonic()
-  root = files.local(_DIRECTORY.value, "--directory").resolve()
-  data, workdir = root / "data", root / "run"
-  predictions = root / "predictions.jsonl"
-  print(f"=== Generate data with 131,072 labels in {data}", flush=True)
-  synthetic.generate(data)
-  config = _LAUNCH.parent / "configs" / "xmc.py"
-  _step(
-    "Train",
-    "train",
-    f"--config={config}:demo",
-    f"--config.data.dir={data}",
-    f"--workdir={workdir}",
-  )
-  _step(
-    "Evaluate: restore in a new process, score the test split",
-    "evaluate",
-    f"--workdir={workdir}",
-  )
-  _step(
-    "Predict: the five best labels of each test row",
-    "predict",
-    f"--workdir={workdir}",
-    f"--input={data / 'test.txt'}",
-    f"--output={predictions}",
-    "--k=5",
-  )
-  print(
-    f"\n=== Done in {time.monotonic() - start:.0f} s\n"
-    f"report:      {workdir / 'report.html'}\n"
-    f"predictions: {predictions}\n"
-    "Train on your own files (see docs/data.md for the formats):\n"
-    f"  {sys.executable} launch/train.py --config=configs/xmc.py"
-    " --config.data.dir=DIR --workdir=WD"
-  )
-
+from xlj import commands
 
 if __name__ == "__main__":
-  launching.run(main)
+  commands.run("demo")

@@ -1,50 +1,9 @@
 """Trains a model, or continues the run that --workdir holds.
 
-python launch/train.py --config=configs/xmc.py:bibtex \
-  --config.data.dir=DIR --workdir=runs/bibtex
-
-Without --config it continues as the run's own config says. A complete run goes
-on for longer, or as another one with other data:
-
-python launch/train.py --workdir=runs/bibtex --config.train.epochs=40
-python launch/train.py --workdir=runs/new --from=runs/bibtex \
-  --config.data.dir=DIR
+python launch/train.py --help tells its flags; the code is in xlj/commands.
 """
 
-from absl import flags
-
-from xlj import launching
-from xlj.distributed import exit_status
-from xlj.runs import directory
-from xlj.training import fusing
-from xlj.training import successor
-
-_CONFIG = launching.define_config(
-  "Config file; override a field by --config.FIELD=VALUE. Default: that of the"
-  " run.",
-  of_run=("workdir", "from"),
-)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run.", required=True
-)
-_FROM = flags.DEFINE_string(
-  "from",
-  None,
-  "Directory of a run that a new one in --workdir begins with: its weights, on"
-  " other data with the same labels and features.",
-)
-
-
-def main() -> int:
-  """Trains."""
-  config = _CONFIG.value
-  if config is None:
-    config = directory.load_config(directory.resolve(_WORKDIR.value))
-  if _FROM.value is not None:
-    config = successor.begin(config, _FROM.value, _WORKDIR.value)
-  complete = fusing.train_all(config, _WORKDIR.value)
-  return exit_status.DONE if complete else exit_status.STOPPED
-
+from xlj import commands
 
 if __name__ == "__main__":
-  launching.run_distributed(main)
+  commands.run("train")

@@ -58,7 +58,7 @@ STRINGS = [
 
 def defined():
   """Names of flags, and of parameters and fields of Python."""
-  flags, names = {"help", "config", "predict"}, set()
+  flags, names = {"help", "helpfull", "config", "predict"}, set()
   for tree in TREES.values():
     for node in ast.walk(tree):
       if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

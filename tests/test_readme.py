@@ -39,6 +39,11 @@ def commands(page):
       yield shlex.split(found[1].split(";")[0])
 
 
+def source_of(script):
+  """The file that defines the flags of a command."""
+  return (ROOT / re.sub("^launch/", "xlj/commands/", script)).read_text()
+
+
 def fields(config, prefix=""):
   """Full names of the fields of a config."""
   for name, value in config.items():
@@ -102,7 +107,7 @@ def test_named_modules_and_files_exist(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_name_files_flags_and_fields_that_exist(page):
   for script, *words in commands(page):
-    source = (ROOT / script).read_text()
+    source = source_of(script)
     for word in words:
       flag = re.match(r"--([\w.]+)", word)
       if not flag:

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from tests.checkpoint import states
-from xlj import launching
 from xlj import mesh as mesh_lib
 from xlj.checkpoint import checkpointer
 from xlj.checkpoint import probe
+from xlj.commands import processes
 
 _DIRECTORY = flags.DEFINE_string("directory", None, "Of the checkpoints.")
 _STEPS = flags.DEFINE_integer("steps", 3, "Steps to save; 0 to restore.")
@@ -96,4 +96,4 @@ def mend_writing():
 
 
 if __name__ == "__main__":
-  launching.run_distributed(main)
+  processes.run_distributed(main)

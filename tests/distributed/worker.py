@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from xlj import config as config_lib
-from xlj import launching
+from xlj.commands import processes
 from xlj.distributed import exchange
 from xlj.distributed import watch
 
@@ -63,4 +63,4 @@ def get_in_trouble(what: str) -> None:
 
 
 if __name__ == "__main__":
-  launching.run_distributed(main)
+  processes.run_distributed(main)

@@ -11,7 +11,7 @@ from tests import runs
 
 DEPLOY = runs.ROOT / "launch/deploy"
 FILES = ("Containerfile", "kubernetes.yaml", "xlj.service")
-SERVE = (runs.ROOT / "launch/serve.py").read_text()
+SERVE = (runs.ROOT / "xlj/commands/serve.py").read_text()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,13 +1,11 @@
 """What is said when training has ended: how it went, and what to do next."""
 
 from pathlib import Path
-import shlex
-import sys
-from typing import Any
 
 import ml_collections
 
 from xlj import config as config_lib
+from xlj import shell
 from xlj.config import splits
 from xlj.data import errors
 from xlj.report import progress
@@ -46,7 +44,7 @@ def text(
     "family": f"{config.family}, {why}",
     "report": str(workdir / report.REPORT_FILE),
     **_next(workdir, config),
-    "go on": _command(
+    "go on": shell.command(
       "train", workdir=workdir, **{"config.train.epochs": 2 * epochs}
     ),
   }
@@ -86,22 +84,10 @@ def _next(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, str]:
       pass  # there is nothing to score
   found = {}
   if data.generator.rows or data.test_share or source != "FILE":
-    found["evaluate"] = _command("evaluate", workdir=workdir)
+    found["evaluate"] = shell.command("evaluate", workdir=workdir)
   if not (data.generator.rows or data.context):
     output = workdir / f"predictions.{'jsonl' if data.text else 'tsv'}"
-    found["predict"] = _command(
+    found["predict"] = shell.command(
       "predict", workdir=workdir, input=source, output=output
     )
   return found
-
-
-def _command(name: str, **flags: Any) -> str:
-  """A command, with the launcher beside the one that runs."""
-  runs = Path(sys.argv[0])
-  folder = runs.parent if runs.name == "train.py" else Path("launch")
-  values = {
-    flag: f"{value:g}" if isinstance(value, float) else str(value)
-    for flag, value in flags.items()
-  }
-  words = [f"--{flag}={value}" for flag, value in values.items()]
-  return shlex.join(["python", str(folder / f"{name}.py"), *words])

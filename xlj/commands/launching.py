@@ -1,4 +1,4 @@
-"""What every launcher shares: start, and refuse with one clear last line.
+"""What commands share: start, and refuse with one clear last line.
 
 Exit statuses are those of `xlj.distributed.exit_status`.
 """
@@ -25,20 +25,18 @@ from typing import Any, NoReturn
 from absl import app
 from absl import flags
 from absl import logging
-import jax
 import ml_collections
 from ml_collections import config_flags
 
 from xlj import config as config_lib
+from xlj.commands import helping
 from xlj.distributed import errors
 from xlj.distributed import exchange
 from xlj.distributed import exit_status
-from xlj.distributed import start
-from xlj.distributed import watch
 
 # Errors that say what to do about them; anything else is a bug and keeps its
 # traceback.
-_REFUSALS = (ValueError, FloatingPointError, OSError, errors.StartError)
+REFUSALS = (ValueError, FloatingPointError, OSError, errors.StartError)
 _SECTIONS = {"--config.": "", "--predict.": "predict."}
 
 
@@ -46,7 +44,7 @@ def run(main: Callable[[], int | None]) -> None:
   """Parses the flags and calls `main`; exits with REFUSED on a refusal.
 
   Args:
-    main: The launcher's function; it reads its flags itself. It may return an
+    main: The command's function; it reads its flags itself. It may return an
       exit status.
   """
 
@@ -65,9 +63,9 @@ def run(main: Callable[[], int | None]) -> None:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       return 0
     except errors.LostPeerError as error:
-      _say(str(error))
+      say(str(error))
       return exit_status.LOST
-    except _REFUSALS as error:
+    except REFUSALS as error:
       logging.debug("Refused", exc_info=True)
       _refuse(str(error))
 
@@ -99,98 +97,6 @@ def _interruptible(main: Callable[[], int | None]) -> int | None:
       raise
     print(interruption.TEXT, file=sys.stderr, flush=True)
     return exit_status.INTERRUPTED
-
-
-def run_distributed(main: Callable[[], int | None]) -> None:
-  """The same for a launcher that runs as one of several processes.
-
-  The flags below say which; without them, and outside of a cluster that is
-  known (see `xlj.distributed.start`), it runs alone.
-
-  Args:
-    main: The launcher's function.
-  """
-  flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, any free port."
-  )
-  flags.DEFINE_integer("num_processes", None, "Processes of the job.", 1)
-  flags.DEFINE_integer("process_id", None, "Number of this one, from 0.", 0)
-  flags.DEFINE_float(
-    "initialization_timeout", 300, "Seconds to wait for all processes.", 0
-  )
-  flags.DEFINE_float(
-    "peer_timeout",
-    60,
-    "Seconds without a sign of life after which a process is lost.",
-    1,
-  )
-  flags.DEFINE_float(
-    "stall_timeout",
-    1800,
-    "Seconds without a step after which the job is stuck.",
-    1,
-  )
-  _define_compilation_cache()
-  run(lambda: _as_one_of_many(main))
-
-
-def run_alone(main: Callable[[], int | None]) -> None:
-  """The same for a launcher that always is one process.
-
-  Args:
-    main: The launcher's function.
-  """
-  _define_compilation_cache()
-
-  def alone() -> int | None:
-    _keep_compiled(flags.FLAGS.compilation_cache)
-    return main()
-
-  run(alone)
-
-
-def _define_compilation_cache() -> None:
-  flags.DEFINE_string(
-    "compilation_cache",
-    os.path.join(
-      os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
-      "xlj",
-      "compiled",
-    ),
-    "Directory or bucket of compiled programs, so that the next start is"
-    " faster; empty for none.",
-  )
-
-
-def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
-  values = flags.FLAGS
-  start.initialize(
-    values.coordinator_address,
-    values.num_processes,
-    values.process_id,
-    initialization_timeout=values.initialization_timeout,
-    peer_timeout=values.peer_timeout,
-    stall_timeout=values.stall_timeout,
-  )
-  if exchange.process_id():
-    logging.set_verbosity(logging.WARNING)  # process 0 speaks for all
-  _keep_compiled(values.compilation_cache)
-  try:
-    status = main()
-  except (Exception, KeyboardInterrupt) as error:
-    if watch.is_watching():
-      # JAX's errors about other processes may be plain ValueErrors.
-      own = isinstance(error, _REFUSALS) and not watch.is_about_others(error)
-      if interruption.happened():
-        print(interruption.TEXT, file=sys.stderr, flush=True)
-        status = exit_status.INTERRUPTED
-      else:
-        _say(str(error)) if own else traceback.print_exc()
-        status = exit_status.REFUSED if own else exit_status.CRASHED
-      watch.fail(error, status)
-    raise
-  watch.end()
-  return status
 
 
 def define_config(
@@ -325,16 +231,6 @@ def define_label_files() -> Callable[[], dict[str, str | None]]:
   return lambda: {name: flags.FLAGS[name].value for name in names}
 
 
-def _keep_compiled(directory: str) -> None:
-  """Keeps compiled programs, also small ones: there are many of them."""
-  for name, value in {
-    "jax_compilation_cache_dir": directory or None,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }.items():
-    if name.upper() not in os.environ:
-      jax.config.update(name, value)
-
-
 def _is_ours(record: std_logging.LogRecord) -> bool:
   """Drops the chatter of libraries; their warnings pass."""
   if record.levelno >= std_logging.ERROR:
@@ -374,6 +270,7 @@ class _Formatter(std_logging.Formatter):
 
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; unknown ones are refused with the nearest name."""
+  helping.help_if_asked(argv)
   try:
     sys.argv = _with_config(argv)  # config_flags looks for overrides there
     rest = flags.FLAGS(tuple(sys.argv))
@@ -429,10 +326,10 @@ def _unknown_field(argv: Sequence[str]) -> str:
 
 
 def _refuse(text: str) -> NoReturn:
-  _say(text)
+  say(text)
   sys.exit(exit_status.REFUSED)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
   """The last line."""
   print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)

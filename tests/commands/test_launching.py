@@ -16,7 +16,7 @@ import pytest
 
 from tests import runs
 from xlj import config as config_lib
-from xlj import launching
+from xlj.commands import launching
 from xlj.config import checks
 
 
@@ -179,18 +179,23 @@ def test_ctrl_c_while_a_launcher_works_is_one_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-  "module,status", [("xlj", 0), ("xlj.train", 2), ("xlj.training.train", 2)]
+  "module,words,status",
+  [
+    ("xlj", [], 0),
+    ("xlj.train", ["--workdir=x"], 2),
+    ("xlj.training.train", ["--workdir=x"], 2),
+  ],
 )
-def test_python_m_says_what_the_commands_are(module, status):
+def test_python_m_says_what_the_commands_are(module, words, status):
   process = subprocess.run(
-    [sys.executable, "-m", module, "--workdir=x"],
+    [sys.executable, "-m", module, *words],
     cwd=runs.ROOT,
     capture_output=True,
     text=True,
   )
   assert process.returncode == status
   said = process.stderr if status else process.stdout
-  assert "python launch/train.py  Trains a model" in said
+  assert "  train      Trains a model" in said
   last = said.splitlines()[-1]
   assert bool(status) == last.startswith(f"error: {module} is no command")
 

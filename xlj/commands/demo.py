@@ -1,0 +1,75 @@
+"""The whole job on generated data: make, train, evaluate, predict.
+
+xlj demo
+"""
+
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from xlj import files
+from xlj import shell
+from xlj.commands import launching
+from xlj.synthetic import topics as synthetic
+
+_DIRECTORY = flags.DEFINE_string(
+  "directory", "demo_run", "Where the data and the run go."
+)
+
+
+def _step(title: str, name: str, *arguments: str) -> None:
+  """Runs another command in a process of its own, as a user would."""
+  words = shell.words(name)
+  shown = " \\\n    ".join([" ".join(words), *arguments])
+  print(f"\n=== {title}\n$ {shown}\n", flush=True)
+  own = words[1:] if words[0] == "python" else ["-m", *words]
+  status = subprocess.run([sys.executable, *own, *arguments]).returncode
+  if status:
+    sys.exit(status)  # it has said why
+
+
+def main() -> None:
+  """Runs the demo."""
+  start = time.monotonic()
+  root = files.local(_DIRECTORY.value, "--directory").resolve()
+  data, workdir = root / "data", root / "run"
+  predictions = root / "predictions.jsonl"
+  print(f"=== Generate data with 131,072 labels in {data}", flush=True)
+  synthetic.generate(data)
+  config = Path(__file__).parents[2] / "configs" / "xmc.py"
+  _step(
+    "Train",
+    "train",
+    f"--config={config}:demo",
+    f"--config.data.dir={data}",
+    f"--workdir={workdir}",
+  )
+  _step(
+    "Evaluate: restore in a new process, score the test split",
+    "evaluate",
+    f"--workdir={workdir}",
+  )
+  _step(
+    "Predict: the five best labels of each test row",
+    "predict",
+    f"--workdir={workdir}",
+    f"--input={data / 'test.txt'}",
+    f"--output={predictions}",
+    "--k=5",
+  )
+  train = " ".join(shell.words("train"))
+  print(
+    f"\n=== Done in {time.monotonic() - start:.0f} s\n"
+    f"report:      {workdir / 'report.html'}\n"
+    f"predictions: {predictions}\n"
+    "Train on your own files (see docs/data.md for the formats):\n"
+    f"  {train} --config=configs/xmc.py --config.data.dir=DIR --workdir=WD"
+  )
+
+
+def run() -> None:
+  """Runs the command."""
+  launching.run(main)
