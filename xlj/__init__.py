@@ -19,6 +19,7 @@ Loss and search over very many labels in a model of your own:
 
 What is here:
   `load`: a trained run as a `Predictor`, or an exported model
+  `train`: a run on what Python has in memory, in one call
   `data`: data sets from arrays, texts, lists and tables (`xlj.data.write`)
   `ops`: the label layer: losses, searches and updates over label rows
   `losses`: what it can be told to compute
@@ -40,15 +41,18 @@ if TYPE_CHECKING:
   from xlj import open_world as open_world
   from xlj import ops as ops
   from xlj.export.model import load as load
+  from xlj.training.in_memory import train as train
 
 __version__ = "0.1.0"
-__all__ = ["data", "heads", "load", "losses", "open_world", "ops"]
+__all__ = ["data", "heads", "load", "losses", "open_world", "ops", "train"]
+
+_FUNCTIONS = {"load": "xlj.export.model", "train": "xlj.training.in_memory"}
 
 
 def __getattr__(name: str) -> Any:
   """Imports what `__all__` names when it is asked for."""
-  if name == "load":
-    return importlib.import_module("xlj.export.model").load
+  if name in _FUNCTIONS:
+    return getattr(importlib.import_module(_FUNCTIONS[name]), name)
   if name in __all__:
     return importlib.import_module(f"xlj.{name}")
   raise AttributeError(f"module 'xlj' has no attribute {name!r}")
