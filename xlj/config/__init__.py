@@ -85,7 +85,7 @@ _DECIDING = frozenset(switch.field for switch in SWITCHES)
 def base() -> ml_collections.ConfigDict:
   """The default config: every field, with None for "decide from the data"."""
   fields: options.Fields = {
-    "seed": 0,
+    "seed": 0,  # of all that is drawn: weights, order of examples, dropout
     # Whose rules fill open fields; see xlj.config.families
     "family": config_dict.placeholder(str),
   }

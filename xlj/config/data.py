@@ -61,49 +61,51 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   return {
-    "data.dir": "",  # where the files are
+    "data.dir": "",  # directory of the files
     "data.cache_dir": "",  # of the memory maps; empty: beside the files
     # Above 0 the files are text, to predict each word from that many
-    # before it; see xlj.data.tokens.
+    # before it; see xlj.data.tokens
     "data.context": 0,
-    # Instead of files; see xlj.synthetic.generated.
-    "data.generator.rows": 0,  # of the training split; 0 for files
-    "data.generator.test_rows": 10_000,
+    # Rows of a training split that is generated in place of files, see
+    # xlj.synthetic.generated; 0 for files
+    "data.generator.rows": 0,
+    "data.generator.test_rows": 10_000,  # rows of the test split
     "data.generator.factors": (),  # values of the digits of a label
-    "data.generator.features": 128,
-    "data.generator.noise": 1.0,
+    "data.generator.features": 128,  # width of the dense features
+    "data.generator.noise": 1.0,  # standard deviation, of features
     "data.generator.skew": 0.0,  # of the digits; 0 for uniform
-    "data.generator.seed": 0,
+    "data.generator.seed": 0,  # of what is generated
     "data.zero_based": True,  # False: the text counts features from 1
     # What becomes of ids twice in a row: "refuse", "sum" (of values) or "first"
     "data.duplicates": "refuse",
     # Column of NAME_trSplit.txt and NAME_tstSplit.txt, the first is 1
     "data.split": 1,
     "data.validation": auto(float),  # share of the training rows held out
-    # Of sparse features: "none", "log", "tfidf" or "log_tfidf"
-    "data.weighting": auto(str),
+    "data.weighting": auto(str),  # what values of sparse features become
     "data.l2": auto(bool),  # scale each row of features to length 1
     # Number ids that are large, but few, as the training split has them
     "data.renumber": False,
     "data.max_features": 0,  # most features a row keeps; 0 for all
     "data.max_labels": 0,  # most labels a training row keeps; 0 for all
-    "data.propensity_a": 0.55,  # Jain et al. 2016
-    "data.propensity_b": 1.5,
-    "data.threads": 1,  # that read ahead
+    "data.propensity_a": 0.55,  # A of propensities, as in Jain et al. 2016
+    "data.propensity_b": 1.5,  # B of propensities
+    "data.threads": 1,  # threads that read ahead
     "data.verify": True,  # compare the memory maps with their checksums
     # Facts, filled in from the training split:
-    "data.num_rows": auto(int),
-    "data.num_features": auto(int),
-    "data.num_labels": auto(int),
-    # Label ids, where some have no row (see xlj.labels); 0: all have one.
+    "data.num_rows": auto(int),  # a fact: rows of the training split
+    "data.num_features": auto(int),  # a fact: features
+    "data.num_labels": auto(int),  # a fact: labels
+    # A fact: label ids, where some have no row (see xlj.labels); 0: all have
     "data.num_ids": 0,
-    "data.dense": auto(bool),
-    "data.fingerprint": auto(str),
-    "data.feature_norm": auto(float),  # root of the mean squared row norm
-    "data.features_per_row": auto(float),
-    # As many of one value would spread as the features of a row do
+    "data.dense": auto(bool),  # a fact: whether features are dense
+    "data.fingerprint": auto(str),  # a fact: a hash of the data
+    # A fact: root of the mean squared length of a row
+    "data.feature_norm": auto(float),
+    "data.features_per_row": auto(float),  # a fact: their mean
+    # A fact: as many of one value would spread as the features of a row do
     "data.effective_features": auto(float),
-    "data.single_label": auto(bool),  # whether no row has more than one label
+    # A fact: whether no row has more than one label
+    "data.single_label": auto(bool),
   }
 
 

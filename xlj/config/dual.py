@@ -26,17 +26,17 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   return {
-    # Of examples and texts of labels, with cosines; see xlj.losses.contrastive
+    # Loss of examples and texts of labels, of cosines; see
+    # xlj.losses.contrastive
     "dual.loss": "none",
-    "dual.weight": 1.0,  # beside the head's loss
+    "dual.weight": 1.0,  # of that loss beside the head's
     # Whether the head learns, too; otherwise its rows are embedded label texts
     "dual.head": True,
-    "dual.temperature": auto(float),
-    # Of "softmax": less for labels that are often candidates
-    "dual.correct": False,
-    # Of "triplet": margins between the two are the distance of the pair; a
-    # least one of 0 for a fixed margin
+    "dual.temperature": auto(float),  # that cosines are divided by
+    "dual.correct": False,  # less for labels that are often candidates
+    # Greatest margin between a positive and a negative
     "dual.margin": 0.3,
+    # Above 0 margins are the distance of the pair, and at least this
     "dual.least_margin": 0.0,
     "dual.hardest": 10,  # negatives of an example that count
     "dual.queries": 0.0,  # weight of the same loss from labels to examples
@@ -46,10 +46,12 @@ def fields() -> options.Fields:
     "dual.refresh": 0,
     # Weight of the loss on two views of texts of labels; see xlj.model.dual
     "dual.self_weight": 0.0,
-    "dual.self_temperature": 0.07,
+    "dual.self_temperature": 0.07,  # that cosines are divided by there
     # Texts drawn for a step, all with equal chances; 0 for as many as examples
     "dual.self_labels": 0,
-    "dual.self_masks": "random",  # or "correlated" features in the same view
+    # How features are dealt out to views: each by itself, or "correlated" ones
+    # together
+    "dual.self_masks": "random",
     "dual.self_dropout": 0.0,  # of the features of a view
   }
 

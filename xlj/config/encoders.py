@@ -26,55 +26,57 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   return {
-    "encoder.type": "bag",  # one of ENCODERS
+    "encoder.type": "bag",  # what makes embeddings of features
     "encoder.dim": auto(int),  # width of the bag; 0 for a linear model
     "encoder.hidden": (),  # widths of the layers after it
     # After the bag and each layer; "" for none
     "encoder.activation": auto(str),
-    "encoder.feature_dropout": 0.0,
-    "encoder.embedding_dropout": auto(float),
-    "encoder.hidden_dropout": 0.0,
-    "encoder.init": auto(str),  # of the bag: "normal" or "identity"
+    "encoder.feature_dropout": 0.0,  # of the features of an example
+    "encoder.embedding_dropout": auto(float),  # of what the bag makes of them
+    "encoder.hidden_dropout": 0.0,  # after each layer
+    "encoder.init": auto(str),  # where the bag starts
     # Examples embedded at a time, of which more is kept than the embeddings, on
     # all devices; 0 for the batch. See xlj.ops.gradient_cache
     "encoder.chunk": 0,
     "encoder.init_scale": 0.3,  # standard deviation of the bag at the start
-    # Of the features, for the encoder alone
+    # That features are multiplied by, for the encoder alone
     "encoder.input_scale": auto(float),
     # Above 0: unit embeddings times a scale that starts there, and is trained
     "encoder.scale": auto(float),
-    "encoder.fixed_scale": auto(bool),  # or else stays
+    "encoder.fixed_scale": auto(bool),  # that scale stays as it is
     # Of "resnet" and "vit", as wide as `dim`:
     "encoder.image": auto(tuple),  # height, width, channels
     "encoder.depth": auto(int),  # blocks, of a resnet those of a stage
-    "encoder.stages": 3,  # of a resnet, each half the size and twice the width
+    "encoder.stages": 3,  # of a resnet: each half the size and twice the width
     # Side of the patches of a vit; a resnet's first stride
     "encoder.patch": auto(int),
-    "encoder.heads": 4,  # of a vit
+    "encoder.heads": 4,  # of the attention of a vit
     "encoder.shift": 0,  # pixels that training images move by at most
     "encoder.flip": False,  # mirror every other training image
     # Of "transformer":
     # Directory that its weights start from; empty: at random
     "encoder.pretrained": auto(str),
-    # Decided by that directory; see `transformer.Sizes`
-    "encoder.sizes.width": auto(int),
-    "encoder.sizes.depth": auto(int),
-    "encoder.sizes.heads": auto(int),
-    "encoder.sizes.hidden": auto(int),
-    "encoder.sizes.positions": auto(int),
+    # Decided by that directory, if there is one:
+    "encoder.sizes.width": auto(int),  # of a token's vector
+    "encoder.sizes.depth": auto(int),  # blocks
+    "encoder.sizes.heads": auto(int),  # of the attention
+    "encoder.sizes.hidden": auto(int),  # width of the layer for each token
+    "encoder.sizes.positions": auto(int),  # most tokens of a text
+    # Of relative positions; 0 for absolute ones alone
     "encoder.sizes.buckets": auto(int),
-    "encoder.sizes.epsilon": auto(float),
-    "encoder.sizes.activation": auto(str),
-    "encoder.pooling": auto(str),  # one of `transformer.POOLINGS`
-    "encoder.pooled_layers": 1,  # the mean of the last so many is pooled
+    "encoder.sizes.epsilon": auto(float),  # of the normalisation
+    "encoder.sizes.activation": auto(str),  # of the layer for each token
+    "encoder.pooling": auto(str),  # of a text's tokens to its embedding
+    "encoder.pooled_layers": 1,  # the mean of so many last ones is pooled
     # A linear map after it, from `sizes.width` to `dim`
     "encoder.projection": auto(bool),
-    "encoder.lora_rank": 0,  # above 0: of weights beside all that is frozen
-    "encoder.lora_alpha": 16.0,
-    "encoder.frozen": "none",  # or "embeddings" or "all" but map and scale
+    "encoder.lora_rank": 0,  # above 0: of small matrices beside frozen weights
+    "encoder.lora_alpha": 16.0,  # those count lora_alpha / lora_rank
+    # What is not trained: "embeddings", or "all" but map and scale
+    "encoder.frozen": "none",
     "encoder.layer_decay": 1.0,  # factor on the rate from block to block down
     "encoder.remat": False,  # compute blocks again rather than keep them
-    "encoder.dtype": "float32",  # that it computes in, or "bfloat16"
+    "encoder.dtype": "float32",  # that it computes in
   }
 
 

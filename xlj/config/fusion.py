@@ -23,10 +23,11 @@ def fields() -> options.Fields:
     # Whether a run on the words, training rows nearest to a text and what is
     # said of the labels help to answer; see xlj.inference.fusion
     "fusion.with_words": config_dict.placeholder(bool),
-    "fusion.held_out": 0.1,  # of the training rows, that weights are fitted on
+    # Share of the training rows that weights are fitted on
+    "fusion.held_out": 0.1,
     "fusion.candidates": 40,  # best labels of each run
     "fusion.neighbours": 20,  # training rows nearest to a text; 0 for none
-    "fusion.temperature": 0.05,  # of their cosines
+    "fusion.temperature": 0.05,  # that their cosines are divided by
   }
 
 

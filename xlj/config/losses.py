@@ -23,12 +23,12 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   return {
-    # Of spherical losses; see xlj.losses.spherical.
+    # How sharp the threshold is; see xlj.losses.spherical
     "head.z_sharpness": 1.0,
     # Deviations that a positive has to reach; by default those that 5 normal
     # ones of all labels exceed
     "head.z_threshold": auto(float),
-    "head.gramian_weight": 10.0,
+    "head.gramian_weight": 10.0,  # of the mean squared logit of all labels
   }
 
 

@@ -22,8 +22,8 @@ def fields() -> options.Fields:
     # Training rows nearest to an example, whose labels gain; 0 for none. See
     # xlj.model.neighbours
     "neighbours.count": config_dict.placeholder(int),
-    "neighbours.weight": 0.3,
-    "neighbours.temperature": 0.05,
+    "neighbours.weight": 0.3,  # what their labels gain is multiplied by
+    "neighbours.temperature": 0.05,  # that cosines are divided by
   }
 
 

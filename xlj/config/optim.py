@@ -22,12 +22,12 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   found: options.Fields = {
-    "optim.warmup": auto(float),  # share of the steps
-    "optim.decay": auto(str),  # one of DECAYS
-    "optim.decay_to": auto(float),  # share of the peak that it ends at
+    "optim.warmup": auto(float),  # share of the steps in which rates rise
+    "optim.decay": auto(str),  # how rates fall then
+    "optim.decay_to": auto(float),  # share of the peak that they end at
     # Step that the schedule begins at: where a longer run goes on
     "optim.from_step": auto(int),
-    # SGD of linear weights; a rate for the sum over the batch
+    # Of the SGD of linear weights; a rate for the sum over the batch
     "optim.wide.learning_rate": auto(float),
     # With head.by_example the rates of a label are those times
     # max(count, 2)**-count_power, of its training examples
@@ -35,12 +35,12 @@ def fields() -> options.Fields:
   }
   for part in _PARTS:
     found |= {
-      f"optim.{part}.name": auto(str),  # one of OPTIMIZERS
-      f"optim.{part}.learning_rate": auto(float),  # peak
-      f"optim.{part}.weight_decay": 0.0,  # decoupled
-      f"optim.{part}.b1": 0.9,
-      f"optim.{part}.b2": 0.999,
-      f"optim.{part}.eps": 1e-8,
+      f"optim.{part}.name": auto(str),  # the optimizer
+      f"optim.{part}.learning_rate": auto(float),  # its peak
+      f"optim.{part}.weight_decay": 0.0,  # decoupled, as in AdamW
+      f"optim.{part}.b1": 0.9,  # decay of the first moment, or of momentum
+      f"optim.{part}.b2": 0.999,  # decay of the second moment
+      f"optim.{part}.eps": 1e-8,  # added where it divides by a root
     }
   return found
 

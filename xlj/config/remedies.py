@@ -25,35 +25,35 @@ from xlj.ops import loss as loss_lib
 def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   return {
-    # Labels that are missing: what an unobserved one counts for; one of
-    # MISSING.
+    # Where labels are missing: what an unobserved one counts for
     "missing.method": "an",
-    # Of the "ll_" ones: labels to modify in a step, grown each epoch, ...
-    "missing.per_example": 0.2,  # of each example
-    "missing.share": 0.0,  # or of all labels of a batch, if above 0
-    # ... or from which loss on, if above 0, less by `decay` each epoch
+    # Labels to modify in a step, of each example and grown with each epoch
+    "missing.per_example": 0.2,
+    # In place of that, of all labels of a batch; 0 for none
+    "missing.share": 0.0,
+    # In place of both, the loss from which on labels are modified; 0 for none
     "missing.threshold": 0.0,
-    "missing.decay": 0.0,
-    "missing.smoothing": 0.1,  # of "lsan"
-    # Of "role": positives of an example on average, observed or not,
+    "missing.decay": 0.0,  # by which the threshold falls with each epoch
+    "missing.smoothing": 0.1,  # how far targets are from 0 and 1
+    # Positives of an example on average, observed or not
     "missing.positives": 0.0,
-    # estimates kept of each, by default as many as that,
+    # Estimates kept of each example; by default as many as positives
     "missing.remembered": config_dict.placeholder(int),
-    "missing.rate": 10.0,  # and their learning rate
-    # Labels that are wrong; one of NOISY, see losses.remembered.
+    "missing.rate": 10.0,  # learning rate of the estimates
+    # Where labels are wrong: what is held against them; see
+    # xlj.losses.remembered
     "noisy.method": "none",
-    "noisy.remembered": 16,  # labels of each training example
-    "noisy.strength": 3.0,  # of "elr"
-    "noisy.momentum": 0.7,  # of "elr"
-    "noisy.last": 0.8,  # of "ps_kd"
-    # Labels that are rare.
-    # How examples are drawn: "instance", "class_aware" or "square_root"
+    "noisy.remembered": 16,  # labels kept of each training example
+    "noisy.strength": 3.0,  # weight of the term beside the loss
+    "noisy.momentum": 0.7,  # of what is remembered
+    "noisy.last": 0.8,  # share of what was predicted, in the last epoch
+    # Where labels are rare: how examples are drawn
     "tail.sampler": "instance",
-    "tail.weights": "none",  # of positives; one of WEIGHTS
-    # Of "class_balanced": more than 1 / (1 - beta) examples weigh no less.
+    "tail.weights": "none",  # of positives
+    # More than 1 / (1 - beta) examples weigh no less
     "tail.beta": 0.9,
     "tail.adjustment": 0.0,  # of logits, by so many times the log prior
-    # A term on the embeddings of a batch; see xlj.losses.range_loss.
+    # Terms on the embeddings of a batch, see xlj.losses.range_loss:
     "range.intra": 0.0,  # weight of the widest pairs of each label
     "range.inter": 0.0,  # weight of the two nearest labels
     "range.margin": 1.0,  # squared distance of those

@@ -62,16 +62,19 @@ def fields() -> options.Fields:
     # model.safetensors; empty: tokens are learned from the texts
     "text.pretrained": "",
     "text.max_length": 128,  # most tokens of a text, special ones included
-    "text.num_tokens": 16_384,  # to learn
-    "text.dtype": "float32",  # that vectors are computed in, or "bfloat16"
-    # Of words; see xlj.text.words
-    "text.words.ngrams": (1, 2),  # lengths in words; (0, 0) for none
-    "text.words.char_ngrams": (5, 5),  # in characters of a word; likewise
-    "text.words.min_df": 1,  # fewest training texts that have it
-    "text.words.max_df": 1.0,  # greatest share of them that has it
-    "text.words.max_features": 0,  # the most frequent ones; 0 for all
-    "text.words.hashed": 0,  # into that many features; 0 for a vocabulary
-    "text.words.lowercase": True,
+    "text.num_tokens": 16_384,  # tokens to learn from the texts
+    "text.dtype": "float32",  # that vectors are computed in
+    # Of words, see xlj.text.words:
+    # Shortest and longest runs of words that count; (0, 0) for none
+    "text.words.ngrams": (1, 2),
+    # Shortest and longest pieces of a word, in characters; (0, 0) for none
+    "text.words.char_ngrams": (5, 5),
+    "text.words.min_df": 1,  # fewest training texts that have a term
+    "text.words.max_df": 1.0,  # greatest share of them that has one
+    "text.words.max_features": 0,  # most terms, the frequent ones; 0 for all
+    # Features that terms are hashed to; 0 for a vocabulary
+    "text.words.hashed": 0,
+    "text.words.lowercase": True,  # put texts into lower case first
   }
 
 

@@ -25,10 +25,11 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   return {
-    "train.batch_size": auto(int),
-    "train.epochs": auto(float),  # 0: the run is complete as it starts
-    "train.num_steps": auto(int),  # given: decides, and epochs follow
-    # Of the run that this one began with, by --from; not in epochs
+    "train.batch_size": auto(int),  # examples of a step, over all processes
+    # Passes over the training rows; 0: the run is complete as it starts
+    "train.epochs": auto(float),
+    "train.num_steps": auto(int),  # if given it decides, and epochs follow
+    # Steps of the run that this one began with, by --from; not in epochs
     "train.steps_before": 0,
     # Added to the seed for the order of batches and dropout: another run from
     # the same start, for averages; see xlj.averaging.soups.
@@ -42,9 +43,9 @@ def fields() -> options.Fields:
     # Refuse what memory or disk cannot hold before any of it is taken
     "train.check_room": True,
     "eval.every": auto(int),  # steps between validations
-    "eval.batch_size": 512,
+    "eval.batch_size": 512,  # examples that are scored at a time
     "eval.ks": (1, 3, 5),  # cut-offs of the metrics
-    "eval.metric": "P@1",  # that the best checkpoint is chosen by
+    "eval.metric": "P@1",  # one of the metrics; the best checkpoint has most
     "checkpoint.every": auto(int),  # steps between checkpoints
     "checkpoint.keep": 2,  # newest ones kept, besides the best
     "checkpoint.keep_every": 0,  # steps of those always kept; 0 for none
@@ -52,7 +53,8 @@ def fields() -> options.Fields:
     "checkpoint.dir": "",
     # Adds power * log(1 / propensity) to logits
     "predict.propensity_power": auto(float),
-    "mesh.shape": (),  # (data, label); empty: all devices
+    # Devices along the axes data and label; empty: all devices
+    "mesh.shape": (),
   }
 
 

@@ -63,9 +63,9 @@ def label_loss(
   Without, the logits are computed once more.
 
   Example:
-    targets = Targets(ids=tokens[:, None], weights=mask)
-    loss, grads = jax.value_and_grad(label_loss, (0, 1))(
-      hidden, embedding, None, targets, softmax.Softmax())
+    >>> targets = Targets(ids=tokens[:, None], weights=mask)
+    >>> loss, grads = jax.value_and_grad(label_loss, (0, 1))(
+    ...   hidden, embedding, None, targets, softmax.Softmax())
 
   Args:
     x: `[N, D]` examples, floating.

@@ -23,11 +23,12 @@ Stored = dict[str, jax.Array]
 class RowFormat:
   """A way to store rows.
 
-  What is stored is a dict:
-    float32:  `rows [L, D]` float32
-    bfloat16: `rows [L, D]` uint16, its bits
-    float8:   `rows [L, D]` uint8, bits of e4m3; `exponents [L]` int8, powers of
-      two that the values of each row are multiplied by
+  What is stored is a dict, of
+
+  - float32: `rows [L, D]` float32
+  - bfloat16: `rows [L, D]` uint16, its bits
+  - float8: `rows [L, D]` uint8, bits of e4m3; `exponents [L]` int8, powers of
+    two that the values of each row are multiplied by
 
   With the exponent of its greatest magnitude, a row keeps 3 bits after the
   leading one over 14 binades below that, and the absolute precision of the last

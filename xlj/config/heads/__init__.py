@@ -38,14 +38,14 @@ def fields() -> options.Fields:
   """All fields, with None for "decide from the data"."""
   auto = config_dict.placeholder
   found: options.Fields = {
-    "head.type": "dense",  # one of HEADS
+    "head.type": "dense",  # what makes scores of embeddings
     # How labels are numbered for the head: "frequency", "clusters", "identity",
     # "none" (identity, and nothing is kept of each label), or a file with one
-    # label of the data set in each line.
+    # label of the data set in each line
     "head.order": auto(str),
-    "head.loss": auto(str),  # one of those that the head knows
+    "head.loss": auto(str),  # what a step lowers
     "head.wide": auto(bool),  # add linear weights from features to labels
-    "head.init_scale": auto(float),  # of the label rows
+    "head.init_scale": auto(float),  # deviation, or length, of new label rows
   }
   for option in HEADS.values():
     found |= option.fields()

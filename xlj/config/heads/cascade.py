@@ -19,12 +19,12 @@ def _fields() -> options.Fields:
   return {
     # Nodes of each level above the labels; multiples of the number of devices
     "head.groups": auto(tuple),
-    # Groups whose labels an example is trained with, of "mhc"
+    # Groups whose labels an example is trained with
     "head.candidates": auto(int),
     # Groups whose labels prediction scores; by default as many
     "predict.beam": auto(int),
-    "head.sample_groups": auto(int),  # of "mhs": how many a step visits
-    "head.hard_groups": 0,  # of them chosen as hard negatives
+    "head.sample_groups": auto(int),  # groups that a step visits
+    "head.hard_groups": 0,  # of those, chosen as hard negatives
   }
 
 

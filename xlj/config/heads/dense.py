@@ -57,41 +57,42 @@ def fields() -> options.Fields:
   auto = config_dict.placeholder
   return {
     "head.cosine": auto(bool),  # label rows count by their direction alone
-    "head.init": auto(str),  # "normal", "centroid" or "label_text"
+    "head.init": auto(str),  # where label rows start
     "head.use_bias": auto(bool),  # whether labels have a bias
     "head.prior_bias": auto(bool),  # biases start at the labels' log odds
     "head.bias": auto(float),  # where they start otherwise
-    # Linear weights are those of pairs of a feature and a label that meet:
-    # how many of a block of labels, of the block with most; found in the data
+    # Pairs of a feature and a label that meet, of the block of labels with
+    # most; found in the data
     "head.wide_pairs": auto(int),
-    # How many are visited in a pass up to which all of them are kept
+    # Pairs that a pass may visit before any is dropped
     "head.wide_work": 20_000_000_000,
-    # Beyond, those with at least such a sum of the feature's squared values
-    # over the label's rows, where the mean row has length 1
+    # Beyond that, pairs are kept with at least such a sum of the feature's
+    # squared values over the label's rows, where the mean row has length 1
     "head.wide_evidence": auto(float),
-    "head.wide_per_feature": 0,  # at most, those with most evidence; 0 for all
-    "head.wide_per_label": 0,  # likewise
+    # Most pairs of a feature, those with most evidence; 0 for all
+    "head.wide_per_feature": 0,
+    "head.wide_per_label": 0,  # most pairs of a label, likewise
     # A step of linear weights by each example, in place of one by the batch
     "head.by_example": auto(bool),
-    # Probability up to which it leaves a label alone that an example lacks
+    # Probability up to which a step leaves a label alone that an example lacks
     "head.negligible": auto(float),
-    # Of label rows; devices hold whole ones. Threads of a CPU share those of
-    # steps by example
+    # Blocks of label rows; devices hold whole ones, and threads of a CPU share
+    # those of steps by example
     "head.blocks": auto(int),
-    "head.dtype": "float32",  # of the label rows, or "bfloat16" or "float8"
-    "head.rounding": "stochastic",  # of narrow rows, or "nearest"
-    # Of their rounding: "kahan" keeps what it took off, "master" keeps float32
-    # rows beside them.
+    "head.dtype": "float32",  # of the label rows
+    "head.rounding": "stochastic",  # of narrow rows
+    # Of rounding: "kahan" keeps what it took off, "master" keeps float32 rows
+    # beside the narrow ones
     "head.correction": "none",
-    "head.kahan_labels": 0,  # at most, the most frequent ones; 0 for all
+    "head.kahan_labels": 0,  # for the most frequent ones alone; 0 for all
     "head.max_norm": 0.0,  # greatest length of a label row; 0 for none
     "head.chunk_bytes": 0,  # of temporaries of a step; 0 for the default
     # Chunks of labels whose gradients are all smaller are left out
     "head.skip_below": 0.0,
     # "auto" for kernels on CUDA devices where they apply, not yet measured
-    # there; "never" for XLA alone; "interpret" to try them anywhere.
+    # there; "never" for XLA alone; "interpret" to try them anywhere
     "head.kernels": "never",
-    # Between the passes of a step, as "float16" say; "" to form them again
+    # Logits are kept between the passes of a step; "" to form them again
     "head.keep_logits": "",
     # Rows of each of the first labels, the most frequent ones; see
     # xlj.heads.prototypes

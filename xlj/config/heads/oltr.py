@@ -16,17 +16,20 @@ from xlj.heads.oltr import meta_embedding
 def _fields() -> options.Fields:
   return {
     "oltr.tied": False,  # label rows are the memory
-    "oltr.own_keys": True,  # that are trained; or the memory is its own key
+    # Labels have keys that are trained; or else the memory is its own key
+    "oltr.own_keys": True,
     "oltr.attend_to": 0,  # the best so many keys; 0 for all
     # Of cosine logits; by default by the number of labels
     "oltr.scale": config_dict.placeholder(float),
-    "oltr.reach": 10.0,
+    "oltr.reach": 10.0,  # factor of the inverse distance to the memory
+    # Of the loss that draws embeddings to their centroids
     "oltr.centre_weight": 0.01,
-    "oltr.centre_rate": 0.01,
-    # Epochs; the memory is all examples' means then
+    "oltr.centre_rate": 0.01,  # of the memory's steps to its examples
+    # Epochs after which the memory is set to all examples' means; 0 for never
     "oltr.recentre_every": 0.0,
+    # Within that loss, of the hinge on distances to other centroids
     "oltr.repel_weight": 0.01,
-    "oltr.margin": 10.0,
+    "oltr.margin": 10.0,  # mean squared distance from which on the hinge is 0
   }
 
 

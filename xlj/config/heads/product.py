@@ -18,7 +18,8 @@ from xlj.heads.product import mixed_radix
 def _fields() -> options.Fields:
   auto = config_dict.placeholder
   return {
-    "head.digits": auto(int),  # of a label; 2 if their lengths are not given
+    # Digits of a label; 2 if their lengths are not given
+    "head.digits": auto(int),
     "head.lengths": auto(tuple),  # numbers of values of the digits
     "head.components": 1,  # products that are mixed
   }

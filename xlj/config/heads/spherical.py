@@ -12,8 +12,10 @@ from xlj.heads.spherical import head as spherical
 
 def _fields() -> options.Fields:
   return {
-    "head.refactor_every": 1000,  # steps
-    "head.curvature_rate": 1.0,  # of its running mean; 1: of a step alone
+    # Steps after which V is multiplied out at the latest
+    "head.refactor_every": 1000,
+    # Share that a step has in the running mean of Gram matrices; 1: it alone
+    "head.curvature_rate": 1.0,
   }
 
 
