@@ -10,11 +10,15 @@ from xlj.search import exact
 L, D = 1003, 19  # divisible by nothing
 
 
-@pytest.fixture(autouse=True)
-def two_processors(monkeypatch):
-  """Small searches too are shared out."""
+@pytest.fixture(autouse=True, params=["loops", "BLAS"])
+def two_processors(request, monkeypatch):
+  """Small searches too are shared out, and multiplied in both ways."""
   monkeypatch.setattr(exact, "_ALONE", 0)
   monkeypatch.setattr(processors, "usable", lambda: 2)
+  if request.param == "BLAS":
+    monkeypatch.setattr(exact, "_MANY", 1)
+    monkeypatch.setattr(exact, "_PRODUCTS", 0)
+    monkeypatch.setattr(exact, "_BLOCK", 70)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ Rows are streamed in pieces that fit a cache, so that nothing `[n, L]` is made,
 and rows may be memory maps of files larger than memory. A processor has a part
 of the rows, or of the examples where these are many. With one example it is
 memory that is waited for, and rows of half the bytes take half the time; with
-hundreds it is arithmetic.
+hundreds it is arithmetic, which BLAS does faster than a loop.
 
 Legend: n examples, D width, L rows, E rows that are named for an example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent import futures
 import dataclasses
 import functools
@@ -28,6 +28,9 @@ from xlj.data import csr as csr_lib
 DTYPES = ("float32", "bfloat16", "int8")
 _EXAMPLES = 256  # looked at together
 _ALONE = 2**21  # products that one processor has sooner than others are woken
+_MANY = 128  # examples from which on products by BLAS are faster,
+_PRODUCTS = 2**24  # and how many of these
+_BLOCK = 2**13  # rows whose products BLAS makes at a time
 _GATHERED = 2**14  # rows of a choice that are copied at a time
 
 # Numbers of rows for all examples `[E]`; or for each a row of a matrix `[n, L]`
@@ -215,17 +218,55 @@ def _best(
   x: np.ndarray, rows: Rows, k: int, floor: np.float32, denied: Denied
 ) -> tuple[np.ndarray, np.ndarray]:
   """All rows, shared out."""
-  scan, no_numbers = loops().scan, np.zeros(0, np.int64)
+  none = np.zeros(0, np.int64)
 
   def task(examples: slice, part: slice, heaps: Heaps) -> None:
     few = rows.part(part) if part.stop - part.start < len(rows) else rows
     few_denied = of_examples(denied, examples)
-    scan(
-      *(x[examples], *few.arrays(), part.start, no_numbers, floor),
-      *(few_denied, *heaps),
+    loops().scan(
+      *(x[examples], *few.arrays(), part.start, none, floor, few_denied),
+      *heaps,
     )
 
-  return ordered(shared_out(task, len(x), len(rows), rows.dim, k))
+  def task_by_blas(examples: slice, _: slice, heaps: Heaps) -> None:
+    few_denied = of_examples(denied, examples)
+    for first, scale, bias, products in _products(x[examples], rows):
+      loops().keep(
+        *(products, scale, bias, first, none, floor, few_denied), *heaps
+      )
+
+  if len(x) < _MANY or x.size * len(rows) < _PRODUCTS:
+    heaps = shared_out(task, len(x), len(rows), rows.dim, k)
+  else:  # each product has all processors: only examples are shared out
+    heaps = shared_out(task_by_blas, len(x), 1, rows.values.size, k)
+  return ordered(heaps)
+
+
+def _products(
+  x: np.ndarray, rows: Rows
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+  """Inner products of examples and rows by BLAS, a block of rows at a time.
+
+  Args:
+    x: float32 `[n, D]`.
+    rows: L of them.
+
+  Yields:
+    The number of a block's first row, scales and biases as in `Rows.arrays`,
+    and float32 products `[n, block]`, in a buffer that is used again.
+  """
+  values, scale, bias = rows.arrays()
+  size = min(_BLOCK, len(rows))
+  out = np.empty((len(x), size), np.float32)
+  wide = np.empty((size, rows.dim), np.float32)
+  for block in _slices(len(rows), size):
+    few = values[block]
+    if few.dtype != np.float32:
+      loops().widen(few, scale[:0], wide[: len(few)])
+      few = wide[: len(few)]
+    with np.errstate(invalid="ignore", over="ignore"):
+      products = np.matmul(x, few.T, out=out[:, : len(few)])
+    yield block.start, scale[block], bias[block], products
 
 
 def _scan_named(

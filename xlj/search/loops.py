@@ -41,15 +41,49 @@ def scan(
     ids: int64 [n, k], of the heaps.
     sizes: int64 [n], of the heaps.
   """
-  starts, stops, ban = denied
   tile = np.empty((len(x), min(_TILE, len(values))), np.float32)
   for low in range(0, len(values), _TILE):
     high = min(low + _TILE, len(values))
     _products(x, values[low:high], tile)
-    for n in range(len(x)):
-      line = tile[n, : high - low]
+    products = tile[:, : high - low]
+    keep(
+      products,
+      scale[low:],
+      bias[low:],
+      first + low,
+      numbers[low:],
+      floor,
+      denied,
+      scores,
+      ids,
+      sizes,
+    )
+
+
+@processors.compiled
+def keep(
+  products, scale, bias, first, numbers, floor, denied, scores, ids, sizes
+):
+  """Puts the best of the rows into heaps, given the inner products.
+
+  Args:
+    products: float32 [n, R]; scores afterwards.
+    scale: float32 [R] or empty.
+    bias: float32 [R] or empty.
+    first: As in `scan`.
+    numbers: As in `scan`.
+    floor: As in `scan`.
+    denied: As in `scan`.
+    scores: float32 [n, k], of the heaps.
+    ids: int64 [n, k], of the heaps.
+    sizes: int64 [n], of the heaps.
+  """
+  starts, stops, ban = denied
+  for n in range(len(products)):
+    bar = _bar(scores[n], sizes[n], floor)
+    for low in range(0, products.shape[1], _TILE):
+      line = products[n, low : low + _TILE]
       _finish_scores(line, scale, bias, low)
-      bar = _bar(scores[n], sizes[n], floor)
       if not _any_above(line, bar):
         continue
       for r in range(len(line)):
