@@ -2,7 +2,7 @@
 
 Its data need not exist to plan it:
 
-  python launch/plan.py --config=configs/billion.py --devices=8
+  xlj plan --config=billion --devices=8
 
 By default 1,000,000,000 labels x 64 with rows of bfloat16 rounded
 stochastically, SGD, and 1024 examples a step, which one GPU of 139 GiB holds.

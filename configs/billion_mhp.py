@@ -1,7 +1,7 @@
 """One billion labels as three digits of a thousand values, learned in minutes.
 
-  python launch/train.py --config=configs/billion_mhp.py --workdir=WD
-  python launch/evaluate.py --workdir=WD
+  xlj train --config=billion_mhp --workdir=WD
+  xlj evaluate --workdir=WD
 
 Needs no files: rows come from a generator (`xlj.synthetic.generated`), in which
 each digit of the label adds a fixed vector to the features, and noise hides

@@ -1,8 +1,8 @@
 """Very many labels, and exact steps at a cost that does not grow with them.
 
-  python launch/train.py --config=configs/billion_spherical.py --workdir=WD
-  python launch/train.py \\
-    --config=configs/billion_spherical.py:num_labels=1000000000,dim=32 \\
+  xlj train --config=billion_spherical --workdir=WD
+  xlj train \\
+    --config=billion_spherical:num_labels=1000000000,dim=32 \\
     --workdir=WD
 
 The Z-loss with label rows in factored form (`xlj.heads.spherical`): what has to

@@ -1,7 +1,7 @@
 """Images: a residual network or a vision transformer, trained from scratch.
 
-  python launch/images.py --input=FOLDER --output_dir=DIR --height=64
-  python launch/train.py --config=configs/images.py:encoder=resnet \\
+  xlj images --input=FOLDER --output_dir=DIR --height=64
+  xlj train --config=images:encoder=resnet \\
     --config.data.dir=DIR --workdir=WD
 
 `FOLDER/train/LABEL/` holds the images of a label, `FOLDER/test/LABEL/` those to

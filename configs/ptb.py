@@ -1,8 +1,8 @@
 """The next word of English text: a dense softmax beside products of digits.
 
-  python launch/train.py --config=configs/ptb.py:head=mhp,components=4 \\
+  xlj train --config=ptb:head=mhp,components=4 \\
     --config.data.dir=DIR --workdir=WD
-  python launch/evaluate.py --workdir=WD   # perplexity of the test text
+  xlj evaluate --workdir=WD   # perplexity of the test text
 
 `DIR` holds `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, the Penn
 Treebank as prepared by Mikolov: one sentence a line, 10,000 words. The model is

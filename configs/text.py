@@ -1,6 +1,6 @@
 """Classification of texts: rows of `{"text": ..., "labels": [...]}`.
 
-  python launch/train.py --config=configs/text.py --config.data.dir=DIR \\
+  xlj train --config=text --config.data.dir=DIR \\
     --workdir=WD
 
 `DIR` holds `train.jsonl`, `test.jsonl` and, if labels have texts of their own,

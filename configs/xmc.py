@@ -2,13 +2,13 @@
 
 Any data set:
 
-  python launch/train.py --config=configs/xmc.py --config.data.dir=DIR \\
+  xlj train --config=xmc --config.data.dir=DIR \\
     --workdir=WD
 
 One of the sets below, whose settings were chosen on a held-out part of its
 training file and then used to train on all of it:
 
-  python launch/train.py --config=configs/xmc.py:bibtex \\
+  xlj train --config=xmc:bibtex \\
     --config.data.dir=DIR --workdir=WD
 
 Append `,objective=psp` to weight rare labels more when predicting, and
@@ -42,7 +42,7 @@ _SETS: dict[str, dict[str, Any]] = {
   "citeulike_tags": {},
   # 97,275 labels, the median has one point: linear.
   "acl_authors": {},
-  # Made by launch/demo.py: 131,072 labels.
+  # Made by xlj demo: 131,072 labels.
   "demo": {
     "data.validation": 0.05,
     "optim.wide.learning_rate": 4.0,

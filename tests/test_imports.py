@@ -45,7 +45,7 @@ ALLOWED = {
   "synthetic": {"data"},
   "distributed": set(),
   "checkpoint": {"distributed"},
-  "report": {"files", "processors"},
+  "report": {"files", "shell", "processors"},
   "config": {
     "ops", "losses", "encoders", "data", "documents", "text", "synthetic",
     "heads.head", "heads.dense", "heads.product", "heads.cascade", "heads.oltr",
@@ -60,7 +60,7 @@ ALLOWED = {
     "report", "config", "model",
   },
   "inference": {
-    "files", "sharding", "ops", "heads.head", "heads.dense", "data",
+    "files", "shell", "sharding", "ops", "heads.head", "heads.dense", "data",
     "documents", "text", "config", "model", "runs",
   },
   "evaluation": {

@@ -7,8 +7,11 @@ import re
 import pytest
 
 from tests import runs
+from tests import test_imports
 from xlj import config as config_lib
+from xlj import shell
 from xlj.config import checks
+from xlj.config import named
 
 FIELDS = {name for name, _ in checks.flatten(config_lib.base())}
 SECTIONS = {
@@ -22,6 +25,10 @@ FILES = sorted(
   for path in (runs.ROOT / folder).rglob("*.py")
 )
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
+EXTRAS = {
+  f"{test_imports.PROJECT['name']}[{extra}]"
+  for extra in test_imports.PROJECT["optional-dependencies"]
+}
 HOLE = "\0"  # where a message has a value of its own
 
 
@@ -80,6 +87,9 @@ _DOTTED = re.compile(
 _FLAG = re.compile(r"(?<![\w-])--([a-z][\w.]*\w)(?!\0)")
 _ARGUMENT = re.compile(r"(?<![\w.\0-])([a-z_]\w*)=")
 _PATH = re.compile(r"(?<![\w./\0])(?:launch|docs|configs)/\w+\.\w+")
+_COMMAND = re.compile(r"(?<![\w./-])xlj ([a-z]+) --")
+_CONFIG = re.compile(r"--config=([a-z]\w*)")
+_EXTRA = re.compile(r"(?<![\w.])(xlj[\w-]*\[\w+\])")
 _NO_FIELD = (".json", ".npz", ".txt")
 
 
@@ -105,6 +115,9 @@ def wrong_names(text):
   for path in _PATH.findall(text):
     if not (runs.ROOT / path).exists():
       yield path
+  yield from set(_COMMAND.findall(text)) - {*shell.NAMES}
+  yield from set(_CONFIG.findall(text)) - {*named.names()}
+  yield from set(_EXTRA.findall(text)) - EXTRAS
 
 
 def test_what_messages_name_exists():
@@ -132,6 +145,10 @@ def test_what_messages_name_exists():
     ("set data.one_based", 1),
     ("pass trainee=True", 1),
     ("run launch/trian.py", 1),
+    ("by xlj trian --workdir=WD", 1),
+    ("such as --config=xcm:bibtex", 1),
+    ("pip install 'xlj[text]' or 'xlj-jax[txet]'", 2),
+    ("by xlj train --config=xmc, pip install 'xlj-jax[text]'", []),
     ("head.type='dense', data.dir is there", []),
   ],
 )

@@ -1,9 +1,8 @@
 """Extreme classification in JAX: thousands to billions of labels.
 
-Train, from a shell (`python -m xlj` says what the commands are):
+Train, from a shell (`xlj` says what the commands are):
 
-  python launch/train.py --config=configs/xmc.py --config.data.dir=D \\
-    --workdir=WD
+  xlj train --config=xmc --config.data.dir=D --workdir=WD
 
 Predict, in Python:
 

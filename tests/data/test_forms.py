@@ -339,7 +339,7 @@ def test_text_of_documents_is_told_from_rows(tmp_path, name):
 def test_a_folder_of_images_is_told_how_to_become_a_data_set(tmp_path):
   (tmp_path / "cat").mkdir()
   (tmp_path / "cat" / "x.png").write_bytes(b"")
-  with pytest.raises(formats.DataError, match="by python launch/images.py"):
+  with pytest.raises(formats.DataError, match="by xlj images"):
     store.open_split(tmp_path)
 
 

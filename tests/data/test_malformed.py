@@ -166,7 +166,7 @@ TEXT = {
   "PNG image": (
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
     None,
-    "found a PNG image, expected text, plain or gzip; launch/images.py makes",
+    "found a PNG image, expected text, plain or gzip; xlj images makes",
   ),
   "Parquet table": (
     b"PAR1\x15\x04\x15\x10",

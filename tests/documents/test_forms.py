@@ -261,5 +261,5 @@ def test_a_test_split_alone_knows_the_labels_of_their_file(tmp_path):
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "pyarrow", None)
   write(tmp_path, {"train.parquet": b"PAR1"})
-  with pytest.raises(ImportError, match=r"pip install 'xlj\[parquet\]'"):
+  with pytest.raises(ImportError, match=r"pip install 'xlj-jax\[parquet\]'"):
     store.open_documents(tmp_path)

@@ -329,7 +329,7 @@ def damage(directory, name):
     return f"{weights}: no such file"
   if name == "no manifest":
     manifest.unlink()
-    return f"{manifest}: no such file; give a directory that launch/export.py"
+    return f"{manifest}: no such file; give a directory that xlj export"
   if name == "damaged manifest":
     manifest.write_text("{")
     return f"{manifest}: a damaged file"

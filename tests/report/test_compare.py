@@ -110,9 +110,9 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(tmp_path):
   complete = write_run(tmp_path / "done")
   running = write_run(tmp_path / "half way", steps=40)
   _, text = page_of(tmp_path, complete, running)
-  assert f"python launch/evaluate.py --workdir={complete}" in text
+  assert f"xlj evaluate --workdir={complete}" in text
   assert "at step 40 of 100, stopped" in text
-  assert f"python launch/train.py '--workdir={running}'" in text
+  assert f"xlj train '--workdir={running}'" in text
   (running / "owner-1.json").write_text("{}")
   assert "at step 40 of 100, under way" in page_of(tmp_path, running)[1]
   empty = tmp_path / "new"

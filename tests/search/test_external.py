@@ -82,5 +82,5 @@ def test_what_does_not_fit_is_refused(made, tmp_path):
 
 def test_a_missing_library_is_named(made, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "faiss", None)
-  with pytest.raises(ImportError, match=r"pip install 'xlj\[faiss\]'"):
+  with pytest.raises(ImportError, match=r"pip install 'xlj-jax\[faiss\]'"):
     external.write(tmp_path / "a.faiss", exact.Rows(made[0]))

@@ -128,5 +128,5 @@ def test_messages(directory, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="tokenizer.json is no tokenizer: "):
     tokens_lib.Tokens.pretrained(directory)
   monkeypatch.setitem(sys.modules, "tokenizers", None)
-  with pytest.raises(ImportError, match=r"pip install 'xlj\[text\]'"):
+  with pytest.raises(ImportError, match=r"pip install 'xlj-jax\[text\]'"):
     tokens_lib.Tokens.load(directory)

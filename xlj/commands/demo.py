@@ -3,7 +3,6 @@
 xlj demo
 """
 
-from pathlib import Path
 import subprocess
 import sys
 import time
@@ -39,11 +38,10 @@ def main() -> None:
   predictions = root / "predictions.jsonl"
   print(f"=== Generate data with 131,072 labels in {data}", flush=True)
   synthetic.generate(data)
-  config = Path(__file__).parents[2] / "configs" / "xmc.py"
   _step(
     "Train",
     "train",
-    f"--config={config}:demo",
+    "--config=xmc:demo",
     f"--config.data.dir={data}",
     f"--workdir={workdir}",
   )
@@ -66,7 +64,7 @@ def main() -> None:
     f"report:      {workdir / 'report.html'}\n"
     f"predictions: {predictions}\n"
     "Train on your own files (see docs/data.md for the formats):\n"
-    f"  {train} --config=configs/xmc.py --config.data.dir=DIR --workdir=WD"
+    f"  {train} --config=xmc --config.data.dir=DIR --workdir=WD"
   )
 
 

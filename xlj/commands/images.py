@@ -5,7 +5,7 @@
 FOLDER/train/LABEL/ holds the training images of a label, FOLDER/test/LABEL/
 those to test with, and FOLDER/validation/LABEL/ (optional) likewise. Of
 FOLDER/LABEL/ alone --held_out=0.2 takes a fifth to test with. All are scaled
-and cropped to one size. Then train with configs/images.py.
+and cropped to one size. Then train with --config=images.
 """
 
 from absl import flags

@@ -9,7 +9,6 @@ from xlj.distributed import interruption  # before what takes seconds
 
 from collections.abc import Callable, Sequence
 import functools
-import importlib.machinery
 import importlib.util
 import io
 import logging as std_logging
@@ -19,7 +18,6 @@ import pathlib
 import re
 import sys
 import time
-import traceback
 from typing import Any, NoReturn
 
 from absl import app
@@ -30,6 +28,7 @@ from ml_collections import config_flags
 
 from xlj import config as config_lib
 from xlj.commands import helping
+from xlj.config import named
 from xlj.distributed import errors
 from xlj.distributed import exchange
 from xlj.distributed import exit_status
@@ -102,7 +101,7 @@ def _interruptible(main: Callable[[], int | None]) -> int | None:
 def define_config(
   text: str, of_run: Sequence[str] = ()
 ) -> flags.FlagHolder[ml_collections.ConfigDict]:
-  """Defines `--config=FILE` and `--config.FIELD=VALUE`.
+  """Defines `--config=NAME` and `--config.FIELD=VALUE`.
 
   Args:
     text: Help.
@@ -126,66 +125,18 @@ def _define_config(
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """Reads the config that `--config=FILE[:ARGUMENT]` names.
-
-  FILE is Python with a function `get_config`, or the config.json of a run.
-  """
+  """Reads the config that `--config` names."""
 
   def __init__(self, of_run: Sequence[str]):
     self.of_run = of_run
 
   def parse(self, argument: str) -> ml_collections.ConfigDict:
     """Reads it; every error in the file is one of the config."""
-    name, colon, text = argument.partition(":")
-    if name.endswith(".json"):
-      return config_lib.load(name).lock()
-    if not os.path.isfile(name):
-      raise config_lib.ConfigError(
-        f"there is no file {name}; give one with a function get_config, such"
-        " as configs/xmc.py"
-      )
-    try:
-      module = _imported(name)
-      if not hasattr(module, "get_config"):
-        raise config_lib.ConfigError(f"{name} has no function get_config")
-      config = module.get_config(text) if colon else module.get_config()
-    except config_lib.ConfigError:
-      raise
-    except Exception as error:
-      raise config_lib.ConfigError(_where(name, error)) from error
-    if not isinstance(config, ml_collections.ConfigDict):
-      raise config_lib.ConfigError(
-        f"get_config of {name} returns {type(config).__name__}; it must return"
-        " xlj.config.base(), with fields set"
-      )
-    return config.lock()
+    return named.read(argument).lock()
 
   def flag_type(self) -> str:
     """What `--help` says."""
     return "config file"
-
-
-def _imported(path: str) -> Any:
-  """The module in a file of any name."""
-  loader = importlib.machinery.SourceFileLoader("config_of_the_run", path)
-  spec = importlib.util.spec_from_loader(loader.name, loader)
-  assert spec is not None
-  module = importlib.util.module_from_spec(spec)
-  sys.modules[loader.name] = module  # as data classes need
-  loader.exec_module(module)
-  return module
-
-
-def _where(path: str, error: Exception) -> str:
-  """An error in a file, with its line."""
-  line, text = 0, str(error)
-  if isinstance(error, SyntaxError):
-    path, line, text = error.filename or path, error.lineno or 0, error.msg
-  else:
-    for frame in traceback.extract_tb(error.__traceback__):
-      if os.path.realpath(frame.filename) == os.path.realpath(path):
-        line = frame.lineno or 0
-  return f"{path}:{line}: {type(error).__name__}: {text}"
 
 
 def define_predict() -> flags.FlagHolder:
@@ -303,7 +254,7 @@ def _with_config(argv: Sequence[str]) -> list[str]:
   if not os.path.isfile(path):
     raise config_lib.ConfigError(
       f"{path} does not exist; is this the working directory of a run? A new"
-      " run needs --config=FILE, such as --config=configs/xmc.py"
+      " run needs --config=NAME, such as --config=xmc"
     )
   return [argv[0], f"--config={path}", *argv[1:]]
 

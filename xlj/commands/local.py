@@ -4,7 +4,7 @@ They appear as one: process 0 speaks for all, and all end when one fails. With
 --restarts they start again, and continue from the last checkpoint.
 
   xlj local --processes=2 [--devices=4] [--restarts=3] \\
-    -- xlj train --config=configs/xmc.py --workdir=DIR
+    -- xlj train --config=xmc --workdir=DIR
 """
 
 from collections.abc import Iterator, Sequence

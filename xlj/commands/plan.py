@@ -2,7 +2,7 @@
 
 Nothing runs and no data is read; see `xlj.planning.plan` for what is exact.
 
-  xlj plan --config=configs/billion.py --devices=8 \\
+  xlj plan --config=billion --devices=8 \\
     [--mesh=2,4] [--accelerator=h200] [--json=plan.json]
 """
 
@@ -16,7 +16,7 @@ from xlj.commands import launching
 from xlj.distributed.local import devices as devices_lib
 
 _CONFIG = launching.define_config(
-  "Config file; override a field by --config.FIELD=VALUE."
+  "Name of a config, or a file; override a field by --config.FIELD=VALUE."
 )
 _DEVICES = flags.DEFINE_integer(
   "devices", None, "Number of devices; by default those of the mesh.", 1

@@ -54,7 +54,7 @@ _MIN_PROBABILITY = flags.DEFINE_float(
   "min_probability",
   None,
   "Probability of being right that a label has to reach; for runs that"
-  " launch/calibrate.py has calibrated.",
+  " xlj calibrate has calibrated.",
   0,
   1,
 )

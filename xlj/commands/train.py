@@ -1,14 +1,15 @@
 """Trains a model, or continues the run that --workdir holds.
 
-  xlj train --config=configs/xmc.py:bibtex \\
-    --config.data.dir=DIR --workdir=runs/bibtex
+  xlj train --config=xmc:bibtex --config.data.dir=DIR --workdir=runs/bibtex
+
+A config is one of those that come with xlj, or a file of your own:
+--config=my_config.py.
 
 Without --config it continues as the run's own config says. A complete run goes
 on for longer, or as another one with other data:
 
   xlj train --workdir=runs/bibtex --config.train.epochs=40
-  xlj train --workdir=runs/new --from=runs/bibtex \\
-    --config.data.dir=DIR
+  xlj train --workdir=runs/new --from=runs/bibtex --config.data.dir=DIR
 """
 
 from absl import flags
@@ -21,8 +22,8 @@ from xlj.training import fusing
 from xlj.training import successor
 
 _CONFIG = launching.define_config(
-  "Config file; override a field by --config.FIELD=VALUE. Default: that of the"
-  " run.",
+  "Name of a config, or a file; override a field by --config.FIELD=VALUE."
+  " Default: that of the run.",
   of_run=("workdir", "from"),
 )
 _WORKDIR = flags.DEFINE_string(

@@ -246,7 +246,7 @@ def label_names(
       f"{len(names)} names",
       f"one for each label id up to {largest}",
       hint="line i + 1 names label i, with data.renumber too; move the file of"
-      " names away, and give one with launch/predict.py --labels",
+      " names away, and give one with xlj predict --labels",
     )
   return names and [names[i] for i in numbering.labels]
 

@@ -55,7 +55,7 @@ _ROWS = {
 }
 _RAW = r"([._-]raw)?([._-]texts?)?(\.jsonl?|\.txt)(\.gz)?"
 _IMAGES = (
-  "a folder of images becomes a data set by python launch/images.py"
+  "a folder of images becomes a data set by xlj images"
   " --input=FOLDER --output_dir=DIR"
 )
 # Files that come with data sets and hold no rows of numbers.

@@ -306,7 +306,7 @@ def _reader(
     from PIL import ImageOps
   except ImportError as error:
     raise ImportError(
-      "reading images needs Pillow: pip install 'xlj[images]'"
+      "reading images needs Pillow: pip install 'xlj-jax[images]'"
     ) from error
   height, width = size
 

@@ -27,7 +27,7 @@ _GZIP = b"\x1f\x8b"
 _MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
 _HEAD_BYTES = 256
 _UNPACK = "unpack it first"
-_IMAGES = "launch/images.py makes a data set of a folder of images"
+_IMAGES = "xlj images makes a data set of a folder of images"
 _WRITE = "write its rows as text, or as SciPy's .npz or NumPy's .npy"
 _SAVE = "save it as UTF-8"
 # How files that are no text begin: what they are, and what to do.

@@ -41,8 +41,8 @@ def blocks(
     from pyarrow import parquet
   except ImportError:
     raise ImportError(
-      f"{os.fspath(path)} is a Parquet table: pip install 'xlj[parquet]', or"
-      " save its rows as JSONL"
+      f"{os.fspath(path)} is a Parquet table: pip install 'xlj-jax[parquet]',"
+      " or save its rows as JSONL"
     ) from None
   with open(path, "rb") as file:
     try:

@@ -377,7 +377,7 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     import safetensors
   except ImportError as error:
     raise ImportError(
-      "pretrained encoders need safetensors: pip install 'xlj[text]'"
+      "pretrained encoders need safetensors: pip install 'xlj-jax[text]'"
     ) from error
   names = [WEIGHTS_FILE]
   index = directory / INDEX_FILE

@@ -39,7 +39,7 @@ def load(directory: str | Path) -> np.ndarray:
     import safetensors
   except ImportError as error:
     raise ImportError(
-      "static embeddings need safetensors: pip install 'xlj[text]'"
+      "static embeddings need safetensors: pip install 'xlj-jax[text]'"
     ) from error
   found = sorted(Path(directory).glob("*.safetensors"))
   if len(found) != 1:

@@ -184,7 +184,7 @@ def _write_programs(
       data = made.serialize()
     except ImportError as error:
       raise config_lib.ConfigError(
-        f"an artifact needs a package ({error}): pip install 'xlj[export]'"
+        f"an artifact needs a package ({error}): pip install 'xlj-jax[export]'"
       ) from None
     name = f"topk_{k}_by_{rows}.bin"
     with files.replacing(folder / name) as partial:

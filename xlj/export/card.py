@@ -168,7 +168,7 @@ def _figures(
     )
   if not measured and not metrics:
     yield (
-      "Nothing was measured. `python launch/evaluate.py --workdir=WD` before"
+      "Nothing was measured. `xlj evaluate --workdir=WD` before"
       " the export fills this in."
     )
 

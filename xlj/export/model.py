@@ -54,7 +54,7 @@ def load(
   """Opens a trained run, or an exported model, for prediction.
 
   Args:
-    directory: Of the run, or of the model that `launch/export.py` has written.
+    directory: Of the run, or of the model that `xlj export` has written.
     which: "best" checkpoint of a run by the validation metric, or "last".
     predict: Fields of the section `predict` of the config that are not as the
       run has them, such as `{"propensity_power": 0.0}`.
@@ -85,7 +85,7 @@ def load(
   if probes is not None:
     raise ValueError(
       f"probes is {probes}, and {directory} is no exported model with an index;"
-      " make one by launch/export.py --index=0.95"
+      " make one by xlj export --index=0.95"
     )
   from xlj.inference import predictor  # which imports JAX
 
@@ -118,7 +118,7 @@ class Exported:
     """Opens a model.
 
     Args:
-      directory: That `launch/export.py` has written.
+      directory: That `xlj export` has written.
       verify: Whether to read all of it and compare checksums; sizes are
         compared always.
       probes: How many lists of the index to look at (of another library's:

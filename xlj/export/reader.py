@@ -107,8 +107,7 @@ def read_manifest(
     number = int(manifest["format"])
   except FileNotFoundError:
     raise ValueError(
-      f"{path}: no such file; give a directory that launch/export.py has"
-      " written"
+      f"{path}: no such file; give a directory that xlj export has written"
     ) from None
   except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
     raise ValueError(f"{path}: a damaged file ({error}); {_AGAIN}") from None
@@ -231,7 +230,7 @@ class Reader:
     """Opens a model.
 
     Args:
-      directory: That `launch/export.py` has written.
+      directory: That `xlj export` has written.
       verify: Whether to compare checksums.
 
     Raises:

@@ -68,7 +68,7 @@ def read_about(directory):
     number = int(about["format"])
   except FileNotFoundError:
     raise ValueError(
-      f"{path}: no such file; give a directory that launch/export.py has"
+      f"{path}: no such file; give a directory that xlj export has"
       " written with --artifact"
     ) from None
   except (ValueError, KeyError, TypeError) as error:
@@ -227,7 +227,7 @@ class Artifact:
         f" by JAX {about['jax']} on {about['made'][:10]}, and a JAX reads what"
         " those of the six months before it have made, or of the three weeks"
         " after it. Where xlj is, make it again, which needs no run: `python"
-        f" launch/export.py --refresh={self.directory}`; or use that JAX"
+        f" xlj export --refresh={self.directory}`; or use that JAX"
       ) from error
 
 

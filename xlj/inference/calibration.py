@@ -28,12 +28,12 @@ from absl import logging
 import numpy as np
 import scipy
 
+from xlj import shell
 from xlj.data import errors
 
 FILE = "calibration.json"  # of a run
 BINS = 15  # of as many labels each, for ECE
 LEAST_ROWS = 30
-MAKE = "python launch/calibrate.py --workdir={}"
 _FORMAT = 1
 _BUCKETS = 4
 _STEP = 0.002  # of precisions that thresholds are kept for
@@ -317,16 +317,21 @@ def load(
       path,
       f"no calibration ({error})",
       "what calibrating has written",
-      hint=f"make it again by {MAKE.format(workdir)}, or remove it",
+      hint=f"make it again by {_again(workdir)}, or remove it",
     ) from error
   if found.about.get("model") == model:
     return found
   logging.warning(
     "%s is of another checkpoint, or of other fields of the section predict,"
     " and is left out; make it again by %s",
-    *(path, MAKE.format(workdir)),
+    *(path, _again(workdir)),
   )
   return None
+
+
+def _again(workdir: Path) -> str:
+  """What makes one."""
+  return shell.command("calibrate", workdir=workdir)
 
 
 def needed(found: Calibration | None, workdir: Path) -> Calibration:
@@ -338,7 +343,7 @@ def needed(found: Calibration | None, workdir: Path) -> Calibration:
   if found is None:
     raise ValueError(
       f"min_probability needs probabilities, and {workdir} has none for these"
-      f" scores; calibrate it by {MAKE.format(workdir)}, or, if it is an"
+      f" scores; calibrate it by {_again(workdir)}, or, if it is an"
       " exported model, its run, and export that again"
     )
   return found

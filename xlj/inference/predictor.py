@@ -185,7 +185,7 @@ class Predictor:
   def calibration(self) -> calibration_lib.Calibration | None:
     """What makes probabilities of scores; None without, or of other scores.
 
-    `launch/calibrate.py` leaves it in the directory of the run.
+    `xlj calibrate` leaves it in the directory of the run.
     """
     numbering = self.run.numbering
     label_ids = None if numbering is None else numbering.labels

@@ -1,7 +1,7 @@
 """Files that say which labels to delete, merge or rename.
 
 A label is given by its id, or by its name if that is not a number; a name with
-a tab as `launch/labels.py --list` prints it. Lines without text count as none.
+a tab as `xlj labels --list` prints it. Lines without text count as none.
 """
 
 from collections.abc import Callable, Iterator

@@ -92,7 +92,7 @@ def facts(config: ml_collections.ConfigDict) -> config_lib.DataFacts:
       said = "not set" if value is None else f"{value}"
       raise config_lib.ConfigError(
         f"data.{name} is {said}; no data is read to make a plan, so give"
-        f" --config.data.{name}=NUMBER, or use configs/billion.py"
+        f" --config.data.{name}=NUMBER, or use --config=billion"
       )
   per_row = data.features_per_row or data.max_features
   if data.dense:

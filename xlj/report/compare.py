@@ -10,10 +10,10 @@ import dataclasses
 import json
 import os
 import pathlib
-import shlex
 from typing import Any
 
 from xlj import files
+from xlj import shell
 from xlj.report import figures
 from xlj.report import page
 from xlj.report import progress
@@ -319,23 +319,22 @@ def _comparable(side: _Side, sides: Sequence[_Side]) -> list[_Side]:
 
 def _gap(side: _Side, width: int) -> page.Gap:
   """What brings an evaluation."""
-  where = f"--workdir={side.run.directory}"
   if side.manifest:
     return page.Gap(
       "Its export has measured nothing, as its run held out no rows; to name"
       " some:",
-      "python launch/export.py --workdir=RUN --output=DIR --rows=FILE",
+      "xlj export --workdir=RUN --output=DIR --rows=FILE",
       width,
     )
   if not _is_complete(side):
-    command = shlex.join(["python", "launch/train.py", where])
+    command = shell.command("train", workdir=side.run.directory)
     return page.Gap(
       f"Not evaluated; training is {side.run.state}. To go on, if it has"
       " stopped:",
       command,
       width,
     )
-  command = shlex.join(["python", "launch/evaluate.py", where])
+  command = shell.command("evaluate", workdir=side.run.directory)
   return page.Gap("Not evaluated; to do so:", command, width)
 
 

@@ -206,7 +206,7 @@ def _results(evaluation: Values) -> str:
   return page.section(
     f"Metrics, % ({where})" if rows else "Metrics",
     table if rows else "",
-    "Not evaluated yet: launch/evaluate.py adds this part.",
+    "Not evaluated yet: xlj evaluate adds this part.",
   )
 
 

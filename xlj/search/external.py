@@ -5,7 +5,8 @@ vectors are those of the rows, and scores are inner products. Where rows have a
 bias, it is one more number of a vector, and an example has a 1 there. Here the
 libraries name candidates, which are scored again with the rows themselves.
 
-FAISS comes with `pip install 'xlj[faiss]'`, USearch with 'xlj[usearch]'.
+FAISS comes with `pip install 'xlj-jax[faiss]'`, USearch with
+'xlj-jax[usearch]'.
 
 Legend: n examples, D width, L rows.
 """
@@ -238,7 +239,9 @@ def _faiss() -> Any:
   try:
     import faiss
   except ImportError as error:
-    raise ImportError("FAISS is missing: pip install 'xlj[faiss]'") from error
+    raise ImportError(
+      "FAISS is missing: pip install 'xlj-jax[faiss]'"
+    ) from error
   return faiss
 
 
@@ -247,6 +250,6 @@ def _usearch() -> Any:
     import usearch.index
   except ImportError as error:
     raise ImportError(
-      "USearch is missing: pip install 'xlj[usearch]'"
+      "USearch is missing: pip install 'xlj-jax[usearch]'"
     ) from error
   return usearch.index

@@ -13,7 +13,7 @@ try:
   import uvicorn.protocols.http.httptools_impl
 except ImportError as error:
   raise ImportError(
-    f"a server needs {error.name}: pip install 'xlj[serve]'"
+    f"a server needs {error.name}: pip install 'xlj-jax[serve]'"
   ) from error
 
 __all__ = ["httptools", "msgspec", "prometheus_client", "starlette", "uvicorn"]

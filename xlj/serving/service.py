@@ -209,7 +209,7 @@ class Service:
     if least is not None and model.calibration is None:
       raise Refused(
         422,
-        "the model is not calibrated, as launch/calibrate.py does; give a"
+        "the model is not calibrated, as xlj calibrate does; give a"
         " threshold of scores in place of min_probability",
       )
     if least is not None and not 0 <= least <= 1:

@@ -206,7 +206,7 @@ def _library() -> Any:
     import tokenizers
   except ImportError as error:
     raise ImportError(
-      "tokens of texts need tokenizers: pip install 'xlj[text]'"
+      "tokens of texts need tokenizers: pip install 'xlj-jax[text]'"
     ) from error
   return tokenizers
 
