@@ -16,8 +16,12 @@ import re
 import sys
 from typing import Any
 
+from absl import flags
+
 from xlj import config as config_lib
 from xlj import losses as losses_lib
+from xlj import shell
+from xlj.commands import helping
 from xlj.config import checks
 from xlj.config import heads
 from xlj.config import losses
@@ -246,6 +250,24 @@ def _link(value: type) -> str:
 
 def _first_line(value: type) -> str:
   return (inspect.getdoc(value) or "").split("\n")[0]
+
+
+# ------------------------------------------------------------------ commands
+
+
+def commands() -> str:
+  """What each command says with `--help` of the flags that are its own."""
+  main, values, text = sys.modules["__main__"], flags.FLAGS, []
+  before, doc = set(values), main.__doc__
+  for name in shell.NAMES:
+    main.__doc__ = importlib.import_module(f"xlj.commands.{name}").__doc__
+    shown, _, _ = helping.text().rpartition("\n\n")
+    text.append(f"## xlj {name}\n\n```text\n{shown}\n```\n")
+    for flag in set(values) - before:  # others have some of the same names
+      delattr(values, flag)
+    values.flags_by_module_dict().pop("xlj.commands.launching", None)
+  main.__doc__ = doc
+  return "\n".join(text)
 
 
 # ------------------------------------------------------------------- the API
