@@ -13,12 +13,14 @@ import pytest
 
 from benchmarks import render_tables
 from xlj import config as config_lib
+from xlj import shell
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
   path.relative_to(ROOT).as_posix()
   for path in (*render_tables.pages(), *sorted(ROOT.glob("docs/*/*.md")))
 ]
+_SCRIPT = r"python launch/\1.py"  # the same as `xlj NAME`
 
 
 def text_of(page):
@@ -34,9 +36,10 @@ def blocks(page, language):
 def commands(page):
   """The commands that a page shows, as lists of words."""
   shown = "\n".join(blocks(page, "")).replace("\\\n", " ")
-  shown = re.sub(r" -- +(?=python)", "\n", shown)
+  shown = re.sub(r" -- +(?=python|xlj)", "\n", shown)
   quoted = re.findall(r"`([^`\n]+)`", text_of(page))
   for line in [*shown.split("\n"), *quoted]:
+    line = re.sub(rf"\bxlj ({'|'.join(shell.NAMES)})\b", _SCRIPT, line)
     found = re.search(r"python ((launch|benchmarks)/\w+\.py.*)", line)
     if found:
       yield shlex.split(found[1].split(";")[0])
