@@ -221,3 +221,31 @@ def test_what_has_no_number_is_left_to_be_refused(given):
   found = examples.numbered(given, numbering)
   with pytest.raises(ValueError, match="feature id|have shape"):
     examples.of(config_of(), found)
+
+
+NAMES = [f"f{i}" for i in range(F)]
+
+
+def test_names_of_features_are_ids(caplog):
+  rows = [{"f3": 1.5, "f7": -2}, {}, {"f11": 4, "new": 1}]
+  found = examples.named((row for row in rows), lambda: NAMES)
+  np.testing.assert_array_equal(
+    examples.of(config_of(), found).to_scipy().toarray(), X
+  )
+  assert "1 entries of features that training has not" in caplog.text
+  with pytest.raises(ValueError, match="row 1 of the features has 3 beside na"):
+    examples.named([{"f3": 1.0}, {3: 1.0}], lambda: NAMES)
+
+
+@pytest.mark.parametrize(
+  "given", [SPARSE, X, X.tolist(), [{3: 1.5}], ["a text"], {"f3"}, b"f3"]
+)
+def test_what_has_no_names_is_left_as_it_is(given):
+  found = examples.named(given, lambda: pytest.fail("names are read"))
+  assert found is given or found == given
+
+
+def test_names_that_nobody_knows_are_left_to_be_refused():
+  rows = examples.named([{"f3": 1.0}], lambda: None)
+  with pytest.raises(ValueError, match="'f3' as a feature id"):
+    examples.of(config_of(), rows)

@@ -412,6 +412,7 @@ class Exported:
     rows = _quick(features) if is_sparse else None
     checked = rows is None
     if rows is None:
+      features = examples.named(features, lambda: self.feature_names)
       rows = examples.of(self.config, features)
     if not isinstance(rows, csr_lib.Csr):
       rows = rows.astype(np.float32, copy=False)

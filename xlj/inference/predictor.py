@@ -220,8 +220,8 @@ class Predictor:
       features: n texts, if the run was trained on texts; or n examples with
         raw features, as in the data files: a sparse matrix of SciPy (of at most
         F columns) or `xlj.data.csr`, an array, table or lists `[n, F]`, images
-        `[n, H, W, C]`, or for each example a dict from feature id to value;
-        also from a generator.
+        `[n, H, W, C]`, or for each example a dict from feature id to value, or
+        from name if features have names; also from a generator.
       k: How many labels, at most the number of labels; by default 5,
         or all where there are fewer.
       exclude: Labels not to be returned, such as what a user has already: ids
@@ -456,6 +456,8 @@ class Predictor:
       features = examples.numbered(features, self.run.numbering)
     if self.run.encoding is not None:
       features = examples.of_texts(features, self.run.encoding.featurizer)
+    if self.run.numbering is None:
+      features = examples.named(features, lambda: self.feature_names)
     return batches.of_features(
       self.config, features, self.weighting, self.mesh.size
     )

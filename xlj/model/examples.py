@@ -8,11 +8,11 @@ Legend: n examples, F features of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 import dataclasses
 import math
 import numbers
-from typing import Any, NoReturn, TYPE_CHECKING
+from typing import Any, NoReturn, TYPE_CHECKING, TypeGuard
 
 from absl import logging
 import numpy as np
@@ -32,6 +32,7 @@ Features = (
   | scipy.sparse.sparray
   | scipy.sparse.spmatrix
   | Iterable[Mapping[int, float]]
+  | Iterable[Mapping[str, float]]
   | Iterable[Sequence[float]]
 )
 _FORMS = (
@@ -100,10 +101,7 @@ def numbered(
       (table.data[keep], (table.row[keep], columns[keep])),
       (table.shape[0], len(numbering.features)),
     )
-  elif isinstance(features, Iterable) and not (
-    isinstance(features, csr_lib.Csr | Mapping | str)
-    or hasattr(features, "__array__")
-  ):
+  elif _has_rows(features):
     rows: list[Any] = list(features)
     if all(isinstance(row, Mapping) for row in rows):
       ids = {key for row in rows for key in row if _is_id(key)}
@@ -122,11 +120,43 @@ def numbered(
       ]
       left = sum(map(len, rows))
     found = rows
-  if left < total:
-    logging.warning(
-      "%d entries of features that training has not count for nothing",
-      total - left,
-    )
+  _say_left_out(total - left)
+  return found
+
+
+def named(
+  features: Features, names: Callable[[], Sequence[str] | None]
+) -> Features:
+  """Examples whose features have names, by the ids of these.
+
+  Args:
+    features: n examples; names are the keys of dicts.
+    names: Gives the name of each feature, or None if they have none.
+
+  Returns:
+    The examples without features that training has not.
+
+  Raises:
+    ValueError: An example has names, and ids too.
+  """
+  if not _has_rows(features):
+    return features
+  rows: list[Any] = list(features)
+  if not all(isinstance(row, Mapping) for row in rows):
+    return rows
+  given = {key for row in rows for key in row if isinstance(key, str)}
+  if not given or (every := names()) is None:
+    return rows
+  for i, row in enumerate(rows):
+    for key in row:
+      if not isinstance(key, str):
+        raise ValueError(
+          f"row {i} of the features has {_name(key)} beside names of features;"
+          " give names alone, or ids alone"
+        )
+  ids = {name: i for i, name in enumerate(every) if name in given}
+  found = [{ids[k]: v for k, v in row.items() if k in ids} for row in rows]
+  _say_left_out(sum(map(len, rows)) - sum(map(len, found)))
   return found
 
 
@@ -169,6 +199,23 @@ def of_texts(features: Any, featurizer: Callable[[list[str]], Any]) -> Any:
         f" {next(i for i, r in enumerate(rows) if isinstance(r, str))} is"
       )
   return featurizer(rows)
+
+
+def _has_rows(features: Any) -> TypeGuard[Iterable[Any]]:
+  """Whether rows come one after the other, such as dicts in a list."""
+  return isinstance(features, Iterable) and not (
+    isinstance(features, csr_lib.Csr | Mapping | str | bytes | Set)
+    or hasattr(features, "__array__")
+    or scipy.sparse.issparse(features)
+  )
+
+
+def _say_left_out(count: int) -> None:
+  """Warns of entries of features that the model does not know."""
+  if count:
+    logging.warning(
+      "%d entries of features that training has not count for nothing", count
+    )
 
 
 def texts_of(features: Any) -> list[str]:
