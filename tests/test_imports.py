@@ -94,7 +94,7 @@ ALLOWED = {
   },
   "labels": {
     "sharding", "ops", "heads.head", "heads.dense", "data", "config", "model",
-    "runs", "inference", "training",
+    "runs", "text", "inference", "training",
   },
   "commands": {
     "files", "shell", "mesh", "data", "synthetic", "distributed", "report",

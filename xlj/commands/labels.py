@@ -20,15 +20,12 @@ from absl import flags
 
 from xlj import config as config_lib
 from xlj.commands import processes
-from xlj.config import splits
 from xlj.data import names as names_lib
-from xlj.data import store
 from xlj.labels import append
 from xlj.labels import edit
 from xlj.labels import files
 from xlj.labels import runs
 from xlj.runs import directory
-from xlj.text import features
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
@@ -99,14 +96,7 @@ def _edited(run: directory.Run) -> directory.Run:
     return edit.rename(run, files.read_renames(_RENAME.value, run))
   assert _APPEND.value
   names = _NAMES.value and names_lib.read_names(_NAMES.value)
-  if run.encoding is not None:
-    data = features.read_file(_APPEND.value, run.encoding)
-  else:
-    data = store.open_file(
-      _APPEND.value,
-      num_features=run.config.data.num_features,
-      **splits.reading(run.config),
-    )
+  data = files.read_examples(_APPEND.value, run)
   return append.append(run, data, method=_METHOD.value, names=names or None)
 
 

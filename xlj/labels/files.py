@@ -1,4 +1,4 @@
-"""Files that say which labels to delete, merge or rename.
+"""Files that say which labels to append, delete, merge or rename.
 
 A label is given by its id, or by its name if that is not a number; a name with
 a tab as `xlj labels --list` prints it. Lines without text count as none.
@@ -8,13 +8,36 @@ from collections.abc import Callable, Iterator
 import os
 
 from xlj import config as config_lib
+from xlj.config import splits
 from xlj.data import errors
 from xlj.data import lines
 from xlj.data import names as names_lib
+from xlj.data import store
 from xlj.labels import runs
 from xlj.runs import directory
+from xlj.text import features
 
 Path = str | os.PathLike[str]
+
+
+def read_examples(path: Path, run: directory.Run) -> store.Split:
+  """Examples that may have new labels, as `append.append` takes them.
+
+  Args:
+    path: In any format of the data; texts if the run reads texts.
+    run: The run.
+
+  Returns:
+    The examples, with the features of the run.
+
+  Raises:
+    DataError: The file cannot be read, or has other features.
+  """
+  if run.encoding is not None:
+    return features.read_file(path, run.encoding)
+  num_features = run.config.data.num_features
+  reading = splits.reading(run.config)
+  return store.open_file(path, num_features=num_features, **reading)
 
 
 def read_ids(path: Path, run: directory.Run) -> list[int]:
