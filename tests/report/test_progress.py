@@ -60,6 +60,7 @@ class ProgressTest(absltest.TestCase):
       initial_step=20,
       examples_per_step=64,
       interval=10,
+      goodput=lambda: 0.934,
       stream=stream,
       clock=clock,
     ) as shown:
@@ -73,7 +74,7 @@ class ProgressTest(absltest.TestCase):
     # 20 steps in 10 s, so 60 more take 30 s.
     self.assertEqual(
       lines[0],
-      "train 40/100 (40%): loss 0.25, examples/s 128, 0:30 left",
+      "train 40/100 (40%): loss 0.25, examples/s 128, goodput 93%, 0:30 left",
     )
     self.assertStartsWith(lines[1], "train 50/100 (50%): loss 0.125")
     self.assertLen(lines, 2)

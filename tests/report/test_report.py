@@ -88,6 +88,8 @@ class ReportTest(absltest.TestCase):
     train = {"num_steps": 1000, "batch_size": 64}
     self.write("config.json", {"data": data, "train": train, "seed": 7})
     self.write("machine.json", machine.facts())
+    seconds = {"steps": 5400.0, "start": 90.0, "lost": 510.0, "input": 0.0}
+    self.write("goodput.json", {"step": steps, "seconds": seconds})
     ranking = evaluated()
     self.write(
       "evaluation.json",
@@ -124,6 +126,11 @@ class ReportTest(absltest.TestCase):
     self.assertEqual(page.tags.count("svg"), 4)
     for label in ("training loss", "coverage@5", "10", "0–160k", "1.8M–1.96M"):
       self.assertIn(label, page.text)
+    self.assertIn("Where the time went", page.headings)
+    self.assertIn("went into steps, is 90.0%", text)
+    for line in ("1:30:00, 90.0%", "1:30, 1.5%", "8:30, 8.5%"):
+      self.assertIn(line, page.text)
+    self.assertNotIn("waiting for input", page.text)
     for fact in ("train.num_steps", "1000", "python", "cores"):
       self.assertIn(fact, page.text)
 

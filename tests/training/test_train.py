@@ -14,6 +14,7 @@ from xlj.evaluation import metrics
 from xlj.inference import predictor
 from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.report import recorded
 from xlj.runs import directory
 from xlj.training import preparation
 from xlj.training import train
@@ -78,7 +79,12 @@ def test_a_run_continues_on_another_mesh(config, whole, tmp_path, use_mesh):
 def test_an_interrupted_run_repeats_bit_for_bit(config, whole, tmp_path):
   parts, expected = tmp_path / "parts", whole((1, 1))
   runs.stop_after(steps=9, config=config, workdir=parts)
+  first = recorded.read(parts).seconds
   train.train(config, parts)
+  both = recorded.read(parts).seconds
+  for phase in ("steps", "start", "checkpoints"):
+    assert 0 < first[phase] < both[phase]
+  assert not both["lost"]
   assert runs.losses(parts) == runs.losses(expected)
   assert runs.records(parts, "eval") == runs.records(expected, "eval")
   states = [
@@ -220,6 +226,8 @@ def test_batches_that_are_not_finite_are_skipped_under_a_budget(
   found = directory.load(tmp_path / "skipping", which="last", training=True)
   counts = [a for a in jax.tree.leaves(found.trees["training"]) if not a.shape]
   assert len(counts) > 1 and all(count == found.step for count in counts)
+  # Twice back to a checkpoint.
+  assert recorded.read(tmp_path / "skipping").seconds["lost"] > 0
   # A continued run knows what was skipped.
   train.train(config, tmp_path / "skipping")
   config.train.skip_nonfinite = 1

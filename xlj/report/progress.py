@@ -43,6 +43,7 @@ class Progress:
     examples_per_step: examples of a step, over all processes.
     interval: seconds between lines where there is no terminal.
     name: what is going on, e.g. `train`.
+    goodput: gives the share of the time that is spent in steps, to show it.
     enabled: False shows nothing (every process but the first).
     stream: where to show it; None is stderr.
     clock: seconds that only grow; for tests.
@@ -61,6 +62,7 @@ class Progress:
     examples_per_step: int = 1,
     interval: float = 10.0,
     name: str = "train",
+    goodput: Callable[[], float] | None = None,
     enabled: bool = True,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -71,6 +73,7 @@ class Progress:
     self._total_steps = total_steps
     self._examples_per_step = examples_per_step
     self._name = name
+    self._goodput = goodput
     self._enabled = enabled
     self._stream = stream
     self._clock = clock
@@ -121,6 +124,8 @@ class Progress:
     self._speed = (self._speed + speed) / 2 if self._speed else speed
     self._shown, self._latest = (step, now), None
     figures["examples/s"] = f"{self._speed * self._examples_per_step:,.0f}"
+    if self._goodput is not None:
+      figures["goodput"] = f"{self._goodput():.0%}"
     left = (self._total_steps - step) / self._speed if self._speed else math.inf
     text = ", ".join(f"{name} {value}" for name, value in figures.items())
     text += f", {duration(left)} left"

@@ -8,6 +8,7 @@ Each file counts only as far as it is there and whole:
 * `evaluation.json`: `metrics` and, optionally, `split`, `step`, `deciles` (rows
   as of `metrics.Ranking.deciles`), `baselines` (name to metrics)
 * `machine.json`: what `machine.facts` returns
+* `goodput.json`: `step`, and `seconds` by phase, as of `goodput.PHASES`
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ import re
 from typing import Any
 
 from xlj.report import figures
+from xlj.report import goodput
 from xlj.report import progress
 
 CONFIG_FILE = "config.json"
@@ -40,6 +42,7 @@ class Recorded:
       it says them.
     records: Lines of `metrics.jsonl`.
     machine: What the run ran on.
+    seconds: Where its time went, by phase; empty if that is not told.
   """
 
   directory: pathlib.Path
@@ -47,6 +50,7 @@ class Recorded:
   evaluation: Values
   records: Sequence[Values]
   machine: Values
+  seconds: Mapping[str, float]
 
   @property
   def data_name(self) -> str:
@@ -127,6 +131,7 @@ def read(directory: str | os.PathLike[str]) -> Recorded:
     _read_evaluation(directory / EVALUATION_FILE),
     progress.read_metrics(directory / progress.METRICS_FILE),
     read_json(directory / MACHINE_FILE),
+    _read_seconds(directory / goodput.GOODPUT_FILE),
   )
 
 
@@ -155,6 +160,12 @@ def _read_evaluation(path: pathlib.Path) -> dict[str, Any]:
   if _is_count(value.get("step")):
     found["step"] = value["step"]
   return found
+
+
+def _read_seconds(path: pathlib.Path) -> dict[str, float]:
+  """Seconds by phase; of a damaged file, none."""
+  seconds = goodput.seconds_of(read_json(path))
+  return seconds if any(seconds.values()) else {}
 
 
 def mapping(value: Any) -> dict[str, Any]:

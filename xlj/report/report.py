@@ -12,7 +12,9 @@ from typing import Any
 
 from xlj import files
 from xlj.report import figures
+from xlj.report import goodput
 from xlj.report import page
+from xlj.report import progress
 from xlj.report import recorded
 
 REPORT_FILE = "report.html"
@@ -62,6 +64,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     _curves(run),
     _by_frequency(run.evaluation["deciles"]),
     _results(run.evaluation),
+    _time(run.seconds),
     _config(run.config),
     _machine(run.machine),
   ]
@@ -207,6 +210,27 @@ def _results(evaluation: Values) -> str:
     f"Metrics, % ({where})" if rows else "Metrics",
     table if rows else "",
     "Not evaluated yet: xlj evaluate adds this part.",
+  )
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+  total = sum(seconds.values())
+  rows = [
+    (text, f"{progress.duration(spent)}, {spent / total:.1%}")
+    for phase, text in goodput.PHASES.items()
+    if (spent := seconds.get(phase))
+  ]
+  note = (
+    f"Goodput, the share of the time that went into steps, is"
+    f" {goodput.share(seconds):.1%}. The time between a stop and the next start"
+    " does not count."
+    if rows
+    else ""
+  )
+  return page.section(
+    "Where the time went",
+    (page.note(note) + page.facts(rows)) if rows else "",
+    f"The folder holds no {goodput.GOODPUT_FILE}.",
   )
 
 

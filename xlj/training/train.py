@@ -29,6 +29,7 @@ from xlj.distributed import watch
 from xlj.evaluation import evaluator
 from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.report import goodput
 from xlj.report import machine
 from xlj.report import progress
 from xlj.report import recorded
@@ -91,6 +92,7 @@ def _train(
   owner: ownership.Owner,
 ) -> bool:
   """The same, in a directory that nobody else writes into."""
+  clock = goodput.Clock(recorded.read_json(workdir / goodput.GOODPUT_FILE))
   config, data = preparation.prepare(config, workdir)
   exchange.check_same(
     "the config, resolved with the data,",
@@ -111,7 +113,7 @@ def _train(
   with jax.set_mesh(mesh):
     model = model_lib.Model(config)
     with directory.keeper(workdir, config, model) as keeper:
-      complete = _loop(model, keeper, config, data, workdir, owner)
+      complete = _loop(model, keeper, config, data, workdir, owner, clock)
       if jax.process_index() == 0:
         _report(workdir)  # while the last checkpoint is saved
   if jax.process_index() == 0:
@@ -248,6 +250,7 @@ def _loop(
   data: preparation.Data,
   workdir: Path,
   owner: ownership.Owner,
+  clock: goodput.Clock,
 ) -> bool:
   """Runs the steps that are left, again where a batch cannot be used.
 
@@ -262,10 +265,12 @@ def _loop(
     if not jax.process_index():
       near.save(workdir)
     data = dataclasses.replace(data, neighbours=near)
+  rest = config, data, workdir, owner, clock
   while True:
     try:
-      return _steps(model, keeper, state, skip, config, data, workdir, owner)
+      return _steps(model, keeper, state, skip, *rest)
     except _NotFiniteError as error:
+      clock.enter("start")
       del state  # it was donated
       skip = _skip_too(error, skip, keeper, config, data, workdir)
     # Steps update in place; only a checkpoint has the state before them.
@@ -281,6 +286,7 @@ def _steps(
   data: preparation.Data,
   workdir: Path,
   owner: ownership.Owner,
+  clock: goodput.Clock,
 ) -> bool:
   """Runs the steps that are left, but for those to skip.
 
@@ -294,6 +300,7 @@ def _steps(
     _NotFiniteError: If the loss of a step, or its gradient, is not finite.
   """
   start, stop = int(state.step), config.train.num_steps
+  clock.go_back(start)
   if start == stop and keeper.latest_step() is not None:
     logging.info("It was complete already: there is nothing to train")
   batch_size, first = config.train.batch_size, jax.process_index() == 0
@@ -315,11 +322,16 @@ def _steps(
     start=start,
   )
   bar = progress.Progress(
-    stop, initial_step=start, examples_per_step=batch_size, enabled=first
+    stop,
+    initial_step=start,
+    examples_per_step=batch_size,
+    goodput=clock.share,
+    enabled=first,
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
   best = -math.inf  # by validation, since this start
   losses: dict[int, jax.Array] = {}  # of the steps since they were looked at
+  compiled = set()  # for inputs of these shapes
   corrections = label_corrections.LabelCorrections.load(workdir, start)
   if not stop and keeper.latest_step() is None:
     logging.info("There is nothing to train: labels stay as they start")
@@ -329,7 +341,9 @@ def _steps(
   with bar, writer, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
+      clock.enter("input")
       batch = next(stream)
+      clock.input_came()
       data.split.check()
       owner.check()
       watch.note(f"taking step {step}")
@@ -344,10 +358,14 @@ def _steps(
           state = texts.before(step, state)
           rows = data.batches(config)[step - 1]
           inputs = inputs._replace(dual=texts.of_batch(step, rows))
+        shapes = tuple(map(np.shape, jax.tree.leaves(inputs)))
+        clock.enter("steps" if shapes in compiled else "compilation")
+        compiled.add(shapes)
         state, metrics = step_fn(state, sharding.put_batch(inputs))
         losses[step] = metrics["loss"]
         if "corrected_ids" in metrics:
           _correct(corrections, step, metrics, data.batches(config)[step - 1])
+      clock.gave(step, metrics.get("loss"))
       if recentre_every and step % recentre_every == 0:
         watch.note(f"recomputing centroids after step {step}")
         state = recentred(state)
@@ -358,6 +376,7 @@ def _steps(
       validate = step % config.eval.every == 0 or step == stop
       if log or validate:
         _check_finite(losses)
+        clock.caught_up()
         losses.clear()
       if log and metrics:
         writer.write(step, "train", metrics)
@@ -365,12 +384,14 @@ def _steps(
       if texts is not None and (save or validate):
         state = texts.renewed(state)
       if validator and validate:
+        clock.enter("evaluation")
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
         logging.info("Step %d, held-out rows: %s", step, _shown(scores))
         score = scores.get(config.eval.metric, -math.inf)
         save, best = save or score > best, max(best, score)
       if save:
+        clock.enter("checkpoints")
         if first and len(corrections):
           corrections.save(workdir)
         meta = {
@@ -379,6 +400,8 @@ def _steps(
           "skipped": sorted(skip),
         }
         keeper.save(step, state.model, state.training, meta, scores)
+      if log and first:
+        clock.write(workdir, at_once=save)
       if last:
         break
   watch.note("ending", timed=False)
