@@ -70,7 +70,7 @@ def test_a_wait_while_devices_work_is_none(tmp_path):
   time = Time()
   clock = goodput.Clock({}, time)
   for number in range(1, 6):
-    step(clock, time, number, wait=3, ready=False)
+    step(clock, time, number, wait=3, ready=number == 5)
   time.now += 35
   clock.caught_up()
   found = written(clock, tmp_path)["seconds"]
