@@ -14,6 +14,7 @@ import inspect
 from pathlib import Path
 import re
 import sys
+import textwrap
 from typing import Any
 
 from absl import flags
@@ -180,6 +181,21 @@ def _range(wanted: checks.Range) -> str:
     f"{n:,.0f}" if n == int(n) else f"{n:g}" for n in (wanted.low, wanted.high)
   )
   return f"in {left}{low}, {high}{right}"
+
+
+def named_configs() -> str:
+  """What the configs that come with xlj say of themselves."""
+  configs = CONFIG.parents[1] / "configs"
+  text = []
+  for path in sorted(configs.glob("*.py")):
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    doc = re.sub(r"(^  .*\n)+", _code_block, f"{doc}\n", flags=re.M)
+    text.append(f"### {path.stem}\n\n{doc}")
+  return "\n".join(text)
+
+
+def _code_block(lines: re.Match[str]) -> str:
+  return f"```\n{textwrap.dedent(lines[0])}```\n"
 
 
 # -------------------------------------------------------------------- losses

@@ -72,7 +72,7 @@ class Head(Protocol):
 
   @property
   def name(self) -> str:
-    """What users call it: the `head.type` of a config."""
+    """What users call it, the `head.type` of a config."""
     ...
 
   @property
@@ -97,7 +97,7 @@ class Head(Protocol):
 
   @property
   def layout(self) -> layout_lib.Layout:
-    """Where what is kept of each label is: by row, if labels have rows."""
+    """Where what is kept of each label is, by row if labels have rows."""
     ...
 
   @property

@@ -109,7 +109,7 @@ class Predictor:
 
   @property
   def input(self) -> str:
-    """What it reads: "texts", "images", "dense" or "sparse" features."""
+    """What it reads, "texts", "images", "dense" or "sparse" features."""
     if self.run.encoding is not None:
       return "texts"
     if self.config.encoder.image:
