@@ -198,6 +198,16 @@ def _code_block(lines: re.Match[str]) -> str:
   return f"```\n{textwrap.dedent(lines[0])}```\n"
 
 
+def examples() -> str:
+  """The scripts of `examples`."""
+  text = []
+  for path in sorted((CONFIG.parents[1] / "examples").glob("*.py")):
+    code = path.read_text()
+    doc = (ast.get_docstring(ast.parse(code)) or "").splitlines()
+    text.append(f"## {path.name}\n\n{doc[0]}\n\n```python\n{code}```\n")
+  return "\n".join(text)
+
+
 # -------------------------------------------------------------------- losses
 
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import xlj
 from xlj import config as config_lib
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,7 +39,16 @@ def test_every_page_is_in_one_table_of_contents():
     for tree in _TOCTREE.findall(path.read_text()):
       entries = re.findall(r"^(?!:)(?:.+<)?([\w/]+)>?$", tree, re.M)
       found += [f"{folder}/{entry}".lstrip("/") for entry in entries]
+  missing = {*PAGES} - {*found}
+  assert not missing, f"name {missing} in a toctree of docs/index.md"
   assert sorted(found) == sorted(PAGES)
+
+
+def test_public_names_are_in_the_reference():
+  page = PAGES["api/index"].read_text()
+  for name in xlj.__all__:
+    told = {f".. autofunction:: {name}\n", f"xlj.{name}`", f"xlj.{name}."}
+    assert any(text in page for text in told), name
 
 
 def test_every_field_says_what_it_does():
