@@ -2,7 +2,7 @@
 # Trains on all hosts of a Cloud TPU pod. xlj finds the other hosts by itself.
 #
 #   TPU=NAME ZONE=us-central2-b launch/cluster/tpu_pod.sh \
-#     --config=configs/xmc.py --workdir=SHARED/runs/xlj \
+#     --config=xmc --workdir=SHARED/runs/xlj \
 #     --config.checkpoint.dir=gs://BUCKET/runs/xlj
 #
 # Every host needs xlj in the directory XLJ, installed for PYTHON; to install:
@@ -27,10 +27,10 @@ everywhere() {
 
 if [[ ${1:-} == --stop ]]; then
   # The brackets keep the pattern from matching its own command line.
-  everywhere "pkill -TERM -f '[l]aunch/train.py'"
+  everywhere "pkill -TERM -f '[m] xlj train'"
 fi
 if (($# == 0)); then
   sed -n 's/^#   //p' "$0" >&2
   exit 2
 fi
-everywhere "cd ${XLJ@Q} && exec ${PYTHON@Q} launch/train.py ${*@Q}"
+everywhere "cd ${XLJ@Q} && exec ${PYTHON@Q} -m xlj train ${*@Q}"

@@ -83,8 +83,9 @@ def test_a_tpu_pod_runs_the_command_on_all_hosts(tmp_path):
   gcloud.write_text(FAKE_GCLOUD)
   gcloud.chmod(0o755)
   home = tmp_path / "home of a host"
-  (home / "xlj/launch").mkdir(parents=True)
-  (home / "xlj/launch/train.py").write_text("import sys; print(sys.argv)")
+  (home / "xlj/xlj").mkdir(parents=True)
+  (home / "xlj/xlj/__init__.py").touch()
+  (home / "xlj/xlj/__main__.py").write_text("import sys; print(sys.argv[1:])")
   env = {
     **os.environ,
     "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -97,7 +98,7 @@ def test_a_tpu_pod_runs_the_command_on_all_hosts(tmp_path):
   done = call(CLUSTER / "tpu_pod.sh", *arguments, env=env)
   asked, ran = done.stdout.splitlines()
   assert asked == "compute tpus tpu-vm ssh pod --zone=here --worker=all"
-  assert ran == str(["launch/train.py", *arguments])
+  assert ran == str(["train", *arguments])
   done = call(CLUSTER / "tpu_pod.sh", env=env)
   assert done.returncode == 2 and "TPU=NAME" in done.stderr
 
@@ -308,7 +309,7 @@ class Job:
     for path in Path("/proc").glob("[0-9]*"):
       try:
         variables = (path / "environ").read_text().split("\0")
-        if wanted <= set(variables) and "train.py" in (
+        if wanted <= set(variables) and "\0xlj\0train\0" in (
           (path / "cmdline").read_text()
         ):
           return int(path.name)

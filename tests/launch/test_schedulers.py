@@ -194,7 +194,7 @@ from xlj.distributed import start
 start.initialize(initialization_timeout=60)
 found = exchange.gather("who", str(exchange.process_id()))
 print("found", *found, exchange.num_processes(), flush=True)
-assert "--workdir=/shared/runs/xlj" in sys.argv[1:]
+assert sys.argv[1] == "train" and "--workdir=/shared/runs/xlj" in sys.argv
 """
 
 
@@ -232,14 +232,11 @@ def of_dstack(rank):
 
 
 def host(directory, launcher):
-  """Where the commands run: a `python`, and xlj's launcher, in short."""
-  (directory / "launch").mkdir()
-  (directory / "launch/train.py").write_text(launcher)
+  """Where the commands run, and find another `xlj`."""
   for folder in (directory / "bin", directory / "xlj-venv/bin"):
     folder.mkdir(parents=True)
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    (folder / "xlj").write_text(f"#!{sys.executable}\n{launcher}")
+    (folder / "xlj").chmod(0o755)
   hidden = ("SLURM_", "OMPI_", "JAX_C", "JAX_N", "JAX_PROCESS")
   env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
   path = f"{directory / 'bin'}:{env['PATH']}"
