@@ -1,4 +1,4 @@
-"""Runs a launcher as several processes on this machine.
+"""Runs a command as several processes on this machine.
 
 python launch/local.py --help tells its flags; the code is in xlj/commands.
 """

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
   from xlj.export.model import load as load
   from xlj.training.in_memory import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["data", "heads", "load", "losses", "open_world", "ops", "train"]
 
 _FUNCTIONS = {"load": "xlj.export.model", "train": "xlj.training.in_memory"}

@@ -31,7 +31,7 @@ def main() -> None:
     del sys.argv[1]
     commands.run(word)
   elif word in ("--help", "-help", "-h", "help"):
-    print(listing())
+    shell.show(listing())
   elif word in ("--version", "-version"):
     print(f"xlj {xlj.__version__}")
   elif word.startswith("-"):

@@ -94,7 +94,9 @@ def parsed(monkeypatch):
     monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.setattr(config_flags.config_flags.flags, "FLAGS", values)
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, argv)])
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string(
+      "workdir", None, "Of the run.", flag_values=values, required=True
+    )
     holder = launching._define_config(values, "", ("workdir",))
     launching._parse(sys.argv)
     return holder.value
@@ -124,6 +126,21 @@ def test_without_config_and_run_both_are_asked_for(tmp_path, parsed, capsys):
   (line,) = capsys.readouterr().err.splitlines()
   assert "config.json does not exist" in line
   assert "--config=xmc" in line
+
+
+@pytest.mark.parametrize(
+  "words,line",
+  [
+    ([], "error: --workdir is missing: Of the run. --help shows an example"),
+    (["--workdir=x", "--cofig=xmc"], "'cofig'. Did you mean: config ?"),
+    (["--wrokdir=x"], "'wrokdir'. Did you mean: workdir ?"),
+    (["--config=xcm", "--workdir=x"], "did you mean xmc?"),
+  ],
+)
+def test_a_wrong_flag_names_the_nearest(words, line, parsed, capsys):
+  with pytest.raises(SystemExit) as end:
+    parsed(*words)
+  assert end.value.code == 2 and line in capsys.readouterr().err
 
 
 # --- lines and signals -------------------------------------------------------

@@ -6,8 +6,6 @@ from tests import runs
 from xlj.config import checks
 from xlj.config import named
 
-OWN = "from xlj import config\ndef get_config():\n  return config.base()\n"
-
 
 def test_xljs_own_are_found_from_any_directory(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
@@ -22,7 +20,6 @@ def test_a_file_wins(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   file = tmp_path / path
   file.parent.mkdir(exist_ok=True)
-  file.write_text(OWN.replace("base()", "base()|dict(seed=7)"))
   file.write_text(
     "from xlj import config\ndef get_config():\n"
     "  made = config.base()\n  made.seed = 7\n  return made\n"

@@ -11,6 +11,7 @@ import xml.etree.ElementTree
 from absl.testing import absltest
 import numpy as np
 
+import xlj
 from xlj.evaluation import metrics
 from xlj.evaluation import pairs
 from xlj.report import figures
@@ -208,6 +209,7 @@ class MachineTest(absltest.TestCase):
     self.assertEqual(found["processes"], 2)
     self.assertGreaterEqual(found["cores"], 1)
     self.assertEqual(found["versions"]["numpy"], np.__version__)
+    self.assertEqual(found["versions"]["xlj"], xlj.__version__)
     json.dumps(found)
 
   def test_the_most_memory_that_any_process_of_a_run_has_had(self):

@@ -3,6 +3,7 @@
 xlj demo
 """
 
+import shlex
 import subprocess
 import sys
 import time
@@ -22,10 +23,11 @@ _DIRECTORY = flags.DEFINE_string(
 def _step(title: str, name: str, *arguments: str) -> None:
   """Runs another command in a process of its own, as a user would."""
   words = shell.words(name)
-  shown = " \\\n    ".join([" ".join(words), *arguments])
+  shown = " \\\n    ".join([shlex.join(words), *map(shlex.quote, arguments)])
   print(f"\n=== {title}\n$ {shown}\n", flush=True)
-  own = words[1:] if words[0] == "python" else ["-m", *words]
-  status = subprocess.run([sys.executable, *own, *arguments]).returncode
+  if words[0] == "python":
+    words[0] = sys.executable
+  status = subprocess.run([*shell.started(words), *arguments]).returncode
   if status:
     sys.exit(status)  # it has said why
 
@@ -58,12 +60,13 @@ def main() -> None:
     f"--output={predictions}",
     "--k=5",
   )
-  train = " ".join(shell.words("train"))
+  train = shlex.join(shell.words("train"))
   print(
     f"\n=== Done in {time.monotonic() - start:.0f} s\n"
     f"report:      {workdir / 'report.html'}\n"
     f"predictions: {predictions}\n"
-    "Train on your own files (see docs/data.md for the formats):\n"
+    "Train on your own files, features or texts (the guide's page on data"
+    " tells the formats):\n"
     f"  {train} --config=xmc --config.data.dir=DIR --workdir=WD"
   )
 

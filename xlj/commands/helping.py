@@ -22,7 +22,7 @@ def help_if_asked(argv: Sequence[str]) -> None:
   ends with a status of failure.
   """
   if asked := {*argv[1:]} & (_WORDS | _FULL):
-    print(text(full=bool(asked & _FULL)))
+    shell.show(text(full=bool(asked & _FULL)))
     sys.exit()
 
 

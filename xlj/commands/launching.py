@@ -232,7 +232,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except (AttributeError, KeyError):
     _refuse(_unknown_field(argv))
   except flags.Error as error:
-    _refuse(str(error).removeprefix("flag ").removesuffix("."))
+    text = str(error).removeprefix("flag ").removesuffix(".")
+    if missing := re.match(r"--(\w+)=None: Flag .* other than None", text):
+      what = flags.FLAGS[missing[1]].help
+      text = f"--{missing[1]} is missing: {what} --help shows an example"
+    _refuse(text)
   except (ValueError, TypeError) as error:
     _refuse(str(error))
 
@@ -245,7 +249,12 @@ def _with_config(argv: Sequence[str]) -> list[str]:
     return argv
   if any(re.match("--?config(=|$)", argument) for argument in argv):
     return argv
-  flags.FLAGS(argv, known_only=True)
+  try:
+    left = flags.FLAGS(argv, known_only=True)[1:]
+  except flags.Error:
+    return argv  # which is refused later on
+  if any(re.match(r"--?(?!config\.)\w", argument) for argument in left):
+    return argv  # likewise, with the nearest name
   given = [run for name in parser.of_run if (run := flags.FLAGS[name].value)]
   if not given or "://" in given[0]:  # a bucket, which is refused later on
     return argv

@@ -89,12 +89,9 @@ def _commands(command: Sequence[str], count: int) -> list[list[str]]:
   """The command of each process, with its place in the job."""
   with socket.create_server(("127.0.0.1", 0)) as listener:
     port = listener.getsockname()[1]  # free, as soon as this one is closed
-  words = command[command[0] == "xlj" :]
-  if words and words[0] in shell.NAMES:  # of this xlj, wherever it lies
-    command = [sys.executable, "-m", "xlj", *words]
   return [
     [
-      *command,
+      *shell.started(command),
       f"--coordinator_address=127.0.0.1:{port}",
       f"--num_processes={count}",
       f"--process_id={process}",
@@ -131,7 +128,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
   if left:
     _refuse(f"unexpected arguments: {' '.join(left)}; the command follows --")
   if not command:
-    _refuse("there is no command; give one after --, as in -- python x.py")
+    _refuse("there is no command; give one after --, as in -- xlj train")
   return command
 
 

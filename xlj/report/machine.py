@@ -11,9 +11,10 @@ import resource
 import sys
 from typing import Any
 
+import xlj
 from xlj import processors
 
-_PACKAGES = ("xlj", "jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def facts(devices: Sequence[Any] = ()) -> dict[str, Any]:
@@ -29,7 +30,10 @@ def facts(devices: Sequence[Any] = ()) -> dict[str, Any]:
     packages that matter.
   """
   kinds = collections.Counter(str(d.device_kind) for d in devices)
-  versions = {"python": platform.python_version()}
+  versions = {
+    "python": platform.python_version(),
+    "xlj": xlj.__version__,
+  }
   for package in _PACKAGES:
     try:
       versions[package] = importlib.metadata.version(package)
