@@ -46,3 +46,8 @@ def test_a_run_on_a_table(tmp_path, caplog):
     "test.jsonl",
     ".xlj_cache",
   }
+
+
+def test_a_config_is_named():
+  with pytest.raises(config_lib.ConfigError, match="xmcc"):
+    xlj.train("xmcc", [{0: 1.0}], ["a"])

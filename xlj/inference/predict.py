@@ -220,7 +220,7 @@ def _blocks(
         path, f"images of {found}", f"{shape}, as the run was trained on"
       )
   numbers: Any = None if run.numbering is None else run.numbering.numbers()
-  if run.config.data.get("named_labels") and formats.has_names(path):
+  if run.config.data.get("named_labels"):
     numbers = {"label": numbering.Names(run.label_names)}
   return formats.stream_each(
     path,
