@@ -232,6 +232,7 @@ def test_texts(tmp_path, interpreted):
     loaded.topk(["a C c ü", {"text": "l"}]),
     loaded.topk([{0: 1, 2: 2}, {11: 1}]),
   )
+  assert_same(loaded.topk([{"c": 2, "l": 1}]), loaded.topk([{2: 2, 11: 1}]))
 
 
 def test_labels_of_equal_scores_are_in_the_order_of_rows(interpreted):
