@@ -17,7 +17,6 @@ import tempfile
 import numpy as np
 
 import xlj
-from xlj import config as config_lib
 
 
 def generate() -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +37,7 @@ def main() -> None:
   else:
     x, labels = generate()
     new, true, x, labels = x[:1000], labels[:1000], x[1000:], labels[1000:]
-  run = xlj.train(config_lib.base(), x, labels, workdir=workdir)
+  run = xlj.train("xmc", x, labels, workdir=workdir)
 
   scores, ids = run.topk(new, k=5)
   answers = workdir / "answers.npz"

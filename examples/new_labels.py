@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 import xlj
-from xlj import config as config_lib
 from xlj.export import export
 from xlj.labels import append
 from xlj.labels import files
@@ -77,7 +76,7 @@ def main() -> None:
     new = generate(work / "new.jsonl", [*TOPICS][-1:], 40)
   texts, labels = read(new)
 
-  xlj.train(config_lib.base(), *read(old), workdir=work / "run")
+  xlj.train("text", *read(old), workdir=work / "run")
   export.export(work / "run", work / "model")
   turn(work / "CURRENT", work / "model")
   answers = xlj.load(work / "CURRENT")

@@ -17,7 +17,6 @@ import tempfile
 import numpy as np
 
 import xlj
-from xlj import config as config_lib
 
 KINDS = {
   "shoes": "sneaker boot sandal loafer heel",
@@ -61,7 +60,7 @@ def main() -> None:
   X = [features(product) for product in products]
   Y = [product["categories"].split("|") for product in products]
   count = len(X) // 5
-  run = xlj.train(config_lib.base(), X[count:], Y[count:], workdir=work / "run")
+  run = xlj.train("xmc", X[count:], Y[count:], workdir=work / "run")
 
   scores, ids = run.topk(X[:count], k=3)
   names = run.names(ids)

@@ -16,7 +16,6 @@ import tempfile
 import numpy as np
 
 import xlj
-from xlj import config as config_lib
 
 TOPICS = {
   "cooking": "boil pan recipe oven salt dough butter slice",
@@ -52,9 +51,7 @@ def main() -> None:
   texts, labels = ([row[key] for row in rows] for key in ("text", "labels"))
   count = len(rows) // 5
   workdir = tempfile.mkdtemp()
-  run = xlj.train(
-    config_lib.base(), texts[count:], labels[count:], workdir=workdir
-  )
+  run = xlj.train("text", texts[count:], labels[count:], workdir=workdir)
 
   scores, ids = run.topk(texts[:count], k=3)
   names = run.names(ids)

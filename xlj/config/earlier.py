@@ -22,7 +22,6 @@ _OPEN = {
 WITHOUT = {
   "neighbours.count": 0,
   "data.text": "",
-  "data.named_labels": False,
   "encoder.init": "normal",
   "encoder.fixed_scale": False,
 }

@@ -116,8 +116,7 @@ def _save(
         f"{run.workdir} remembers its training examples (noisy.method or"
         " missing.method), so it cannot train on with others"
       )
-    known = run.names if config.data.named_labels else None
-    split = splits.open_split(config, label_names=known)
+    split = splits.open_split(config)
     about = dataclasses.replace(
       preparation.facts(split), num_labels=config.data.num_labels
     )
