@@ -16,7 +16,10 @@ from xlj.config import options
 FIELDS = config_lib.field_names(config_lib.base())
 DEFAULT = dict(checks.flatten(config_lib.base()))
 # Facts, and what says where the data are.
-FACTS = ("data.num_", "data.dense", "data.fingerprint", "data.single_label")
+FACTS = (
+  *("data.num_", "data.dense", "data.fingerprint", "data.single_label"),
+  "data.named_labels",
+)
 
 
 def other(name):

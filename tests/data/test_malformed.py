@@ -139,7 +139,7 @@ TEXT = {
   ),
   "two colons": ("1 5 4\n1 2:1:3\n", 2, "found value '1:3', expected"),
   "space between labels": ("1 5 4\n1, 2 3:1\n", 2, "found no label id, expe"),
-  "labels with a word": ("1 5 4\nsport 3:1\n", 2, "found label 'sport', exp"),
+  "labels with a word": ("2 5 4\n1\nsport 3:1\n", 3, "found label 'sport', e"),
   "label with a fraction": ("1 5 4\n1.0 3:1\n", 2, "found label '1.0', exp"),
   "query id": (
     "1 qid:7 3:1\n",

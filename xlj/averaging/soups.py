@@ -361,6 +361,7 @@ def _scorer(
       num_features=run.num_features,
       num_labels=run.num_ids,
       encoding=run.run.encoding,
+      label_names=run.label_names,
     )
   else:
     data, rows = splits.held_out(config, workdir, data_dir=data_dir)

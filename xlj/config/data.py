@@ -97,6 +97,9 @@ def fields() -> options.Fields:
     "data.num_labels": auto(int),  # a fact: labels
     # A fact: label ids, where some have no row (see xlj.labels); 0: all have
     "data.num_ids": 0,
+    # Whether labels are written as names, beside features; open: whether the
+    # first one is
+    "data.named_labels": auto(bool),
     "data.dense": auto(bool),  # a fact: whether features are dense
     "data.fingerprint": auto(str),  # a fact: a hash of the data
     # A fact: root of the mean squared length of a row
@@ -143,6 +146,7 @@ def state_facts(
   names = ("num_rows", "num_features", "num_labels", "dense", "fingerprint")
   names += ("text",)
   config.data.update({name: getattr(facts, name) for name in names})
+  config.data.named_labels = facts.named_labels
   config.data.single_label = facts.labels_per_row <= 1
 
 

@@ -22,6 +22,7 @@ _OPEN = {
 WITHOUT = {
   "neighbours.count": 0,
   "data.text": "",
+  "data.named_labels": False,
   "encoder.init": "normal",
   "encoder.fixed_scale": False,
 }

@@ -42,6 +42,7 @@ class DataFacts:
     image: Height, width and channels where rows are images; else nothing.
     text: What is read of texts, as `data.text` says; "" without any.
     label_text: Whether what is said of labels tells which ones a text has.
+    named_labels: Whether labels are written as names, beside features.
   """
 
   num_rows: int
@@ -55,6 +56,7 @@ class DataFacts:
   image: tuple[int, ...] = ()
   text: str = ""
   label_text: bool = False
+  named_labels: bool = False
 
 
 def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:

@@ -33,6 +33,7 @@ def open_split(
   num_labels: int | None = None,
   numbering: numbering_lib.Numbering | None = None,
   encoding: features_lib.Encoding | None = None,
+  label_names: list[str] | None = None,
 ) -> store.Split:
   """Opens a split of the data of a config.
 
@@ -47,6 +48,7 @@ def open_split(
       model can find, and `data.num_ids` counts if there are any.
     numbering: Of the ids of that model; by default of the training split.
     encoding: Of the texts of that model; likewise.
+    label_names: Of its labels, where they are written as names; likewise.
 
   Returns:
     The split.
@@ -84,6 +86,7 @@ def open_split(
     *(config, directory, split, num_features, num_labels, scored),
     numbering=numbering,
     encoding=encoding,
+    label_names=label_names,
   )
   if not scored:
     return _as_stated(found, config, directory, split)
@@ -135,6 +138,7 @@ def check_others(
   num_labels: int,
   numbering: numbering_lib.Numbering | None = None,
   encoding: features_lib.Encoding | None = None,
+  label_names: list[str] | None = None,
 ) -> None:
   """Reads the splits that training does not, to find faults before it starts.
 
@@ -144,6 +148,7 @@ def check_others(
     num_labels: Likewise of label ids.
     numbering: Of its ids, with `data.renumber`.
     encoding: Of its texts.
+    label_names: Of its labels, where they are written as names.
 
   Raises:
     DataError: If there is such a split, and it is not right.
@@ -168,6 +173,7 @@ def check_others(
         verify=False,
         numbering=numbering,
         encoding=encoding,
+        label_names=label_names,
       )
     except store.DataError as error:
       error.add_hint(
@@ -209,6 +215,7 @@ def label_names(
   workdir: Path | None = None,
   num_ids: int | None = None,
   numbering: numbering_lib.Numbering | None = None,
+  known: list[str] | None = None,
 ) -> list[str] | None:
   """The names of the labels of a run, or of a config's data.
 
@@ -219,6 +226,7 @@ def label_names(
     num_ids: How many names there have to be; by default as many as the config,
       which is resolved then, has ids.
     numbering: Of the ids, if they are numbered: the names are by number then.
+    known: Those that the training split has written.
 
   Returns:
     The names, by label id; None if there are none.
@@ -237,6 +245,10 @@ def label_names(
     return tokens.words(data.dir)
   if text.kind(config):
     return text.documents(config, data.dir, "train").label_names
+  if known is None and data.named_labels:
+    known = _read(config, data.dir, "train").label_names
+  if known is not None:
+    return known
   if numbering is None:
     return store.label_names(data.dir, num_ids)
   names, largest = store.label_names(data.dir), int(numbering.labels[-1])
@@ -303,6 +315,7 @@ def _read(
   verify: bool = True,
   numbering: numbering_lib.Numbering | None = None,
   encoding: features_lib.Encoding | None = None,
+  label_names: list[str] | None = None,
 ) -> store.Split:
   """Opens a split of files, as the config says how they are read."""
   data = config.data
@@ -320,6 +333,8 @@ def _read(
       context=data.context,
       renumber=data.renumber,
       numbering=numbering,
+      named=data.named_labels,
+      label_names=label_names,
       **reading(config),
       verify=data.verify and verify,
     )

@@ -110,8 +110,8 @@ class Columns:
     duplicates: one of `DUPLICATES`.
     beyond: for rows that a model is to score: features that it does not know
       are left out, labels stay, and both are counted.
-    numbers: of ids that are too large for columns; what the file states of its
-      width says nothing then.
+    numbers: of ids that are too large for columns, or of names; what the file
+      states of its width says nothing then.
     seen: columns that the ids seen so far need.
     told: whether a log line has said that labels have relevances.
   """
@@ -121,7 +121,7 @@ class Columns:
   first_id: int = 0
   duplicates: str = "refuse"
   beyond: Beyond | None = None
-  numbers: numbering.Numbers | None = None
+  numbers: numbering.Numbers | numbering.Names | None = None
   seen: int = 0
   told: bool = False
 
@@ -256,11 +256,12 @@ class Columns:
       )
     self.seen = max(self.seen, high + 1)
 
-  def _written(self, column: int) -> int:
-    """The id of a column, as the file has it."""
-    if self.numbers is not None:
-      column = int(self.numbers.ids()[column])
-    return int(column) + self.first_id
+  def _written(self, column: int) -> int | str:
+    """The id of a column, or its name, as the file has it."""
+    if self.numbers is None:
+      return int(column) + self.first_id
+    found = self.numbers.ids()[column]
+    return repr(found) if isinstance(found, str) else int(found) + self.first_id
 
   def _range_hint(self, found: int, bound: int, place: Place) -> str:
     if found >= bound == MAX_COLUMNS:

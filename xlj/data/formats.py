@@ -36,6 +36,8 @@ DataError = errors.DataError
 Rows = csr_lib.Rows
 STDIN = lines.STDIN
 Path = str | os.PathLike[str]
+# By "feature" and "label".
+Numbers = Mapping[str, numbering.Numbers | numbering.Names]
 
 
 def stream_rows(path: Path, **how: Any) -> Iterator[Rows]:
@@ -67,7 +69,7 @@ def stream_each(
   zero_based: bool = True,
   duplicates: str = "refuse",
   beyond: checks.Beyond | None = None,
-  numbers: Mapping[str, numbering.Numbers] | None = None,
+  numbers: Numbers | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows | DataError]:
   """Reads one file as `stream_rows` does; a bad row costs no other.
@@ -87,7 +89,8 @@ def stream_each(
     duplicates: what becomes of ids that a row has twice (`checks.DUPLICATES`).
     beyond: of rows that a model is to score: counts the ids that it does not
       know, of which features are left out. Instead of the two widths.
-    numbers: of ids that are too large for columns, by "feature" and "label".
+    numbers: of ids that are too large for columns, by "feature" and "label", or
+      of names of labels.
     kind: refuses text of any other kind.
 
   Yields:
@@ -122,7 +125,7 @@ def stream_labels(
   num_labels: int | None = None,
   duplicates: str = "refuse",
   beyond: checks.Beyond | None = None,
-  numbers: Mapping[str, numbering.Numbers] | None = None,
+  numbers: Numbers | None = None,
 ) -> Iterator[csr_lib.Csr]:
   """Reads a file of labels alone.
 
@@ -148,16 +151,32 @@ def stream_labels(
     "label", num_labels, 0, duplicates, beyond, (numbers or {}).get("label")
   )
   reader = _reader(path)
-  if reader is not None:
+  named = isinstance(labels.numbers, numbering.Names)
+  if reader is not None and (not named or hasattr(reader, "has_names")):
     yield from reader.stream_labels(path, labels)
     return
-  if label_lists.holds(path):
+  if reader is None and label_lists.holds(path):
     yield from label_lists.stream(path, labels)
     return
+  if named:
+    raise errors.DataError(
+      path,
+      "a matrix, whose labels are ids",
+      "names, as labels of the training split are (data.named_labels)",
+      hint="write them as lines of names, Y.trn.txt",
+    )
   none = checks.Columns("label")
   for rows in _all_right(text.stream(path, labels, none, text.Kind.MATRIX)):
     assert isinstance(rows.features, csr_lib.Csr)
     yield rows.features
+
+
+def has_names(path: Path) -> bool:
+  """Whether the labels in a file are names: whether the first one is."""
+  reader = _reader(path)
+  if reader is None:
+    return text.has_names(path)
+  return hasattr(reader, "has_names") and reader.has_names(path)
 
 
 def read_pairs(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import contextlib
 import dataclasses
+import json
 import pathlib
 import time
 from typing import Any
@@ -28,6 +29,7 @@ SOURCE = "source"
 COPY = "copy"
 
 _LOG_SECONDS = 10
+_SHOWN = 3  # of the names that training has not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Options:
     renumber: number the ids that are known or, if none are given, those that
       occur; a text that says which, or nothing.
     beyond: True lets ids beyond the widths through, as `checks.Beyond` says.
+    named: labels are names, of which some are known or none is; a text that
+      says which, or nothing.
   """
 
   num_features: int | None
@@ -54,6 +58,7 @@ class Options:
   column: int = 1
   beyond: bool = False
   renumber: str = ""
+  named: str = ""
 
 
 def ingest(
@@ -61,6 +66,7 @@ def ingest(
   options: Options,
   directory: pathlib.Path,
   known: numbering.Numbering | None = None,
+  names: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Writes the arrays of a split.
 
@@ -69,6 +75,7 @@ def ingest(
     options: how to read it.
     directory: where the arrays go.
     known: the numbers of ids in the training split, if there are such.
+    names: of labels that are known, where labels are names.
 
   Returns:
     The description of what was written: sizes, and each array's checksum.
@@ -84,7 +91,8 @@ def ingest(
     known = _numbered(files, options)
   with contextlib.ExitStack() as stack:
     out = Writers(directory, stack)
-    meta = _rows(files, options, out, known)
+    named = numbering.Names(names) if options.named else None
+    meta = _rows(files, options, out, known, named)
     if files.filter is not None:
       pairs = formats.read_pairs(
         files.filter,
@@ -93,6 +101,8 @@ def ingest(
         None if known is None else known.labels,
       )
       out.add_csr("filter", pairs)
+    if named is not None:
+      out.add("label_names", _as_bytes(named.ids().tolist()))
     meta["arrays"] = out.close()
   meta["renumbered"] = known is not None
   if known is not None:
@@ -177,16 +187,19 @@ def _rows(
   options: Options,
   out: Writers,
   known: numbering.Numbering | None,
+  named: numbering.Names | None,
 ) -> dict[str, Any]:
   """Writes features and labels; returns the sizes."""
   dense = SOURCE if _is_mapped(files.features) else None
   num_rows, num_features, num_labels, num_entries = 0, 0, 0, 0
   beyond, widths = None, (options.num_features, options.num_labels)
   if options.beyond:
-    named = zip(("feature", "label"), widths)
-    beyond = checks.Beyond({name: n for name, n in named if n})
+    each = zip(("feature", "label"), widths)
+    beyond = checks.Beyond({what: n for what, n in each if n})
     widths = None, None
-  numbers = None if known is None else known.numbers()
+  numbers: Any = None if known is None else known.numbers()
+  if named is not None:
+    numbers = {"label": named}
   stream = formats.stream_rows(
     files.features,
     num_features=widths[0],
@@ -230,15 +243,36 @@ def _rows(
   if known is not None and beyond is None:
     # There may be more ids in rows that are not of the split.
     num_features, num_labels = len(known.features), len(known.labels)
+  notes = {}
+  if beyond:
+    notes = {what: beyond.notes(what) for what in ("feature", "label")}
+  if named is not None:
+    notes["label"] = _of_names(named, beyond)
   return {
     "dense": dense,
     "num_rows": num_rows,
     "num_features": num_features,
     "num_labels": num_labels,
-    "notes": {w: beyond.notes(w) for w in ("feature", "label")}
-    if beyond
-    else {},
+    "notes": notes,
   }
+
+
+def _of_names(
+  names: numbering.Names, beyond: checks.Beyond | None
+) -> list[str]:
+  """What there is to say of names that were not known."""
+  new = names.ids()[names.known :].tolist()
+  first = "; ".join(map(repr, new[:_SHOWN]))
+  if beyond is not None:
+    return [f"{note}: {first}" for note in beyond.notes("label")]
+  if not new or not names.known:
+    return []
+  return [f"{len(new):,} labels that the file of names has not: {first}"]
+
+
+def _as_bytes(names: list[str]) -> np.ndarray:
+  """Names as an array; `store` reads them."""
+  return np.frombuffer(json.dumps(names).encode(), np.uint8)
 
 
 def _is_mapped(path: pathlib.Path) -> bool:

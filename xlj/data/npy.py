@@ -15,6 +15,7 @@ import numpy as np
 from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import errors
+from xlj.data import numbering
 
 Path = str | os.PathLike[str]
 _BLOCK_ENTRIES = 2**18
@@ -23,6 +24,7 @@ _LABELS = (
   "a NumPy array of labels: [rows] ids, [rows, labels] of 0 and 1, or ids"
   " [rows, most] where shorter rows end with -1"
 )
+_NAMES = "a NumPy array of names of labels, [rows] or [rows, most]"
 _IN_ORDER = "save numpy.ascontiguousarray(images)"
 
 
@@ -216,6 +218,7 @@ def stream_labels(
     [N, L] of 0 and 1     whether a row has a label, of any type of numbers
     [N, w] whole numbers  ids, of which shorter rows end with -1; at least one
                           does, or it could be counts, and w = 1 needs none
+    [N] or [N, w] texts   names, an empty one for none
 
   Args:
     path: a file of `numpy.save`.
@@ -230,6 +233,9 @@ def stream_labels(
     OSError: when it cannot be opened.
   """
   array = _map(path, _LABELS)
+  if isinstance(labels.numbers, numbering.Names):
+    yield from _named(path, array, labels, labels.numbers, block_entries)
+    return
   if array.ndim == 1 and array.dtype.kind in "iu":
     indicator, array = False, array.reshape(-1, 1)
   elif array.ndim == 2 and array.dtype.kind in "biuf":
@@ -248,6 +254,36 @@ def stream_labels(
     indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
     ids = np.nonzero(known)[1] if indicator else block[known]
     yield labels.block(indptr.astype(np.int64), ids, None, place)
+
+
+def has_names(path: Path) -> bool:
+  """Whether an array has texts."""
+  return _map(path, _LABELS).dtype.kind in "US"
+
+
+def _named(
+  path: Path,
+  array: np.ndarray,
+  labels: checks.Columns,
+  names: numbering.Names,
+  block_entries: int,
+) -> Iterator[csr_lib.Csr]:
+  """Reads names."""
+  if array.ndim > 2 or array.dtype.kind not in "US":
+    raise errors.DataError(path, f"{array.dtype} {array.shape}", _NAMES)
+  for start, block in _blocks(array.reshape(len(array), -1), block_entries):
+    place, found = checks.Place(path, first_row=start), block.tolist()
+    for row, of_row in enumerate(found):
+      try:
+        texts = [x.decode() if isinstance(x, bytes) else x for x in of_row if x]
+      except UnicodeDecodeError as error:
+        raise place.error(row, f"a name ({error})", "text in UTF-8") from None
+      found[row] = [names.number(text) for text in texts]
+      if -1 in found[row]:
+        raise place.error(row, "a name of several labels", "that of one")
+    indptr = np.cumsum([0, *map(len, found)], dtype=np.int64)
+    ids = np.array([i for row in found for i in row], np.int64)
+    yield labels.block(indptr, ids, None, place)
 
 
 def _is_indicator(

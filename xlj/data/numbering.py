@@ -1,13 +1,14 @@
-"""Large ids as dense numbers, where they are few.
+"""Large ids, or names, as dense numbers.
 
 The ids that occur in the training split are numbered in ascending order, those
-of features and those of labels. Everything behind the readers knows the numbers
-alone; the ids come back where users see them.
+of features and those of labels; names of labels as they appear, or as a file of
+names has them. Everything behind the readers knows the numbers alone; ids and
+names come back where users see them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
 import os
@@ -57,6 +58,48 @@ class Numbers:
   def ids(self) -> np.ndarray:
     """The ids by their numbers."""
     return np.concatenate([self._known, np.array([*self._new], np.int64)])
+
+
+class Names:
+  """Numbers the labels of one matrix that is written with their names.
+
+  It has what `Numbers` has; the reader of a format asks `number` first.
+
+  Attributes:
+    known: how many have had a number before.
+  """
+
+  def __init__(self, known: Sequence[str] = ()):
+    """Known names have the first numbers; others get the next as they appear.
+
+    Args:
+      known: names by number; of those that are there twice none can be meant.
+    """
+    self.known = len(known)
+    self._names = list(known)
+    self._numbers: dict[str, int] = {}
+    for i, name in enumerate(known):
+      self._numbers[name] = -1 if name in self._numbers else i
+
+  def __len__(self) -> int:
+    """How many names have a number."""
+    return len(self._names)
+
+  def number(self, name: str) -> int:
+    """The number of a name; -1 of one that several labels have."""
+    found = self._numbers.get(name)
+    if found is None:
+      found = self._numbers[name] = len(self._names)
+      self._names.append(name)
+    return found
+
+  def of(self, numbers: np.ndarray) -> np.ndarray:
+    """The same: the reader has numbered them."""
+    return numbers
+
+  def ids(self) -> np.ndarray:
+    """The names by their numbers, `[L]` objects."""
+    return np.array(self._names, object)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from xlj.data import csr as csr_lib
 from xlj.data import discover
 from xlj.data import entries
 from xlj.data import errors
+from xlj.data import formats
 from xlj.data import ingest
 from xlj.data import lines
 from xlj.data import names
@@ -39,7 +40,13 @@ Path = str | os.PathLike[str]
 # Part of every key: raise it when what is written changes.
 _VERSION = 1
 # Options that came later, with what keys without them stand for.
-_LATER = {"duplicates": "refuse", "column": 1, "beyond": False, "renumber": ""}
+_LATER = {
+  "duplicates": "refuse",
+  "column": 1,
+  "beyond": False,
+  "renumber": "",
+  "named": "",
+}
 
 
 class ComputedRows(Protocol):
@@ -73,6 +80,7 @@ class Split:
     verification: of large arrays, in the background; None without.
     image: (height, width, channels) where each row is an image; else nothing.
     numbering: of ids that are too large for columns; None if they are not.
+    label_names: of labels that are written as names, by id; else None.
     notes: what there is to say of ids that a model does not know.
     encoding: of texts, that made the features (see `xlj.text.features`); None
       where rows are no texts.
@@ -90,6 +98,7 @@ class Split:
   image: tuple[int, ...] = ()
   notes: tuple[str, ...] = ()
   numbering: numbering_lib.Numbering | None = None
+  label_names: list[str] | None = None
   encoding: Any = None
   label_texts: Sequence[str] | None = None
 
@@ -131,6 +140,8 @@ def open_split(
   beyond: bool = False,
   renumber: bool = False,
   numbering: numbering_lib.Numbering | None = None,
+  named: bool | None = None,
+  label_names: Sequence[str] | None = None,
   context: int = 0,
   verify: bool = True,
 ) -> Split:
@@ -153,6 +164,11 @@ def open_split(
       `num_labels`, and `Split.notes` says how many.
     renumber: whether ids are numbered that are large, but few.
     numbering: of those of the training split; by default what the files have.
+    named: whether labels are written as names; None looks at the first label
+      of the training split.
+    label_names: those of a model that is to score the split, by id; by default
+      of the training split. That has those of a file of names, and then others
+      as they appear.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
     verify: whether arrays too large to be checked now are compared with their
@@ -189,7 +205,27 @@ def open_split(
     if renumber:
       which = numbering.fingerprint() if numbering else "own"
       options = dataclasses.replace(options, renumber=which)
-  found = _open(files, options, name, cache_dir, numbering)
+  if isinstance(options, ingest.Options) and _is_named(
+    files, options, named, data_dir, split
+  ):
+    # What others are read by, and whether this one is as it was for a model.
+    training = split == "train" or not discover.has_split(data_dir, "train")
+    own = names.label_names(data_dir) or ()
+    if not training and label_names is None:
+      how = {"zero_based": zero_based, "duplicates": duplicates}
+      own = open_split(
+        data_dir, cache_dir=cache_dir, column=column, named=True, **how
+      ).label_names
+    found = None
+    if training or label_names is None:
+      found = _open_named(files, options, name, cache_dir, own or ())
+    if label_names is not None and (
+      found is None or found.label_names != list(label_names)
+    ):
+      found = _open_named(files, options, name, cache_dir, label_names)
+    assert found is not None
+  else:
+    found = _open(files, options, name, cache_dir, numbering)
   if not verify:
     return found
   assert found.cache_dir is not None  # It is from files.
@@ -259,17 +295,55 @@ def verify(split: Split) -> None:
     entries.check(split.cache_dir)
 
 
+def _is_named(
+  files: discover.Files,
+  options: ingest.Options,
+  named: bool | None,
+  data_dir: Path,
+  split: str,
+) -> bool:
+  """Whether labels are names, as the training split says."""
+  if named is None and not options.renumber:
+    if split != "train" and discover.has_split(data_dir, "train"):
+      files = discover.find(data_dir, "train")
+    return formats.has_names(files.labels or files.features)
+  if named and options.renumber:
+    raise DataError(
+      files.labels or files.features,
+      "names of labels (data.named_labels), and ids to number (data.renumber)",
+      "one of the two",
+    )
+  return bool(named)
+
+
+def _open_named(
+  files: discover.Files,
+  options: ingest.Options,
+  name: str,
+  cache_dir: Path | None,
+  known: Sequence[str],
+) -> Split:
+  """Opens files whose labels are names, of which some are known."""
+  digest = hashlib.sha256(json.dumps(list(known)).encode()).hexdigest()
+  options = dataclasses.replace(options, named=digest)
+  found = _open(files, options, name, cache_dir, known=known)
+  if options.beyond:
+    return dataclasses.replace(found, label_names=list(known))
+  return found
+
+
 def _open(
   files: discover.Files,
   options: ingest.Options | tokens.Options,
   name: str,
   cache_dir: Path | None,
   numbering: numbering_lib.Numbering | None = None,
+  known: Sequence[str] = (),
 ) -> Split:
   def write(directory: pathlib.Path) -> dict[str, Any]:
     if isinstance(options, tokens.Options):
       return tokens.ingest(files, options, directory)
-    return ingest.ingest(files, options, directory, numbering)
+    return ingest.ingest(files, options, directory, numbering, known)
 
   return entries.open_entry(
     files.all(),
@@ -333,9 +407,11 @@ def _split(
     for note in meta.get("notes", {}).get(what, ())
   )
   numbered = meta.get("renumbered", False)
+  named = maps.get("label_names")
   return Split(
     *(features, labels, pairs, name, entry.name, entry),
     image=image,
     notes=notes,
     numbering=numbering_lib.Numbering.load(entry) if numbered else None,
+    label_names=None if named is None else json.loads(named.tobytes()),
   )

@@ -145,6 +145,11 @@ def _id(
       hint = "ids count from 0 and are never negative"
     elif token == b"qid":
       hint = "remove the query ids"
+    elif what == "label" and token and not token[:1].isdigit():
+      hint = (
+        "the first label of the training split is no name, so that all are ids;"
+        " --config.data.named_labels=True says that they are names"
+      )
     found = f"{what} {shown(token)}" if token else f"no {what} id"
     raise errors.DataError(
       path, found, f"a {what} id of digits", line=number, hint=hint

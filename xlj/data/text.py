@@ -16,7 +16,7 @@ Legend: N rows, F features, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import enum
 import itertools
 import os
@@ -29,6 +29,7 @@ from xlj.data import checks
 from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import lines
+from xlj.data import numbering
 from xlj.data import parse
 from xlj.data import strict
 
@@ -39,6 +40,9 @@ _RELEVANCE = re.compile(
   rb"((?:^|[\n,])\d+)::(?=[0-9.]*[1-9])(\d{1,9}\.?\d{0,9}|\.\d{1,9})(?=[, \n])"
 )
 _COMMENT = re.compile(rb" *#[^\n]*")
+_NAMED_COMMENT = re.compile(rb"(?<![^\n ]) *#[^\n]*")  # C# is a name
+_OF_NAME = re.compile(r"(::[0-9.]+)$")  # its relevance
+_PAIR = re.compile(rb"[^:]*:[-+.\deE]*")  # of a feature and its value
 _BETWEEN_SIZES = re.compile(rb" *[,;] *| +")
 
 
@@ -112,6 +116,87 @@ def rows(
       relevances = np.full(len(parsed.labels), max(found - {1.0}, default=1.0))
       parsed = parsed._replace(relevances=relevances)
   return parsed or strict.rows(text, path, first_line, what)
+
+
+def numbered(
+  block: lines.Block,
+  path: Path,
+  names: numbering.Names,
+  parts: Callable[[str], tuple[list[str], str]],
+) -> bytes:
+  """Puts numbers in the place of the names of labels.
+
+  Args:
+    block: whole lines.
+    path: named in errors.
+    names: numbers them.
+    parts: the names of a line, each perhaps with a relevance, and the rest.
+
+  Returns:
+    The lines, as they are where labels are ids.
+
+  Raises:
+    DataError: when it is no UTF-8, or a name is that of several labels.
+  """
+  out = []
+  written = lines.decoded(block, path).split("\n")
+  for number, line in enumerate(written, block.first_line):
+    found, rest = parts(line)
+    ids = []
+    for label in found:
+      name, relevance = [*_OF_NAME.split(label, 1), ""][:2]
+      i = names.number(name) if name else ""  # which is refused
+      if i == -1:
+        raise errors.DataError(
+          path,
+          f"label {name!r}, the name of several labels",
+          "a name that one label has",
+          line=number,
+          hint="give the labels of the file of names different ones",
+        )
+      ids.append(f"{i}{relevance}")
+    out.append(",".join(ids) + rest)
+  return "\n".join(out).encode()
+
+
+def _head(line: str) -> tuple[list[str], str]:
+  """The labels before the first blank, and the rest."""
+  head, blank, rest = line.partition(" ")
+  if not head or ":" in head.replace("::", ""):
+    return [], line
+  return head.split(","), blank + rest
+
+
+def _is_name(token: bytes) -> bool:
+  """Whether a label is a name: it is no number, nor what begins like one."""
+  text = token.decode(errors="replace")
+  try:
+    float(text)
+  except ValueError:
+    return any(c.isalpha() or not c.isascii() for c in text)
+  return False
+
+
+def has_names(path: Path) -> bool:
+  """Whether the first label of a file of rows, or of labels, is a name.
+
+  Args:
+    path: as of `stream`, or what `label_lists` reads.
+
+  Returns:
+    False where the first lines have no labels.
+  """
+  first = next(lines.blocks(path, keep_nul=True), None)
+  rest = b"" if first is None else first.text
+  line, _, others = rest.partition(b"\n")
+  sizes = line.split()
+  if len(sizes) in (2, 3) and all(map(_is_size, sizes)):
+    rest = others
+  for line in rest.split(b"\n"):
+    label = re.split(rb",|::| ", line, maxsplit=1)[0]
+    if label and label[:1] != b"#" and not _PAIR.fullmatch(label):
+      return _is_name(label)
+  return False
 
 
 _EXPECTED = {
@@ -229,8 +314,13 @@ class _Reader:
     lines.check_no_nul(block, self._path)
     text = block.text
     headerless = self._header.kind is Kind.HEADERLESS
+    names = self._labels.numbers
     if headerless and b"#" in text:
-      text = _COMMENT.sub(b"", text)
+      named = isinstance(names, numbering.Names)
+      text = (_NAMED_COMMENT if named else _COMMENT).sub(b"", text)
+    if isinstance(names, numbering.Names):
+      whole = lines.Block(text, block.first_line)
+      text = numbered(whole, self._path, names, _head)
     parsed = rows(text, self._path, block.first_line, self._columns.what)
     keep = self._kept_rows(parsed, block, text)
     place = checks.Place(self._path, block.first_line)

@@ -102,6 +102,7 @@ def _judged(
       num_labels=run.num_ids,
       numbering=run.run.numbering,
       encoding=run.run.encoding,
+      label_names=run.label_names,
     )
   kept: list[evaluator.Judged] = []
   ks = (min(PLACES, run.num_labels),)

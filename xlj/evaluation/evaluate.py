@@ -77,6 +77,7 @@ def evaluate(
     num_labels=run.num_ids,
     numbering=run.run.numbering,
     encoding=run.run.encoding,
+    label_names=run.label_names,
   )
   logging.info(
     "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step

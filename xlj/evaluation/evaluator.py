@@ -287,5 +287,7 @@ def popularity(
       drop = pairs.contains(forbidden, ids, len(label_counts))
       kept = np.argsort(drop, axis=1, kind="stable")[:, : ranking.width]
       ids = np.take_along_axis(ids, kept, axis=1)
-    ranking.update(ids, labels)
+    # Of few labels, with others in the split that training has not.
+    fill = (0, 0), (0, max(0, ranking.width - ids.shape[1]))
+    ranking.update(np.pad(ids, fill, constant_values=-1), labels)
   return ranking

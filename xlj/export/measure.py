@@ -144,6 +144,7 @@ def _named(
       num_features=run.num_features,
       num_labels=run.num_ids,
       encoding=run.run.encoding,
+      label_names=run.label_names,
     )
   if not Path(rows).is_file():
     raise config_lib.ConfigError(

@@ -21,6 +21,7 @@ from xlj.data import formats
 from xlj.data import images
 from xlj.data import names as names_lib
 from xlj.data import npy
+from xlj.data import numbering
 from xlj.documents import formats as documents
 from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
@@ -218,11 +219,13 @@ def _blocks(
       raise formats.DataError(
         path, f"images of {found}", f"{shape}, as the run was trained on"
       )
-  numbering = run.numbering
+  numbers: Any = None if run.numbering is None else run.numbering.numbers()
+  if run.config.data.get("named_labels"):
+    numbers = {"label": numbering.Names(run.label_names)}
   return formats.stream_each(
     path,
     beyond=beyond,
-    numbers=None if numbering is None else numbering.numbers(),
+    numbers=numbers,
     **splits.reading(run.config),
   )
 

@@ -116,7 +116,8 @@ def _save(
         f"{run.workdir} remembers its training examples (noisy.method or"
         " missing.method), so it cannot train on with others"
       )
-    split = splits.open_split(config)
+    known = run.names if config.data.named_labels else None
+    split = splits.open_split(config, label_names=known)
     about = dataclasses.replace(
       preparation.facts(split), num_labels=config.data.num_labels
     )

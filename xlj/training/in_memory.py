@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import filecmp
+import os
 from pathlib import Path
 import tempfile
 from typing import Any
@@ -22,7 +23,7 @@ DATA = "data"  # directory of a run
 
 
 def train(
-  config: ml_collections.ConfigDict | str,
+  config: str | os.PathLike[str] | ml_collections.ConfigDict,
   X: Any,
   Y: Any = None,
   *,
@@ -38,8 +39,8 @@ def train(
   once what is complete.
 
   Args:
-    config: A config, such as `xlj.config.base()`, or what `--config` takes, the
-      name or the file of one; its `data.dir` is not looked at.
+    config: What `--config` takes, such as `"xmc"`, or a config as
+      `xlj.config.base()` gives it; its `data.dir` is not looked at.
     X: Examples, or a table; as of `xlj.data.write`.
     Y: Their labels; likewise.
     workdir: Directory of the run; by default a temporary one, which a line of
@@ -64,10 +65,10 @@ def train(
   if jax.process_count() > 1:
     raise config_lib.ConfigError(
       f"there are {jax.process_count()} processes, and xlj.train is for one:"
-      " write the data by xlj.data.write, and start launch/train.py in each"
+      " write the data by xlj.data.write, and start xlj train in each"
     )
-  if isinstance(config, str):
-    config = named.read(config)
+  if isinstance(config, str | os.PathLike):
+    config = named.read(os.fspath(config))
   if workdir is None:
     workdir = tempfile.mkdtemp(prefix="xlj-")
     logging.warning("The run is kept in %s; workdir= names another", workdir)
@@ -75,7 +76,7 @@ def train(
   splits = {"train": (X, Y), "test": test, "validation": validation}
   with _written(workdir, splits, columns) as data_dir:
     _keep(data_dir, workdir)
-  config = ml_collections.ConfigDict(config.to_dict())
+  config = ml_collections.ConfigDict(config.to_dict())  # The caller's stays.
   config.data.dir = str(workdir / DATA)
   if not fusing.train_all(config, workdir):
     logging.warning("Training was stopped; the same call goes on with it")

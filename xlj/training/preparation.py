@@ -92,10 +92,11 @@ def prepare(
     DataError: If the data are not right, or have no features.
   """
   was = begun = None if workdir is None else directory.begun(workdir)
-  encoding = None
+  encoding = known = None
   if workdir is not None and was is not None:
     encoding = directory.encoding(workdir, was)
-  split = splits.open_split(config, encoding=encoding)
+    known = splits.label_names(was, workdir) if was.data.named_labels else None
+  split = splits.open_split(config, encoding=encoding, label_names=known)
   if not split.num_features:
     raise store.DataError(
       split.name,
@@ -124,7 +125,8 @@ def prepare(
   asked = config.train
   own = None if begun is None else workdir
   names = splits.label_names(
-    config, own, config.data.num_ids or split.num_labels, split.numbering
+    *(config, own, config.data.num_ids or split.num_labels, split.numbering),
+    split.label_names,
   )
   if names is not None and begun is None:
     _tell_repeated(names)
@@ -139,6 +141,7 @@ def prepare(
     config.data.num_ids or split.num_labels,
     split.numbering,
     split.encoding,
+    split.label_names,
   )
   config = config_lib.resolve(config, about, measure, begun)
   if workdir is None or was is None:
@@ -364,4 +367,5 @@ def facts(split: store.Split) -> config_lib.DataFacts:
     image=split.image,
     text=split.encoding.kind if split.encoding else "",
     label_text=features_lib.label_texts_tell(split),
+    named_labels=split.label_names is not None,
   )

@@ -185,7 +185,8 @@ def _wide(
   if split.encoding is not None:
     fewer = "; --config.text.words.max_features=N keeps N of them"
     return said + (fewer if what == "feature" else "")
-  if not isinstance(matrix, csr_lib.Csr):
+  named = what == "label" and split.label_names is not None
+  if named or not isinstance(matrix, csr_lib.Csr):
     return said
   found = largest_lib.find(matrix)
   if found is None:

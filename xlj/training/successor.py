@@ -84,7 +84,9 @@ def _write(
     config.data.num_ids = run.num_ids
     config.head.order = directory.ORDER_FILE
   encoding = directory.encoding(source, before)
-  split = splits.open_split(config, encoding=encoding)
+  names = splits.label_names(before, source)
+  known = names if before.data.named_labels else None
+  split = splits.open_split(config, encoding=encoding, label_names=known)
   about = preparation.facts(split)
   if config.data.num_ids:
     about = dataclasses.replace(about, num_labels=run.num_labels)
@@ -94,8 +96,8 @@ def _write(
   config.train.steps_before = config.optim.from_step = run.step
   config = config_lib.resolve(config, about, begun=_without_length(before))
   _check(before, config, source)
-  names = splits.label_names(before, source)
-  _check_names(names, splits.label_names(config), split.name, source)
+  now = split.label_names or splits.label_names(config)
+  _check_names(names, now, split.name, source)
   new = dataclasses.replace(run, config=config, names=names)
   directory.write(new, workdir)
   logging.info("%s goes on from step %d of %s", workdir, run.step, source)
