@@ -52,3 +52,25 @@ def test_a_late_step_of_a_huge_set_costs_nothing():
 def test_refuses_impossible_orders(num_rows, seed):
   with pytest.raises(ValueError, match="got"):
     order_lib.Order(num_rows, seed)
+
+
+def test_batches_of_about_the_same_length(monkeypatch):
+  monkeypatch.setattr(order_lib, "_WINDOW", 8)
+  lengths = np.random.default_rng(0).integers(1, 100, 640)
+  inner = order_lib.Order(640, seed=2)
+  order = order_lib.ByLength(inner, lengths, batch_size=16, seed=2)
+  rows = order.rows(0, 640)
+  np.testing.assert_array_equal(np.sort(rows), np.arange(640))
+  windows = rows.reshape(5, 8 * 16)  # of the same rows as without
+  np.testing.assert_array_equal(
+    np.sort(windows), np.sort(inner.rows(0, 640).reshape(5, 8 * 16))
+  )
+  spread = np.ptp(lengths[rows].reshape(-1, 16), axis=1)
+  assert spread.max() < 40 and spread.mean() < 16
+  # Short batches do not come first, nor in the same order in each window.
+  means = lengths[rows].reshape(5, 8, 16).mean(2)
+  assert len({tuple(np.argsort(m)) for m in means}) == 5
+  for start, stop in ((0, 16), (16, 48), (120, 300), (639, 650), (7, 7)):
+    np.testing.assert_array_equal(
+      order.rows(start, stop), order.rows(0, 700)[start:stop]
+    )

@@ -284,6 +284,18 @@ def test_widths_hold_the_promised_share_of_batches():
   assert given.features.sizes == (30, 32)
 
 
+def test_widths_of_batches_whose_rows_are_alike():
+  split = _split()
+  lengths = np.diff(split.features.indptr)
+  sizes = padding.plan(split, batch_size=64, alike=True).features.sizes
+  assert 2 < len(sizes) <= 5
+  assert sizes[-1] >= lengths.max() > sizes[-1] - padding.FEATURE_MULTIPLE
+  half = np.median(lengths)
+  assert min(abs(np.array(sizes) - half)) <= padding.FEATURE_MULTIPLE
+  other = padding.plan(split, batch_size=64)
+  assert padding.plan(split, batch_size=64, alike=True).labels == other.labels
+
+
 @pytest.mark.parametrize("name", ["max_features", "max_labels"])
 def test_negative_caps_are_refused(name):
   with pytest.raises(ValueError, match=f"{name} -1"):

@@ -399,6 +399,7 @@ def _transformer_rules(
     "data.weighting": "none",
     "data.l2": False,
     "optim.encoder.learning_rate": rate,
+    "train.by_length": True,
   }
 
 
@@ -486,6 +487,7 @@ ENCODERS = {
       "encoder.layer_decay",
       "encoder.remat",
       "encoder.dtype",
+      "train.by_length",
     ),
     rules=_transformer_rules,
     check=_check_transformer,

@@ -37,6 +37,9 @@ def fields() -> options.Fields:
     # Working directory of a run whose encoder (and, for "oltr", rows) to start
     # with: a first stage.
     "train.start_from": "",
+    # Batches of rows of about the same length; for encoders whose cost is that
+    # of the longest row of a batch
+    "train.by_length": auto(bool),
     "train.log_every": 20,  # steps between lines of metrics.jsonl
     # Batches that may be left out because their loss is not finite
     "train.skip_nonfinite": 0,

@@ -16,6 +16,7 @@ import numpy as np
 from xlj.data import sampler
 
 PADDING_ROW = -1
+_WINDOW = 32  # batches whose rows are sorted by length
 _ROUNDS = 4  # of the block cipher behind the shuffle
 
 
@@ -86,12 +87,64 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
+class ByLength:
+  """An order whose batches hold rows of about the same length.
+
+  Of each window of batches of another order the rows are sorted by length and
+  cut into batches again, which come in random order. Every row is still seen
+  once in an epoch, up to a window, and little of a batch is padding.
+
+  Example:
+    order = ByLength(Order(1000, seed=0), lengths, batch_size=64, seed=0)
+  """
+
+  def __init__(
+    self,
+    order: Order | sampler.ByLabel,
+    lengths: np.ndarray,
+    batch_size: int,
+    seed: int,
+  ):
+    """Describes the order.
+
+    Args:
+      order: of the examples.
+      lengths: int [num_rows], of the rows of `order`.
+      batch_size: examples of a global batch.
+      seed: of the order of the batches, a non-negative integer.
+    """
+    self._order = order
+    self._lengths = lengths
+    self._batch_size = batch_size
+    self._seed = seed
+    self._window = functools.lru_cache(maxsize=2)(self._sorted)
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    """Returns the rows of the examples `start` up to `stop`; see `Order`."""
+    size = self._batch_size * _WINDOW
+    first, last = start // size, -(-stop // size)
+    windows = [self._window(number) for number in range(first, last)]
+    whole = np.concatenate([np.zeros(0, np.int64), *windows])
+    return whole[start - first * size : stop - first * size]
+
+  def _sorted(self, number: int) -> np.ndarray:
+    """The rows of a window."""
+    size = self._batch_size * _WINDOW
+    rows = self._order.rows(number * size, (number + 1) * size)
+    rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+    shuffled = np.random.default_rng([self._seed, number]).permutation(_WINDOW)
+    return rows.reshape(_WINDOW, self._batch_size)[shuffled].ravel()
+
+
+Orders = Order | sampler.ByLabel | ByLength
+
+
 class ShuffledBatches:
   """Random-access source of the rows of training batch `index`, endless."""
 
   def __init__(
     self,
-    order: Order | sampler.ByLabel,
+    order: Orders,
     batch_size: int,
     rows: np.ndarray | None,
   ):

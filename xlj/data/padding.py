@@ -20,6 +20,7 @@ LABEL_MULTIPLE = 4
 # the width that holds the longest row of all: two widths for each of features
 # and labels, so at most four compiled programs.
 _SHARES = (0.9,)
+_SHARES_ALIKE = (0.25, 0.5, 0.75, 0.9)  # of rows, if batches are alike
 _CHUNK = 2**20
 
 
@@ -80,6 +81,7 @@ def plan(
   feature_sizes: Sequence[int] = (),
   label_sizes: Sequence[int] = (),
   apart: float = 1.0,
+  alike: bool = False,
 ) -> Widths:
   """Chooses the widths for batches of a split, and logs what caps cut.
 
@@ -100,6 +102,8 @@ def plan(
     apart: the smaller width is left out unless the longest row is more than so
       many times as long: a step that costs what the rows have, and not what
       they are padded to, is not worth two compiled programs.
+    alike: whether the rows of a batch are of about the same length; the widths
+      then are quantiles of the lengths themselves.
 
   Returns:
     The widths. A batch longer than all of them gets a width of its own.
@@ -118,7 +122,12 @@ def plan(
 
   def axis(matrix, cap: int, sizes: Sequence[int], multiple: int) -> Axis:
     if not sizes and isinstance(matrix, csr_lib.Csr):
-      sizes = _sizes(_length_counts(matrix, rows), batch_size, cap, multiple)
+      counts = _length_counts(matrix, rows)
+      if alike and matrix is split.features:
+        sizes = _sizes(counts, _SHARES_ALIKE, cap, multiple)
+      else:
+        shares = [share ** (1 / batch_size) for share in _SHARES]
+        sizes = _sizes(counts, shares, cap, multiple)
       sizes = [s for s in sizes if s == sizes[-1] or s * apart < sizes[-1]]
     return Axis(tuple(sorted(sizes)), cap, multiple)
 
@@ -204,18 +213,15 @@ def shorten(csr: csr_lib.Csr, width: int) -> csr_lib.Csr:
 
 
 def _sizes(
-  counts: np.ndarray, batch_size: int, cap: int, multiple: int
-) -> tuple[int, ...]:
-  """Widths from a histogram of row lengths."""
+  counts: np.ndarray, shares: Sequence[float], cap: int, multiple: int
+) -> list[int]:
+  """Widths that hold shares of the rows, from a histogram of their lengths."""
   below = np.cumsum(counts) / max(1, counts.sum())  # F
-  sizes = [
-    int(np.searchsorted(below, share ** (1 / batch_size)))
-    for share in (*_SHARES, 1.0)
-  ]
+  sizes = [int(np.searchsorted(below, share)) for share in (*shares, 1.0)]
   sizes = [
     _round_up(min(size, cap) if cap else size, multiple) for size in sizes
   ]
-  return tuple(sorted(set(sizes)))
+  return sorted(set(sizes))
 
 
 def _round_up(size: int, multiple: int) -> int:

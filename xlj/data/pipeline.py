@@ -24,7 +24,6 @@ import numpy as np
 from xlj.data import csr as csr_lib
 from xlj.data import order as order_lib
 from xlj.data import padding
-from xlj.data import sampler
 from xlj.data import store
 
 Weighting = Callable[[csr_lib.Csr], csr_lib.Csr]
@@ -111,7 +110,7 @@ def train_batches(
   seed: int,
   start_step: int = 0,
   rows: np.ndarray | None = None,
-  order: order_lib.Order | sampler.ByLabel | None = None,
+  order: order_lib.Orders | None = None,
   widths: padding.Widths | None = None,
   process: Slice = Slice(),
   num_threads: int = 1,
@@ -154,7 +153,7 @@ def shuffled(
   batch_size: int,
   seed: int,
   rows: np.ndarray | None = None,
-  order: order_lib.Order | sampler.ByLabel | None = None,
+  order: order_lib.Orders | None = None,
 ) -> order_lib.ShuffledBatches:
   """The rows of each batch of `train_batches`; see there for arguments."""
   num_rows = split.num_rows if rows is None else len(rows)

@@ -23,6 +23,7 @@ from xlj.evaluation import metrics
 from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
 from xlj.inference import predictor
+from xlj.model import batches
 from xlj.model import label_choice
 from xlj.report import recorded
 from xlj.report import report
@@ -150,6 +151,7 @@ def make_scorer(
   Returns:
     The evaluator.
   """
+  rows, widths = batches.by_length(run.config, data, rows)
   return evaluator.Evaluator(
     run.model,
     data,
@@ -157,6 +159,7 @@ def make_scorer(
     run.order,
     batch_size=run.config.eval.batch_size,
     rows=rows,
+    widths=widths,
     choice=choice,
     neighbours=run.neighbours,
     **about_labels(run, data, ks, run.label_counts()),

@@ -69,6 +69,7 @@ class Evaluator:
     num_labels: int,
     ks: Sequence[int],
     rows: np.ndarray | None = None,
+    widths: padding.Widths | None = None,
     propensities: np.ndarray | None = None,
     deciles: np.ndarray | None = None,
     label_counts: np.ndarray | None = None,
@@ -88,6 +89,7 @@ class Evaluator:
       num_labels: L: how many label ids the model has, or the split, if more.
       ks: Cut-offs of the metrics.
       rows: Rows of the split to score; by default all.
+      widths: Of batches; by default what `padding.plan` finds.
       propensities: `[L]` for PSP; None leaves it out.
       deciles: `[L]` frequency decile of each label; None leaves them out.
       label_counts: `[L]`, to describe the deciles.
@@ -126,7 +128,9 @@ class Evaluator:
       label_counts=label_counts,
       per_label=per_label,
     )
-    self._widths = padding.plan(split, batch_size=batch_size, rows=rows)
+    self._widths = widths or padding.plan(
+      split, batch_size=batch_size, rows=rows
+    )
     self._topk = jax.jit(model.topk, static_argnums=2)
     self._summed = jax.jit(self._loss_of)
 

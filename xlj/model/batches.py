@@ -17,7 +17,6 @@ from xlj.data import label_order
 from xlj.data import order as order_lib
 from xlj.data import padding
 from xlj.data import pipeline
-from xlj.data import sampler as sampler_lib
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
 from xlj.model import examples
@@ -32,7 +31,7 @@ def for_training(
   weighting: weighting_lib.Weighting | None,
   *,
   rows: np.ndarray,
-  sampler: order_lib.Order | sampler_lib.ByLabel | None = None,
+  sampler: order_lib.Orders | None = None,
   start: int = 0,
 ) -> Iterator[pipeline.Batch]:
   """The batches after step `start`, without end.
@@ -42,7 +41,7 @@ def for_training(
     split: The data.
     weighting: Of its features.
     rows: Rows to train on.
-    sampler: Of the rows, if labels are drawn first.
+    sampler: Of the rows, if not that of the pipeline.
     start: Steps taken.
 
   Returns:
@@ -55,6 +54,7 @@ def for_training(
     max_features=encoders.longest(config),
     max_labels=config.data.max_labels,
     apart=4.0 if config.head.by_example else 1.0,
+    alike=bool(config.train.by_length),
   )
   return pipeline.train_batches(
     split,
@@ -101,6 +101,41 @@ def of_split(
     process=this_process(),
   ):
     yield to_inputs(batch, order)
+
+
+def by_length(
+  config: ml_collections.ConfigDict, split: store.Split, rows: np.ndarray | None
+) -> tuple[np.ndarray | None, padding.Widths | None]:
+  """Rows for a pass in any order, and the widths of its batches.
+
+  Args:
+    config: A resolved config.
+    split: The data.
+    rows: Rows to read; None for all.
+
+  Returns:
+    For `of_split`: the short rows first, with widths to match, where what a
+    batch costs depends on the longest of its rows.
+  """
+  if not config.train.by_length:
+    return rows, None
+  rows = np.arange(split.num_rows) if rows is None else rows
+  rows = rows[np.argsort(lengths(split, rows), kind="stable")]
+  widths = padding.plan(
+    split,
+    batch_size=config.eval.batch_size,
+    rows=rows,
+    max_features=encoders.longest(config),
+    max_labels=config.data.max_labels,
+    alike=True,
+  )
+  return rows, widths
+
+
+def lengths(split: store.Split, rows: np.ndarray) -> np.ndarray:
+  """How many features each of some rows has; int64 `[n]`."""
+  assert isinstance(split.features, csr_lib.Csr)
+  return split.features.indptr[rows + 1] - split.features.indptr[rows]
 
 
 def to_inputs(

@@ -122,12 +122,14 @@ class LabelTexts:
     """Hard negatives `[rows, k]` int32 of all training rows."""
     data, count = self._data, self._config.dual.negatives
     found = np.full((data.split.num_rows, count), -1, np.int32)
+    which, widths = batches.by_length(self._config, data.split, data.rows)
     for inputs in batches.of_split(
       data.split,
       data.weighting,
       data.order,
       batch_size=self._config.eval.batch_size,
-      rows=data.rows,
+      rows=which,
+      widths=widths,
     ):
       inputs = sharding.put_batch(inputs)
       ids = sharding.whole(self._search(state.model, inputs, count))

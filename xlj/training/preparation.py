@@ -21,6 +21,7 @@ from xlj.data import sampler as sampler_lib
 from xlj.data import statistics
 from xlj.data import store
 from xlj.data import weighting as weighting_lib
+from xlj.model import batches as batches_lib
 from xlj.model import neighbours as neighbours_lib
 from xlj.ops import layout as layout_lib
 from xlj.runs import directory
@@ -55,7 +56,7 @@ class Data:
   stats: statistics.Statistics
   weighting: weighting_lib.Weighting | None
   order: label_order.LabelOrder
-  sampler: order_lib.Order | sampler_lib.ByLabel | None = None
+  sampler: order_lib.Orders | None = None
   names: list[str] | None = None
   pairs: label_pairs.Pairs | None = None
   neighbours: neighbours_lib.Neighbours | None = None
@@ -161,18 +162,26 @@ def prepare(
     order = directory.edited_order(workdir, config)
   else:
     order = _order(config, split, rows, stats, weighting, own)
-  sampler = None
+  sampler: order_lib.Order | sampler_lib.ByLabel | None = None
+  seed = config.seed + config.train.shuffle
   if config.tail.sampler != "instance":
     sampler = sampler_lib.ByLabel(
       order.known(split.labels.take(rows)),
       config.tail.sampler,
-      config.seed + config.train.shuffle,
+      seed,
     )
   elif config.head.by_example and len(rows) <= _MOST_SHUFFLED:
     # Examples are trained on as fast as their order would be made one by one.
-    seed = config.seed + config.train.shuffle
     sampler = order_lib.Order(len(rows), seed, whole=True)
-  data = Data(split, rows, valid_rows, stats, weighting, order, sampler, names)
+  visited: order_lib.Orders | None = sampler
+  if config.train.by_length:
+    visited = order_lib.ByLength(
+      sampler or order_lib.Order(len(rows), seed),
+      batches_lib.lengths(split, rows),
+      config.train.batch_size,
+      seed,
+    )
+  data = Data(split, rows, valid_rows, stats, weighting, order, visited, names)
   if config.head.wide and not config.head.wide_pairs:
     found = find_pairs(config, data)
     config.head.wide_pairs = found.columns.shape[1]
