@@ -5,6 +5,13 @@
 
 `DIR` holds `train.jsonl`, `test.jsonl` and, if labels have texts of their own,
 `labels.jsonl` of `{"label": ..., "text": ...}`; other forms: docs/data.md.
+
+A run on the embeddings of a pretrained encoder (`text.pretrained`) is a first
+stage, from which a second one trains that encoder, too:
+
+  python launch/train.py --config=configs/text.py:tune \\
+    --config.data.dir=DIR --config.text.pretrained=ENCODER \\
+    --config.train.start_from=WD --workdir=WD2
 """
 
 import ml_collections
@@ -16,12 +23,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The config of a model of texts.
 
   Args:
-    arg: Nothing.
+    arg: "tune" for the second stage; nothing for what the data decide.
 
   Returns:
     The config; set `data.dir`.
   """
-  config_lib.parse_arg(arg, ())
+  tunes = config_lib.parse_arg(arg, ("tune",))["name"] == "tune"
   config = config_lib.base()
-  config.data.text = "auto"
+  config.data.text = "tokens" if tunes else "auto"
+  if tunes:
+    config.encoder.type = "transformer"
+    config.encoder.projection = True  # the map that the first stage learned
+    config.encoder.layer_decay = 0.9
+    config.optim.encoder.learning_rate = 5e-5
+    config.train.batch_size = 256
+    config.train.epochs = 2.0
   return config

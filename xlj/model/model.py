@@ -417,11 +417,9 @@ class Model:
     Returns:
       The state.
     """
-    # Otherwise they are for a memory beside the rows.
-    of_rows = self._config.head.init != "normal"
-    head = self.head.at_centroids(
-      state.model["head"], sums, self._config.head.init_scale if of_rows else 0
-    )
+    is_memory = self._config.head.init == "normal"  # beside the rows
+    length = 0 if is_memory else self._config.head.init_scale
+    head = self.head.at_centroids(state.model["head"], sums, length)
     training = {**state.training, "head": self.head.init_optimizer(head)}
     model = {**state.model, "head": head}
     return state._replace(model=model, training=training)
@@ -430,41 +428,17 @@ class Model:
     """The state with the means of now in a memory, or as label rows.
 
     Args:
-      sums: Those of `add_to_centroids`: for the memory of the head "oltr" over
-        the training rows, for label rows that are not learned over label texts.
+      sums: Those of `add_to_centroids`, over the training rows for the memory
+        of "oltr", over label texts for rows that are not learned.
       state: The state.
 
     Returns:
       The state.
     """
-    learned = dual.has_learned_rows(self._config)
-    length = 0 if learned else self._config.head.init_scale
+    is_memory = dual.has_learned_rows(self._config)
+    length = 0 if is_memory else self._config.head.init_scale
     head = self.head.at_centroids(state.model["head"], sums, length)
     return state._replace(model={**state.model, "head": head})
-
-  def start_with(
-    self,
-    state: State,
-    encoder: Any,
-    rows: jax.Array | None,
-    bias: jax.Array | None,
-  ) -> State:
-    """The first state with what an earlier run has trained.
-
-    Args:
-      state: The state of `init`.
-      encoder: Parameters of the same encoder, or some of them.
-      rows: `[L, D]` label rows for the keys of a memory; None for none.
-      bias: `[L]` of them, or None.
-
-    Returns:
-      The state.
-    """
-    head = state.model["head"]
-    if rows is not None:
-      head = self.head.with_keys(head, rows, bias)
-    whole = encoders.laid_over(state.model["encoder"], encoder)
-    return state._replace(model=state.model | {"encoder": whole, "head": head})
 
   # --- parts -----------------------------------------------------------------
 

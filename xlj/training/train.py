@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -163,17 +164,20 @@ def _start(
   if config.head.wide:
     pairs = preparation.find_pairs(config, data)
     state = model.with_pairs(state, pairs.starts, pairs.columns)
+  before = first_stage.Stage(None, None, None)
   if config.train.start_from:
-    start = jax.jit(
-      model.start_with, out_shardings=model.shardings(), donate_argnums=0
-    )
-    state = start(state, *first_stage.load(config))
+    own_ids = state.model["buffers"].get("label_ids")
+    before = first_stage.load(config, own_ids)
   elif config.encoder.pretrained:
-    start = jax.jit(
-      model.start_with, out_shardings=model.shardings(), donate_argnums=0
-    )
     weights = sharding.replicate(encoders.pretrained_weights(config))
-    state = start(state, weights, None, None)
+    before = before._replace(encoder=weights)
+  if before.encoder is not None:
+    begin = functools.partial(first_stage.start, model)
+    state = jax.jit(begin, out_shardings=model.shardings(), donate_argnums=0)(
+      state, before
+    )
+  if before.rows is not None and "keys" not in model.head.can:
+    return state, frozenset()  # its label rows have been trained
   if config.head.init == "label_text":
     logging.info("Starting at the texts of the labels")
     data = preparation.of_label_texts(data, "head.init='label_text'")
@@ -228,6 +232,8 @@ def _centring(
   # The sums may be wider than anything that could take their place.
   finish = jax.jit(use, out_shardings=model.shardings(), donate_argnums=1)
 
+  which, widths = batches.by_length(config, data.split, data.rows)
+
   def run(state):
     rows = model.zero_rows()
     for inputs in batches.of_split(
@@ -235,7 +241,8 @@ def _centring(
       data.weighting,
       data.order,
       batch_size=config.eval.batch_size,
-      rows=data.rows,
+      rows=which,
+      widths=widths,
     ):
       rows = add(rows, state.model, sharding.put_batch(inputs))
     return finish(rows, state)
@@ -462,6 +469,7 @@ def _validator(
   if not len(data.valid_rows):
     return None
   counts = data.stats.label_counts
+  rows, widths = batches.by_length(config, data.split, data.valid_rows)
   return evaluator.Evaluator(
     model,
     data.split,
@@ -470,7 +478,8 @@ def _validator(
     batch_size=config.eval.batch_size,
     num_labels=config_lib.num_ids(config),
     ks=config.eval.ks,
-    rows=data.valid_rows,
+    rows=rows,
+    widths=widths,
     propensities=None
     if counts is None
     else statistics.propensities(
