@@ -43,7 +43,7 @@ html_theme_options = {
   "use_download_button": False,
 }
 
-highlight_language = "text"  # of commands
+highlight_language = "none"  # of commands
 myst_enable_extensions = ["attrs_block"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests run the notebooks
