@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
 from absl import flags
 import grain
@@ -17,6 +18,7 @@ import pytest
 from tests import runs
 from xlj import config as config_lib
 from xlj.commands import launching
+from xlj.commands import processes
 from xlj.config import checks
 
 
@@ -215,6 +217,39 @@ def test_python_m_says_what_the_commands_are(module, words, status):
   assert "  train      Trains a model" in said
   last = said.splitlines()[-1]
   assert bool(status) == last.startswith(f"error: {module} is no command")
+
+
+@pytest.mark.parametrize(
+  "text,refused", [("pip install 'xlj-jax[serve]'", True), ("a bug", False)]
+)
+def test_a_package_that_is_missing_is_said_in_a_line(
+  text, refused, monkeypatch, capsys
+):
+  quiet = types.SimpleNamespace(
+    INFO=0, set_verbosity=abs, get_absl_handler=logging.NullHandler
+  )
+  monkeypatch.setattr(launching, "logging", quiet)
+  monkeypatch.setattr(launching.app, "run", lambda main, **_: main(["x"]))
+
+  def main():
+    raise ImportError(text)
+
+  with pytest.raises(SystemExit if refused else ImportError):
+    launching.run(main)
+  assert capsys.readouterr().err == f"error: {text}\n" * refused
+
+
+@pytest.mark.parametrize(
+  "given,kept", [("~/c", "/home/me/c"), ("gs://b/c", "gs://b/c"), ("", None)]
+)
+def test_compiled_programs_are_kept(given, kept, monkeypatch):
+  found = {}
+  config = types.SimpleNamespace(update=found.__setitem__)
+  monkeypatch.setattr(processes, "jax", types.SimpleNamespace(config=config))
+  monkeypatch.setenv("HOME", "/home/me")
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  processes._keep_compiled(given)
+  assert found["jax_compilation_cache_dir"] == kept
 
 
 # --- names of other letters --------------------------------------------------

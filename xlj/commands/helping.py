@@ -70,10 +70,11 @@ def _described(flag: flags.Flag) -> str:
   words = [f"--{flag.name}: {flag.help}"]
   if any("other than None" in check.message for check in flag.validators):
     words.append("[required]")
-  elif flag.default not in (None, "", []) and flag.default is not False:
-    words.append(f"[{(flag.default_as_str or '').strip(chr(39))}]")
+  elif type(flag.default) in (int, float, str, list) and flag.default_as_str:
+    words.append(f"[{flag.default_as_str.strip(chr(39))}]")
   return textwrap.fill(
     " ".join(words),
+    80,
     initial_indent="  ",
     subsequent_indent="    ",
     break_on_hyphens=False,

@@ -64,6 +64,10 @@ def run(main: Callable[[], int | None]) -> None:
     except errors.LostPeerError as error:
       say(str(error))
       return exit_status.LOST
+    except ImportError as error:
+      if "pip install" not in str(error):
+        raise
+      _refuse(str(error))
     except REFUSALS as error:
       logging.debug("Refused", exc_info=True)
       _refuse(str(error))
@@ -99,12 +103,12 @@ def _interruptible(main: Callable[[], int | None]) -> int | None:
 
 
 def define_config(
-  text: str, of_run: Sequence[str] = ()
+  text: str = "", of_run: Sequence[str] = ()
 ) -> flags.FlagHolder[ml_collections.ConfigDict]:
   """Defines `--config=NAME` and `--config.FIELD=VALUE`.
 
   Args:
-    text: Help.
+    text: Help, beside what is always true.
     of_run: Flags that name a run; the config of the first one that exists is
       taken where `--config` is not given.
 
@@ -117,8 +121,12 @@ def define_config(
 def _define_config(
   values: flags.FlagValues, text: str = "", of_run: Sequence[str] = ()
 ) -> flags.FlagHolder[ml_collections.ConfigDict]:
+  what = (
+    f"Name of a config ({', '.join(named.names())}), or a file; override a"
+    f" field by --config.FIELD=VALUE. {text}"
+  )
   holder = config_flags.DEFINE_config_file(
-    "config", None, text, flag_values=values
+    "config", None, what.strip(), flag_values=values
   )
   values["config"].parser = _ConfigParser(of_run)
   return holder

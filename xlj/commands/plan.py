@@ -15,9 +15,7 @@ from xlj import files
 from xlj.commands import launching
 from xlj.distributed.local import devices as devices_lib
 
-_CONFIG = launching.define_config(
-  "Name of a config, or a file; override a field by --config.FIELD=VALUE."
-)
+_CONFIG = launching.define_config()
 _DEVICES = flags.DEFINE_integer(
   "devices", None, "Number of devices; by default those of the mesh.", 1
 )

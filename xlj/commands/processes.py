@@ -69,7 +69,7 @@ def _define_compilation_cache() -> None:
   flags.DEFINE_string(
     "compilation_cache",
     os.path.join(
-      os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
+      os.environ.get("XDG_CACHE_HOME") or "~/.cache",
       "xlj",
       "compiled",
     ),
@@ -114,7 +114,7 @@ def _as_one_of_many(main: Callable[[], int | None]) -> int | None:
 def _keep_compiled(directory: str) -> None:
   """Keeps compiled programs, also small ones: there are many of them."""
   for name, value in {
-    "jax_compilation_cache_dir": directory or None,
+    "jax_compilation_cache_dir": os.path.expanduser(directory) or None,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
   }.items():
     if name.upper() not in os.environ:

@@ -22,9 +22,7 @@ from xlj.training import fusing
 from xlj.training import successor
 
 _CONFIG = launching.define_config(
-  "Name of a config, or a file; override a field by --config.FIELD=VALUE."
-  " Default: that of the run.",
-  of_run=("workdir", "from"),
+  "Default: that of the run.", of_run=("workdir", "from")
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
