@@ -362,6 +362,7 @@ def _scorer(
       num_labels=run.num_ids,
       encoding=run.run.encoding,
       label_names=run.label_names,
+      feature_names=run.feature_names,
     )
   else:
     data, rows = splits.held_out(config, workdir, data_dir=data_dir)

@@ -34,6 +34,7 @@ def open_split(
   numbering: numbering_lib.Numbering | None = None,
   encoding: features_lib.Encoding | None = None,
   label_names: list[str] | None = None,
+  feature_names: list[str] | None = None,
 ) -> store.Split:
   """Opens a split of the data of a config.
 
@@ -49,6 +50,7 @@ def open_split(
     numbering: Of the ids of that model; by default of the training split.
     encoding: Of the texts of that model; likewise.
     label_names: Of its labels, where they are written as names; likewise.
+    feature_names: Of its features, where they are columns of a table; likewise.
 
   Returns:
     The split.
@@ -87,6 +89,7 @@ def open_split(
     numbering=numbering,
     encoding=encoding,
     label_names=label_names,
+    feature_names=feature_names,
   )
   if not scored:
     return _as_stated(found, config, directory, split)
@@ -287,7 +290,9 @@ def feature_names(
     if data.dir and not (data.context or data.generator.rows):
       path = names_lib.find(data.dir, names_lib.FEATURE_FILES)
   if path is None:
-    return None
+    if not data.dir or data.context or data.generator.rows:
+      return None
+    return store.table_features(data.dir)
   try:
     return names_lib.read_names(path, count, table=not own)
   except store.DataError:  # Nothing needs them.
@@ -316,6 +321,7 @@ def _read(
   numbering: numbering_lib.Numbering | None = None,
   encoding: features_lib.Encoding | None = None,
   label_names: list[str] | None = None,
+  feature_names: list[str] | None = None,
 ) -> store.Split:
   """Opens a split of files, as the config says how they are read."""
   data = config.data
@@ -335,6 +341,7 @@ def _read(
       numbering=numbering,
       named=data.named_labels,
       label_names=label_names,
+      feature_names=feature_names,
       **reading(config),
       verify=data.verify and verify,
     )

@@ -7,7 +7,7 @@ and unique in a row, values finite in float32.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import os
 from typing import NamedTuple
@@ -112,6 +112,7 @@ class Columns:
       are left out, labels stay, and both are counted.
     numbers: of ids that are too large for columns, or of names; what the file
       states of its width says nothing then.
+    names: of the columns of a table that are read, in their order.
     seen: columns that the ids seen so far need.
     told: whether a log line has said that labels have relevances.
   """
@@ -122,6 +123,7 @@ class Columns:
   duplicates: str = "refuse"
   beyond: Beyond | None = None
   numbers: numbering.Numbers | numbering.Names | None = None
+  names: Sequence[str] | None = None
   seen: int = 0
   told: bool = False
 

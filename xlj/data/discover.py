@@ -2,6 +2,7 @@
 
 For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
 
+  table        P.csv, P.tsv, P.parquet, P.arrow or P.feather, without texts
   one file     P.txt P.svm ... (`ONE_FILE`), or failing all below, one file
                NAME_P.txt, P_NAME.txt ... that is not raw text, ids or names
   split form   P_X_Xf.txt with P_X_Y.txt
@@ -23,10 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
 
+from xlj.data import arrow
+from xlj.data import cells
 from xlj.data import errors
 
 PREFIXES = {
@@ -46,6 +50,9 @@ ONE_FILE = {
   ".svmlight": "text",
   ".libsvm": "text",
 }
+
+# Both in the columns of a table, if none of them has texts.
+TABLES = dict.fromkeys((*cells.DELIMITERS, *arrow.ENDINGS), "tables")
 
 # Files that say which rows of one file a split has.
 _ROWS = {
@@ -216,7 +223,10 @@ def _candidates(
 ) -> dict[str, str]:
   """Feature files of a split -> pattern of the label file; see `_exact`."""
   prefix = _prefix(split)
-  found = _exact(names, prefix) or _loose(names, prefix)
+  found = _exact(names, prefix)
+  for name in [n for n in found if is_table(n) and _has_texts(root / n)]:
+    del found[name]
+  found = found or _loose(names, prefix)
   if not found and _split_files(names, split):
     data = _matching(names, rf"(.*[._-])?data{_one_file()}")
     found = dict.fromkeys(data, "")
@@ -231,6 +241,16 @@ def _candidates(
   return found
 
 
+def is_table(path: str | os.PathLike[str]) -> bool:
+  """Whether a file has columns with names, by its own."""
+  name = os.fspath(path).lower().removesuffix(".gz")
+  return name.endswith((*TABLES,))
+
+
+def _has_texts(path: pathlib.Path) -> bool:
+  return importlib.import_module("xlj.data.tables").has_texts(path)
+
+
 def _split_files(names: list[str], split: str) -> list[str]:
   pattern = rf"(.*[._-])?({_ROWS[split]})[._-]?split\.txt(\.gz)?"
   return _matching(names, pattern)
@@ -241,6 +261,7 @@ def _exact(names: list[str], prefix: str) -> dict[str, str]:
   arrays, labels = _any_of(ARRAYS), _labels(prefix)
   kinds = (
     (rf"{prefix}{_one_file()}", ""),
+    (rf"{prefix}({_any_of(TABLES)})(\.gz)?", ""),
     (rf"{prefix}_X_Xf\.txt(\.gz)?", labels),
     (rf"(X\.{prefix}|{prefix}_X|{prefix}_X_Xf)({arrays})", labels),
   )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Endings of tables whose rows are on no lines.
+WITHOUT_LINES = (".parquet", ".arrow", ".feather")
+
 
 class DataError(ValueError):
   """Refused data: where, what was found, what was expected, what to do.
@@ -40,3 +43,19 @@ class DataError(ValueError):
   def add_hint(self, hint: str) -> None:
     """Adds what the user can do, where more is known of why it is read."""
     self.args = (f"{self}; {hint}",)
+
+
+class Refused(ValueError):
+  """What is wrong with a row, by one that does not know where it is."""
+
+  def __init__(self, found: str, expected: str, hint: str = ""):
+    """As `DataError`."""
+    super().__init__(found)
+    self.found, self.expected, self.hint = found, expected, hint
+
+  def at(self, path: str | os.PathLike[str], line: int) -> DataError:
+    """The error with its place: a line, or where there is none a row from 0."""
+    if os.fspath(path).lower().endswith(WITHOUT_LINES):
+      found = f"in row {line} (from 0) {self.found}"
+      return DataError(path, found, self.expected, hint=self.hint)
+    return DataError(path, self.found, self.expected, line=line, hint=self.hint)

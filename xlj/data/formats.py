@@ -2,8 +2,9 @@
 
 `stream_rows` reads one file, whatever it is, as a stream of checked blocks;
 `stream_labels` and `stream_pairs` read the files that hold nothing but labels.
-The formats themselves are in `text` and in the modules that `discover.ARRAYS`
-and `discover.ONE_FILE` name; the writers in `writers`. Such a module has
+The formats themselves are in `text` and in the modules that `discover.ARRAYS`,
+`discover.ONE_FILE` and `discover.TABLES` name; the writers in `writers`. Such a
+module has
 
   stream_rows(path, features, labels) -> Iterator[csr.Rows]
 
@@ -13,7 +14,7 @@ and for files of labels alone `stream_labels(path, labels)`, which yields
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import importlib
 import os
 import pathlib
@@ -70,6 +71,7 @@ def stream_each(
   duplicates: str = "refuse",
   beyond: checks.Beyond | None = None,
   numbers: Numbers | None = None,
+  feature_names: Sequence[str] | None = None,
   kind: text.Kind | None = None,
 ) -> Iterator[Rows | DataError]:
   """Reads one file as `stream_rows` does; a bad row costs no other.
@@ -91,6 +93,7 @@ def stream_each(
       know, of which features are left out. Instead of the two widths.
     numbers: of ids that are too large for columns, by "feature" and "label", or
       of names of labels.
+    feature_names: of the columns of a table that are features, in their order.
     kind: refuses text of any other kind.
 
   Yields:
@@ -107,7 +110,8 @@ def stream_each(
   first_id = int(not zero_based and not is_array)
   of = (numbers or {}).get
   features = checks.Columns(
-    "feature", num_features, first_id, duplicates, beyond, of("feature")
+    *("feature", num_features, first_id, duplicates, beyond, of("feature")),
+    names=feature_names,
   )
   labels = checks.Columns(
     "label", num_labels, 0, duplicates, beyond, of("label")
@@ -235,7 +239,8 @@ def _reader(path: Path) -> Any:
   module = discover.ARRAYS.get(name.suffix)
   if module is None:
     plain = name.with_suffix("") if name.suffix == ".gz" else name
-    module = discover.ONE_FILE.get(plain.suffix, "text")
+    known = discover.ONE_FILE | discover.TABLES
+    module = known.get(plain.suffix.lower(), "text")
   if module == "text":
     return None
   return importlib.import_module(f"xlj.data.{module}")

@@ -48,6 +48,7 @@ class Options:
     beyond: True lets ids beyond the widths through, as `checks.Beyond` says.
     named: labels are names, of which some are known or none is; a text that
       says which, or nothing.
+    feature_names: columns of a table that are features; by default its own.
   """
 
   num_features: int | None
@@ -59,6 +60,7 @@ class Options:
   beyond: bool = False
   renumber: str = ""
   named: str = ""
+  feature_names: tuple[str, ...] = ()
 
 
 def ingest(
@@ -208,6 +210,7 @@ def _rows(
     numbers=numbers,
     zero_based=options.zero_based,
     duplicates=options.duplicates,
+    feature_names=options.feature_names or None,
     kind=text.Kind.MATRIX if files.labels is not None else None,
   )
   stream = _logged(stream, files.features)
@@ -292,6 +295,10 @@ def _own_labels(
   """The labels that came with the features, or empty rows."""
   if labels is not None:
     return labels
+  if options.labelled and discover.is_table(files.features):
+    raise errors.DataError(
+      files.features, "no column of labels", "a column 'labels' or 'label'"
+    )
   if options.labelled:
     raise errors.DataError(
       files.features,

@@ -63,7 +63,7 @@ def place(files: discover.Files, what: str, written: int, row: int) -> str:
     `file:line`, or the file and the row where it has no lines.
   """
   path = files.features if what == "feature" else files.labels or files.features
-  if path.suffix not in discover.ARRAYS:
+  if path.suffix not in discover.ARRAYS and not discover.is_table(path):
     # A pair ends with a colon; ids alone may not, beside features.
     end = rb":" if what == "feature" else rb"(?![\d.])"
     if what == "label" and path == files.features:

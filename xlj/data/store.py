@@ -30,6 +30,7 @@ from xlj.data import lines
 from xlj.data import names
 from xlj.data import npy
 from xlj.data import numbering as numbering_lib
+from xlj.data import tables
 from xlj.data import tokens
 from xlj.data import verification as verification_lib
 
@@ -46,6 +47,7 @@ _LATER = {
   "beyond": False,
   "renumber": "",
   "named": "",
+  "feature_names": (),
 }
 
 
@@ -142,6 +144,7 @@ def open_split(
   numbering: numbering_lib.Numbering | None = None,
   named: bool | None = None,
   label_names: Sequence[str] | None = None,
+  feature_names: Sequence[str] | None = None,
   context: int = 0,
   verify: bool = True,
 ) -> Split:
@@ -169,6 +172,8 @@ def open_split(
     label_names: those of a model that is to score the split, by id; by default
       of the training split. That has those of a file of names, and then others
       as they appear.
+    feature_names: columns of a table that are the features of that model; by
+      default those of the training split.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
     verify: whether arrays too large to be checked now are compared with their
@@ -201,6 +206,12 @@ def open_split(
         "no files of row numbers (NAME_trSplit.txt)",
         f"one with {column} columns, as data.split is {column}",
         hint="leave --config.data.split out",
+      )
+    if split != "train" and discover.is_table(files.features):
+      if feature_names is None:
+        feature_names = table_features(data_dir)
+      options = dataclasses.replace(
+        options, feature_names=tuple(feature_names or ())
       )
     if renumber:
       which = numbering.fingerprint() if numbering else "own"
@@ -293,6 +304,25 @@ def verify(split: Split) -> None:
   """
   if split.cache_dir is not None:
     entries.check(split.cache_dir)
+
+
+def table_features(data_dir: Path) -> list[str] | None:
+  """The names of the features of a training split that is a table.
+
+  Args:
+    data_dir: directory of the data set.
+
+  Returns:
+    Those of the columns; None where there is no such table, or its features
+    are lists.
+
+  Raises:
+    DataError: when it is not right.
+  """
+  if not discover.has_split(data_dir, "train"):
+    return None
+  path = discover.find(data_dir, "train").features
+  return tables.feature_names(path) if discover.is_table(path) else None
 
 
 def _is_named(
@@ -397,7 +427,9 @@ def _split(
   if files.filter is not None:
     pairs = matrix("filter", meta["num_labels"])
   labels = matrix("labels", meta["num_labels"])
-  image = npy.image_shape(files.features) if meta["dense"] else ()
+  image = ()
+  if meta["dense"] and not discover.is_table(files.features):
+    image = npy.image_shape(files.features)
   notes = tuple(
     f"{path.name}: {note}"
     for what, path in (

@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+from xlj.data import arrow
 from xlj.data import errors
 from xlj.data import lines
 from xlj.documents import jsonl
@@ -20,7 +21,7 @@ Block = rows.Block
 Path = str | os.PathLike[str]
 # Endings of files whose rows have fields.
 JSON = (".jsonl", ".json", ".ndjson")
-FIELDS = (*JSON, *tables.DELIMITERS, ".parquet")
+FIELDS = (*JSON, *tables.DELIMITERS, *arrow.ENDINGS)
 LINES = ".txt"  # of files with a text on each line
 
 
@@ -29,8 +30,8 @@ def stream(
 ) -> Iterator[Block | DataError]:
   """Reads one file; a bad row costs no other.
 
-  The ending decides: `FIELDS`, any but Parquet with .gz too, or `LINES`. Memory
-  is bounded by a block and the longest row; nothing is cached.
+  The ending decides: `FIELDS`, any but Parquet and Arrow with .gz too, or
+  `LINES`. Memory is bounded by a block and the longest row; nothing is cached.
 
   Args:
     path: a file; "-" reads JSONL, plain or gzip, from standard input.
@@ -42,7 +43,7 @@ def stream(
 
   Raises:
     DataError: when the file itself is not right.
-    ImportError: for Parquet, without pyarrow.
+    ImportError: for Parquet and Arrow, without pyarrow.
     OSError: when it cannot be read.
 
   Example:
@@ -70,7 +71,7 @@ def fields(
 
   Raises:
     DataError: when the file itself is not right.
-    ImportError: for Parquet, without pyarrow.
+    ImportError: for Parquet and Arrow, without pyarrow.
     OSError: when it cannot be read.
   """
   found = JSON[0] if os.fspath(path) == lines.STDIN else ending(path)
@@ -78,7 +79,7 @@ def fields(
     return jsonl.blocks(path)
   if found in tables.DELIMITERS:
     return tables.blocks(path, tables.DELIMITERS[found])
-  if found == ".parquet":
+  if found in arrow.ENDINGS:
     return parquet.blocks(path)
   raise DataError(
     path,

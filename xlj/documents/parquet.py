@@ -1,4 +1,4 @@
-"""Parquet tables, as pyarrow and the Hugging Face `datasets` write them.
+"""Parquet and Arrow tables, as pyarrow and Hugging Face `datasets` write them.
 
 Columns are the fields of `rows`. Labels are lists of texts or of integers, or a
 cell as `tables` has it; `label` is one of them. Where the table names the
@@ -12,12 +12,12 @@ import json
 import os
 from typing import Any
 
+from xlj.data import arrow
 from xlj.data import errors
 from xlj.documents import rows
 
 DataError = errors.DataError
 Path = str | os.PathLike[str]
-_BATCH_ROWS = 1024
 
 
 def blocks(
@@ -36,49 +36,20 @@ def blocks(
     ImportError: without pyarrow, with what to install.
     OSError: when it cannot be read.
   """
-  try:
-    import pyarrow
-    from pyarrow import parquet
-  except ImportError:
-    raise ImportError(
-      f"{os.fspath(path)} is a Parquet table: pip install 'xlj-jax[parquet]',"
-      " or save its rows as JSONL"
-    ) from None
-  with open(path, "rb") as file:
-    try:
-      table = parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
-      raise _damaged(path, error) from None
+  with arrow.opened(path) as table:
     names = [
       name
-      for name in table.schema_arrow.names
+      for name in table.names
       if name in ("title", "label", *rows.TEXT, *rows.LABELS, *rows.ID)
     ]
     if not {"title", *rows.TEXT} & {*names}:
-      found = rows.shown(", ".join(table.schema_arrow.names))
+      found = rows.shown(", ".join(table.names))
       raise DataError(path, f"columns {found}", "one of them 'text'")
-    classes = _classes(table.schema_arrow.metadata)
+    classes = _classes(table.schema.metadata)
     row = 0
-    batches = table.iter_batches(_BATCH_ROWS, columns=names)
-    while True:
-      try:
-        batch = next(batches, None)
-      except (pyarrow.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
-      if batch is None:
-        return
+    for batch in table.batches(names):
       yield list(_rows(batch, row, classes, path))
       row += batch.num_rows
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-  reason = rows.shown(str(error).split("\n")[0])
-  return DataError(
-    path,
-    f"no Parquet table ({reason})",
-    "a whole one",
-    hint="copy or download the file again",
-  )
 
 
 def _rows(

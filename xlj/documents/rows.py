@@ -14,20 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import itertools
-import json
 import os
 from typing import Any, NamedTuple
 
+from xlj.data import cells
 from xlj.data import checks
 from xlj.data import errors
 
 DataError = errors.DataError
+Refused = errors.Refused
+of_cell, shown = cells.of_cell, cells.shown
 Path = str | os.PathLike[str]
 Label = str | int
 TEXT = ("text", "content")
 LABELS = ("labels", "target_ind")
 ID = ("id", "uid")
-_LONGEST = 60  # of what a message shows
 _FIRST = "train with --config.data.duplicates=first to keep one of them"
 
 
@@ -62,22 +63,6 @@ class Row(NamedTuple):
   text: str
   labels: list[Label] | None
   id: str | None
-
-
-class Refused(ValueError):
-  """What is wrong with a row, by one that does not know where it is."""
-
-  def __init__(self, found: str, expected: str, hint: str = ""):
-    """As `DataError`."""
-    super().__init__(found)
-    self.found, self.expected, self.hint = found, expected, hint
-
-  def at(self, path: Path, line: int) -> DataError:
-    """The error with its place, as `Block.lines` has it."""
-    if os.fspath(path).lower().endswith(".parquet"):
-      found = f"in row {line} (from 0) {self.found}"
-      return DataError(path, found, self.expected, hint=self.hint)
-    return DataError(path, self.found, self.expected, line=line, hint=self.hint)
 
 
 def blocks(
@@ -224,41 +209,6 @@ def label_of(label: Any) -> Label:
   return label
 
 
-def of_cell(cell: str) -> list[Any]:
-  """The labels in a cell of a table.
-
-  Args:
-    cell: names between `|`, or a list in JSON.
-
-  Returns:
-    The labels, to be checked.
-
-  Raises:
-    Refused: when the list is none, or names begin or end with a blank.
-  """
-  if cell.startswith("["):
-    try:
-      found = json.loads(cell)
-    except (ValueError, RecursionError):
-      found = None
-    if not isinstance(found, list):
-      raise Refused(
-        f"labels {shown(repr(cell))}",
-        'a list in JSON, ["a", "b"] or [3, 5], as it begins with one',
-        'a name that begins with [ is written ["[name"]',
-      )
-    return found
-  names = cell.split("|") if cell else []
-  for name in names:
-    if name != name.strip():
-      raise Refused(
-        f"label {shown(repr(name))} with a blank at an end",
-        "names between |, without blanks: a|b",
-        'a name that has such a blank is written in a list, ["a "]',
-      )
-  return [*names]
-
-
 def kind(value: Any) -> str:
   """What a value is, in words for a message."""
   names = {
@@ -272,11 +222,6 @@ def kind(value: Any) -> str:
   }
   name = type(value).__name__
   return names.get(name, name)
-
-
-def shown(text: str) -> str:
-  """A text short enough for a message."""
-  return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _id(fields: Mapping[str, Any]) -> str | None:

@@ -9,22 +9,17 @@ where ids can be written: [3, 5]. An empty cell is no label.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import csv
 import os
 from typing import Any
 
+from xlj.data import cells as cells_lib
 from xlj.data import errors
-from xlj.data import lines
 from xlj.documents import rows
 
 DataError = errors.DataError
 Path = str | os.PathLike[str]
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = cells_lib.DELIMITERS
 _BLOCK_ROWS = 4096
-_HINT = (
-  "a cell with a comma, tab, newline or quotation mark stands in quotation"
-  ' marks, and those in it are doubled: "like ""this"""'
-)
 
 
 def blocks(
@@ -46,7 +41,7 @@ def blocks(
   """
   found: list[tuple[int, dict[str, Any] | DataError]] = []
   header: list[str] | None = None
-  for line, cells in _cells(path, delimiter):
+  for line, cells in cells_lib.rows(path, delimiter):
     if header is None:
       if isinstance(cells, DataError):
         raise cells
@@ -59,72 +54,6 @@ def blocks(
       yield found
       found = []
   yield found
-
-
-def _cells(
-  path: Path, delimiter: str
-) -> Iterator[tuple[int, list[str] | DataError]]:
-  """First line and cells of each row that is not empty."""
-  csv.field_size_limit(lines.MAX_LINE_BYTES)
-  reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
-  while True:
-    line = reader.line_num + 1
-    try:
-      cells = next(reader)
-    except StopIteration:
-      return
-    except csv.Error as error:
-      yield line, _malformed(error, path, line)
-      continue
-    if cells:
-      yield line, _decoded(cells, path, line)
-
-
-def _lines(path: Path) -> Iterator[str]:
-  """Lines with their ends; bytes that are not UTF-8 are escaped."""
-  for block in lines.blocks(
-    path, keep_tabs=True, keep_nul=True, keep_returns=True
-  ):
-    text = block.text.decode(errors="surrogateescape")
-    start = 0
-    while start < len(text):
-      stop = text.index("\n", start) + 1
-      yield text[start:stop]
-      start = stop
-
-
-def _decoded(cells: list[str], path: Path, line: int) -> list[str] | DataError:
-  """The cells, or the error if they were no text."""
-  for cell in cells:
-    if "\0" in cell:
-      return DataError(path, "a NUL byte", "text", line=line)
-    if cell.isascii():
-      continue
-    try:
-      cell.encode()
-    except UnicodeEncodeError:
-      data = cell.encode(errors="surrogateescape")
-      try:
-        lines.decoded(lines.Block(data, line), path)
-      except DataError as error:
-        return error
-  return cells
-
-
-def _malformed(error: csv.Error, path: Path, line: int) -> DataError:
-  reason, hint = str(error), _HINT
-  if "new-line" in reason:
-    reason = "a carriage return alone"
-    hint = "end lines with a newline"
-  elif "unexpected end" in reason:
-    reason = "quotation marks that nothing closes"
-  return DataError(
-    path,
-    f"no row of cells ({reason})",
-    "cells as in RFC 4180",
-    line=line,
-    hint=hint,
-  )
 
 
 def _header(cells: list[str], path: Path, line: int) -> list[str]:
@@ -154,7 +83,7 @@ def _fields(
       f"{len(cells)} cells",
       f"{len(header)}, as many as columns are named",
       line=line,
-      hint=_HINT,
+      hint=cells_lib.HINT,
     )
   fields: dict[str, Any] = dict(zip(header, cells))
   try:

@@ -103,6 +103,7 @@ def _judged(
       numbering=run.run.numbering,
       encoding=run.run.encoding,
       label_names=run.label_names,
+      feature_names=run.feature_names,
     )
   kept: list[evaluator.Judged] = []
   ks = (min(PLACES, run.num_labels),)

@@ -79,6 +79,7 @@ def evaluate(
     numbering=run.run.numbering,
     encoding=run.run.encoding,
     label_names=run.label_names,
+    feature_names=run.feature_names,
   )
   logging.info(
     "Scoring %d rows with the checkpoint of step %d", data.num_rows, run.step

@@ -145,6 +145,7 @@ def _named(
       num_labels=run.num_ids,
       encoding=run.run.encoding,
       label_names=run.label_names,
+      feature_names=run.feature_names,
     )
   if not Path(rows).is_file():
     raise config_lib.ConfigError(

@@ -17,6 +17,7 @@ from xlj import config as config_lib
 from xlj import files
 from xlj.config import splits
 from xlj.data import checks
+from xlj.data import discover
 from xlj.data import formats
 from xlj.data import images
 from xlj.data import names as names_lib
@@ -226,6 +227,7 @@ def _blocks(
     path,
     beyond=beyond,
     numbers=numbers,
+    feature_names=run.feature_names if discover.is_table(path) else None,
     **splits.reading(run.config),
   )
 
