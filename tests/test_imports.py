@@ -131,7 +131,7 @@ FLOORS = {
     "discover",
     "names npy order row_split text verification writers",
     "entries",
-    "arrays label_lists tables",
+    "arrays interactions label_lists tables",
     "formats",
     "ingest",
     "tokens",
