@@ -27,7 +27,7 @@ from xlj.data import csr as csr_lib
 
 DTYPES = ("float32", "bfloat16", "int8")
 _EXAMPLES = 256  # looked at together
-_ALONE = 2**21  # products that one processor has sooner than others are woken
+_ALONE = 2**22  # products that one processor has sooner than others are woken
 _MANY = 128  # examples from which on products by BLAS are faster,
 _PRODUCTS = 2**24  # and how many of these
 _BLOCK = 2**13  # rows whose products BLAS makes at a time
