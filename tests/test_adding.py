@@ -147,8 +147,8 @@ run("wd")
 with contextlib.redirect_stdout(io.StringIO()) as out:
   evaluate.evaluate("wd")
 found = json.loads(out.getvalue().splitlines()[-1])
-assert found["MRR@1"] == found["P@1"] <= found["MRR@3"] <= found["MRR@5"]
-assert list(found).index("MRR@1") > list(found).index("Recall@5")
+assert found["MAP@1"] == found["P@1"] <= found["MAP@3"] <= found["MAP@5"]
+assert list(found).index("MAP@1") > list(found).index("Recall@5")
 """,
 }
 

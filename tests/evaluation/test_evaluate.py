@@ -16,6 +16,7 @@ from xlj.heads.dense import head as dense
 from xlj.inference import calibration as calibration_lib
 from xlj.inference import label_files
 from xlj.inference import predictor
+from xlj.report import progress
 from xlj.training import train
 
 CHANCE = 100 / 24
@@ -62,6 +63,42 @@ def test_figures_are_printed_where_none_can_be_written(
   assert json.loads(last)["P@1"] == pytest.approx(found["P@1"], abs=1e-3)
   assert "the report was not renewed: " in caplog.text
   assert f"{workdir / 'evaluation.json'} is a directory" in caplog.text
+
+
+@pytest.mark.slow
+def test_figures_of_recommendation_are_fractions(tmp_path, capsys):
+  config = runs.make_config(
+    "",
+    data__generator__rows=1000,
+    data__generator__test_rows=200,
+    data__generator__factors=(6, 4),
+    data__generator__features=16,
+    data__validation=0.2,
+    head__wide=False,
+    eval__figures="recommendation",
+    eval__ks=(2, 10),
+    eval__metric="Recall@2",
+  )
+  train.train(config, tmp_path)
+  found = evaluate.evaluate(tmp_path)
+  lines = capsys.readouterr().out.strip().splitlines()
+  told = json.loads(lines[-1])
+  assert list(told) == list(found)
+  for name in ("Recall", "nDCG", "HR", "MRR", "CatalogCoverage"):
+    assert 0 < told[f"{name}@2"] <= told[f"{name}@10"] <= 1
+    assert told[f"{name}@2"] == pytest.approx(found[f"{name}@2"], abs=1e-6)
+  assert told["Recall@2"] == told["HR@2"]  # one label a row
+  assert told["ARP@2"] > 1
+  assert any(line.endswith(" s, fractions") for line in lines)
+  records = progress.read_metrics(tmp_path / progress.METRICS_FILE)
+  scores = {r["step"]: r["Recall@2"] for r in records if r["kind"] == "eval"}
+  assert 0 < max(scores.values()) <= 1
+  run = predictor.load(tmp_path)
+  assert scores[run.step] == max(scores.values())
+  report = (tmp_path / "report.html").read_text()
+  assert "Metrics, fractions (test split" in report
+  assert f"{found['nDCG@10']:.4f}" in report
+  assert "validation, fractions" in report
 
 
 @pytest.fixture(scope="module")

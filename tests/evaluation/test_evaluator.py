@@ -119,6 +119,11 @@ def test_rankings_equal_brute_force(reciprocal, subset, linear):
   featureless = split.features.row_lengths[wanted] == 0  # all scores are equal
   assert 0 < featureless.sum() < 5
   np.testing.assert_array_equal(got[~featureless], ids[~featureless])
+  # Of equal scores, the label whose row comes first.
+  if split.filter is None:
+    label_rows = model.layout.row_of_label(ORDER.to_head(got[featureless]))
+    first = np.sort(model.layout.row_of_label(np.arange(L)))[:K]
+    np.testing.assert_array_equal(label_rows, [first] * len(label_rows))
   if split.filter is not None:
     assert (ids == -1).any()  # some rows allow fewer than K labels
     for row, chosen in zip(wanted, got):

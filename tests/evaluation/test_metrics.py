@@ -323,5 +323,72 @@ def test_figures_of_what_is_no_ranking_are_refused(
     metrics.Ranking(3, **({"ks": (1,)} | options)).update(ids, truth, weights)
 
 
+def expected_recommendation(predictions, truths, counts, ks) -> dict:
+  """The definitions in NumPy, over a dense 0/1 matrix, one point at a time."""
+  found = {}
+  asked = [i for i, truth in enumerate(truths) if truth]
+  for k in ks:
+    tops = [np.array(row[:k], int) for row in predictions]
+    hits = [np.isin(top, sorted(truth)) for top, truth in zip(tops, truths)]
+    ranks = [np.flatnonzero(hit)[:1] + 1 for hit in hits]
+    popularity = [counts[top].mean() for top in tops if len(top)]
+    gains = [(hit / np.log2(np.arange(len(hit)) + 2)).sum() for hit in hits]
+    ideal = [
+      (1 / np.log2(np.arange(min(k, len(truth))) + 2)).sum() for truth in truths
+    ]
+    found |= {
+      f"Recall@{k}": np.mean([hits[i].sum() / len(truths[i]) for i in asked]),
+      f"nDCG@{k}": np.sum([gains[i] / ideal[i] for i in asked]) / len(truths),
+      f"HR@{k}": np.mean([hits[i].any() for i in asked]),
+      f"MRR@{k}": np.mean([(1 / ranks[i]).sum() for i in asked]),
+      f"CatalogCoverage@{k}": len(np.unique(np.concatenate(tops)))
+      / len(counts),
+      f"ARP@{k}": np.mean(popularity),
+    }
+  return found
+
+
+@pytest.mark.parametrize("cuts", [(), (7,), (3, 4, 20)])
+def test_figures_of_recommendation_in_one_batch_or_several(cuts):
+  rng = np.random.default_rng(0)
+  num_labels, ks, rows = 30, (1, 4, 10), 24
+  counts = rng.integers(0, 50, num_labels)
+  predictions = [rng.permutation(num_labels)[:10].tolist() for _ in range(rows)]
+  predictions[5], predictions[6] = [], predictions[6][:3]  # no more may be
+  truths = [
+    set(rng.permutation(num_labels)[: rng.integers(0, 7)]) for _ in range(rows)
+  ]
+  assert set() in truths
+  about = {"label_counts": counts, "figures": "recommendation", "ks": ks}
+  ranking = metrics.Ranking(num_labels, **about)
+  ids = padded(predictions, 10)
+  for part in map(slice, (0, *cuts), (*cuts, rows)):
+    one = metrics.Ranking(num_labels, **about)  # as of another process
+    one.update(ids[part], rows_of(truths[part]))
+    ranking.add_state(one.state)
+  found = ranking.compute()
+  expected = expected_recommendation(predictions, truths, counts, ks)
+  assert list(found) == [f"{name}@{k}" for name in (
+    "nDCG", "Recall", "HR", "MRR", "ARP", "CatalogCoverage"
+  ) for k in ks]  # fmt: skip
+  assert found == pytest.approx(expected, rel=1e-12)
+  assert all(0 < found[f"{name}@10"] < 1 for name in ("Recall", "HR", "MRR"))
+
+
+def test_figures_of_recommendation_without_counts():
+  ranking = metrics.Ranking(
+    4, ks=(2,), per_label=False, figures="recommendation"
+  )
+  ranking.update(np.array([[1, 0], [2, 3]]), rows_of([{0}, {1, 2}]))
+  assert ranking.compute() == pytest.approx(
+    {
+      "Recall@2": 3 / 4,
+      "nDCG@2": (1 / math.log2(3) + 1 / (1 + 1 / math.log2(3))) / 2,
+      "HR@2": 1,
+      "MRR@2": 3 / 4,
+    }
+  )
+
+
 if __name__ == "__main__":
   absltest.main()

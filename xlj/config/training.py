@@ -16,8 +16,20 @@ from xlj.config import options
 _FEW_ENTRIES = 10**6
 _MOST_OF_FEW = 100  # cut-offs where there are fewer labels than that
 _MOST_IN_BATCH = 2**14  # where there are fewer rows than that
-_METRICS = ("P", "nDCG", "PSP", "PSnDCG", "Recall", "Coverage", "MacroF1")
-CHOICES: dict[str, tuple[str, ...]] = {}
+# What is computed at each cut-off; `xlj.evaluation.metrics` says how.
+FIGURES = {
+  "classification": (
+    "P",
+    "nDCG",
+    "PSP",
+    "PSnDCG",
+    "Recall",
+    "Coverage",
+    "MacroF1",
+  ),
+  "recommendation": ("Recall", "nDCG", "HR", "MRR", "CatalogCoverage", "ARP"),
+}
+CHOICES: dict[str, tuple[str, ...]] = {"eval.figures": tuple(FIGURES)}
 SWITCHES = ()
 
 
@@ -48,6 +60,9 @@ def fields() -> options.Fields:
     "eval.every": auto(int),  # steps between validations
     "eval.batch_size": 512,  # examples that are scored at a time
     "eval.ks": (1, 3, 5),  # cut-offs of the metrics
+    # The metrics: of "classification" in percent, or of "recommendation" as
+    # fractions; see docs/recommendation.md
+    "eval.figures": "classification",
     "eval.metric": "P@1",  # one of the metrics; the best checkpoint has most
     "checkpoint.every": auto(int),  # steps between checkpoints
     "checkpoint.keep": 2,  # newest ones kept, besides the best
@@ -147,11 +162,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"{name} is {checks.value_of(config, name)} for {config.data.num_rows}"
         f" rows; give at most {most}"
       )
-  names = [f"{kind}@{k}" for kind in _METRICS for k in config.eval.ks]
+  kinds = FIGURES[config.eval.figures]
+  names = [f"{kind}@{k}" for kind in kinds for k in config.eval.ks]
   if config.eval.metric not in names:
     raise checks.ConfigError(
       f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)},"
-      " or another eval.ks"
+      " or another eval.ks or eval.figures"
     )
   if config.head.order == "none" and config.predict.propensity_power:
     raise checks.ConfigError(

@@ -61,8 +61,8 @@ def evaluate(
       no positives either, nothing is compared with, and the report stays.
 
   Returns:
-    The metrics by name, in percent, and `loss` and `perplexity` if there are,
-    and what is told of probabilities.
+    The metrics by name, in percent or, of recommendation, as fractions, and
+    `loss` and `perplexity` if there are, and what is told of probabilities.
 
   Raises:
     ConfigError: If the directory holds no finished checkpoint, or `data_dir`
@@ -125,7 +125,8 @@ def evaluate(
       "deciles": deciles,
     }
     try:
-      _print(by_name, loss, data.num_rows, seconds)
+      figures = run.config.eval.figures
+      _print(by_name, loss, data.num_rows, seconds, figures)
     finally:  # also where nobody reads what is printed
       if not asked:
         _write(Path(workdir), found)
@@ -248,6 +249,7 @@ def about_labels(
   about: dict[str, Any] = {
     "num_labels": max(run.num_ids, data.num_labels),
     "ks": tuple(ks) or tuple(config.eval.ks),
+    "figures": config.eval.figures,
   }
   if counts is None:
     return about | {"per_label": False}
@@ -305,16 +307,19 @@ def _print(
   loss: Mapping[str, float],
   num_rows: int,
   seconds: float,
+  figures: str,
 ) -> None:
   """The table, and as the last line the model's figures as JSON."""
   names = list(by_name)
   width = max(len(metric) for metric in by_name["xlj"])
-  print(f"{num_rows:,} rows in {seconds:.1f} s, percent")
+  unit, digits = recorded.unit(figures)
+  print(f"{num_rows:,} rows in {seconds:.1f} s, {unit}")
   print(" " * width, *(f"{name:>14}" for name in names))
   for metric in by_name["xlj"]:
-    cells = (f"{by_name[name][metric]:14.2f}" for name in names)
+    cells = (f"{by_name[name][metric]:14.{digits}f}" for name in names)
     print(f"{metric:<{width}}", *cells)
   for name, value in loss.items():
     print(f"{name}: {value:.4f}")
-  rounded = {k: round(v, 4) for k, v in {**by_name["xlj"], **loss}.items()}
+  values = {**by_name["xlj"], **loss}
+  rounded = {k: round(v, digits + 2) for k, v in values.items()}
   print(json.dumps(rounded), flush=True)

@@ -74,6 +74,7 @@ class Evaluator:
     deciles: np.ndarray | None = None,
     label_counts: np.ndarray | None = None,
     per_label: bool = True,
+    figures: str = "classification",
     choice: label_choice.LabelChoice = label_choice.ALL,
     neighbours: neighbours_lib.Neighbours | None = None,
   ):
@@ -92,8 +93,9 @@ class Evaluator:
       widths: Of batches; by default what `padding.plan` finds.
       propensities: `[L]` for PSP; None leaves it out.
       deciles: `[L]` frequency decile of each label; None leaves them out.
-      label_counts: `[L]`, to describe the deciles.
+      label_counts: `[L]` training examples of each label.
       per_label: False keeps nothing by label; see `metrics.Ranking`.
+      figures: Which metrics, as `eval.figures` says.
       choice: Labels that may be answers; others are no positives either. Those
         that the split's reciprocal filter forbids may not in any case.
       neighbours: Training rows whose labels gain, if any.
@@ -127,6 +129,7 @@ class Evaluator:
       deciles=deciles,
       label_counts=label_counts,
       per_label=per_label,
+      figures=figures,
     )
     self._widths = widths or padding.plan(
       split, batch_size=batch_size, rows=rows

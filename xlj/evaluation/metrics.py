@@ -4,8 +4,9 @@ A `Ranking` takes batches of predicted label ids next to the true labels and
 adds up what the metrics need. Two of them merge by addition, so that batches,
 shards of a test set and processes combine to what one pass would have given.
 
-Every figure is in percent, as in the literature. With y_i the true labels of
-point i, r_i(1..K) its predictions from best to worst and N the points:
+There are two sets of figures, by `eval.figures`. Those of classification are in
+percent, as in its literature. With y_i the true labels of point i, r_i(1..K)
+its predictions from best to worst and N the points:
 
 * `P@k`      = 1/N sum_i |top k of r_i in y_i| / k
 * `nDCG@k`   = 1/N sum_i DCG_i@k / ideal_i@k, DCG_i@k = sum over hits at rank
@@ -19,15 +20,31 @@ point i, r_i(1..K) its predictions from best to worst and N the points:
   predicted correctly at least once within the top k
 * `MacroF1@k` = mean over those labels of 2 tp / (2 tp + fp + fn)
 
+Those of recommendation are fractions, as in its literature: `Recall@k` and
+`nDCG@k` as above, and
+
+* `HR@k` = share of the points with a label that have a hit within the top k
+* `MRR@k` = mean over those points of 1 / rank of the first hit within the top
+  k, 0 without
+* `CatalogCoverage@k` = share of the L labels that are within the top k of any
+  point, right or wrong
+* `ARP@k`, the average recommendation popularity = mean over points of the mean
+  number of training points of the top k; a count, no fraction
+
 A point without labels counts as a miss in P and nDCG and adds nothing to PSP
 and PSnDCG (all rows stay in the mean, as in the evaluation code of the Extreme
-Classification Repository); Recall leaves it out, having nothing to divide by.
+Classification Repository); Recall, HR and MRR leave it out, having nothing to
+find.
 
 Sources: Jain, Prabhu, Varma, "Extreme Multi-label Loss Functions for
 Recommendation, Tagging, Ranking & Other Missing Label Applications", KDD 2016
 (propensity-scored metrics); Bhatia et al., "The Extreme Classification
 Repository" and its pyxclib for normalisation and for the ideal of PSnDCG, which
-runs to min(k, |y_i|) there and to k in the paper.
+runs to min(k, |y_i|) there and to k in the paper. Ge, Delgado-Battenfeld,
+Jannach, "Beyond Accuracy: Evaluating Recommender Systems by Coverage and
+Serendipity", RecSys 2010 (catalog coverage); Abdollahpouri, Burke, Mobasher,
+"Managing Popularity Bias in Recommender Systems with Personalized Re-ranking",
+FLAIRS 2019 (ARP).
 
 Shapes: N points, K predictions, L labels, nnz true (point, label) pairs.
 """
@@ -36,6 +53,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from xlj.config import training
 from xlj.evaluation import pairs
 from xlj.evaluation import ratios
 
@@ -47,8 +65,13 @@ RATIOS: dict[str, ratios.Ratio] = {
   "PSP": ratios.psp,
   "PSnDCG": ratios.psndcg,
   "Recall": ratios.recall,
+  "HR": ratios.hit_rate,
+  "MRR": ratios.mrr,
+  "ARP": ratios.popularity,
 }
+_OF_LABELS = ("Coverage", "MacroF1", "CatalogCoverage")
 _PROPENSITY_SCORED = ("PSP", "PSnDCG")
+_COUNTS = ("ARP",)  # of training points, whatever the others are in
 
 
 class Ranking:
@@ -60,10 +83,12 @@ class Ranking:
     propensities: p_l, float [L] in (0, 1]; None leaves out PSP and PSnDCG.
     deciles: label-frequency decile of each label, integers [L] in 1..10, 1
       the most frequent; None leaves out `deciles()`.
-    label_counts: training points of each label, integers [L]; only to describe
-      the deciles.
+    label_counts: training points of each label, integers [L], for ARP and to
+      describe the deciles; None leaves out ARP.
     per_label: keep three counts per label and cut-off. False saves 4 L (1 + 2
-      len(ks)) bytes and leaves out Coverage, MacroF1 and `deciles()`.
+      len(ks)) bytes and leaves out Coverage, MacroF1, CatalogCoverage and
+      `deciles()`.
+    figures: which metrics, as `eval.figures` says.
 
   Raises:
     ValueError: a length is not L, a decile is not in 1..10, or `ks` are not
@@ -86,6 +111,7 @@ class Ranking:
     deciles: np.ndarray | None = None,
     label_counts: np.ndarray | None = None,
     per_label: bool = True,
+    figures: str = "classification",
   ):
     """Starts from nothing seen; see the class."""
     whole = np.asarray(ks).dtype.kind in "iu" and len(ks)
@@ -110,11 +136,14 @@ class Ranking:
         " 1 to 10"
       )
     self._label_counts = _of_length(num_labels, "label_counts", label_counts)
-    self._ratios = [
-      name
-      for name in RATIOS
-      if propensities is not None or name not in _PROPENSITY_SCORED
-    ]
+    missing = () if propensities is not None else _PROPENSITY_SCORED
+    missing += () if label_counts is not None else _COUNTS
+    every = {name for names in training.FIGURES.values() for name in names}
+    missing = {*missing, *every.difference(training.FIGURES[figures])}
+    names = *RATIOS, *(_OF_LABELS if per_label else ())
+    self._names = [name for name in names if name not in missing]
+    self._ratios = [name for name in self._names if name in RATIOS]
+    self._scale = 100 if figures == "classification" else 1
     self._sums = self._zeros(num_labels if per_label else 0)
     self._per_label = per_label
 
@@ -177,7 +206,8 @@ class Ranking:
       ids, labels = ids[keep], pairs.take(labels, keep)
     _check_distinct(ids, self.num_labels)
     hits = pairs.contains(labels, ids, self.num_labels)  # [N, width]
-    batch = ratios.Batch(self.ks, ids, hits, labels, self._propensities)
+    about = self._propensities, self._label_counts
+    batch = ratios.Batch(self.ks, ids, hits, labels, *about)
     self._sums["points"] += len(hits)
     for name in self._ratios:
       top, bottom = RATIOS[name](batch)
@@ -212,7 +242,7 @@ class Ranking:
       total += state[name]
 
   def compute(self) -> dict[str, float]:
-    """The metrics, in percent, by names such as `P@1`.
+    """The metrics by names such as `P@1`, in percent or as fractions.
 
     Raises:
       ValueError: no point has been added.
@@ -223,10 +253,12 @@ class Ranking:
     if self._per_label:
       tested = np.flatnonzero(self._sums["true"])
       figures |= self._macro(tested, ("Coverage", "MacroF1"))
+      shown = self._sums["predicted"].cumsum(axis=0) > 0  # [len(ks), L]
+      figures["CatalogCoverage"] = shown.mean(axis=1)
     return {
-      f"{name}@{k}": 100 * float(value)
-      for name, values in figures.items()
-      for k, value in zip(self.ks, values)
+      f"{name}@{k}": (1 if name in _COUNTS else self._scale) * float(value)
+      for name in self._names
+      for k, value in zip(self.ks, figures[name])
     }
 
   def deciles(self) -> list[dict[str, float]]:

@@ -26,6 +26,7 @@ class Batch:
     hits: Which of them are right, bool `[N, width]`.
     labels: All true labels of the points.
     propensities: `[L]`; None where nobody gave them.
+    label_counts: `[L]` training points; None likewise.
   """
 
   ks: np.ndarray
@@ -33,6 +34,7 @@ class Batch:
   hits: np.ndarray
   labels: pairs.SparseRows
   propensities: np.ndarray | None
+  label_counts: np.ndarray | None = None
 
   @property
   def lengths(self) -> np.ndarray:
@@ -93,6 +95,32 @@ def recall(batch: Batch) -> tuple[np.ndarray, int]:
   hits = np.cumsum(batch.hits, axis=1)[:, batch.ks - 1]  # [N, K]
   found = divide(hits, lengths[:, None]).sum(axis=0)
   return found, int(np.count_nonzero(lengths))
+
+
+def hit_rate(batch: Batch) -> tuple[np.ndarray, int]:
+  """Points with a hit, and points with labels."""
+  found = np.cumsum(batch.hits, axis=1)[:, batch.ks - 1] > 0  # [N, K]
+  return found.sum(axis=0), int(np.count_nonzero(batch.lengths))
+
+
+def mrr(batch: Batch) -> tuple[np.ndarray, int]:
+  """1 / rank of the first hits, and points with labels."""
+  ranks = np.arange(1, batch.hits.shape[1] + 1)
+  best = np.maximum.accumulate(batch.hits / ranks, axis=1)  # [N, width]
+  found = best[:, batch.ks - 1].sum(axis=0)
+  return found, int(np.count_nonzero(batch.lengths))
+
+
+def popularity(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+  """Mean training points of what a point is shown, and points shown any."""
+  assert batch.label_counts is not None
+  shown = (batch.ids >= 0) & (batch.ids < len(batch.label_counts))
+  counts = np.where(shown, batch.label_counts[np.where(shown, batch.ids, 0)], 0)
+  total, number = (
+    np.cumsum(of_each, axis=1, dtype=np.float64)[:, batch.ks - 1]
+    for of_each in (counts, shown)
+  )  # [N, K]
+  return divide(total, number).sum(axis=0), np.count_nonzero(number, axis=0)
 
 
 def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

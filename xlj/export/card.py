@@ -74,7 +74,7 @@ def text(run: recorded.Recorded, manifest: Mapping[str, Any]) -> str:
     f"Intended use: {FILL_IN}",
     f"Not intended for: {FILL_IN}",
     "## Figures",
-    *_figures(run.evaluation, manifest),
+    *_figures(run, manifest),
     "## Data",
     f"Where the data are from, and under which licence: {FILL_IN}",
     _list(manifest["config"], _OF_DATA),
@@ -118,9 +118,10 @@ def _use(manifest: Mapping[str, Any]) -> str:
 
 
 def _figures(
-  evaluation: Mapping[str, Any], manifest: Mapping[str, Any]
+  run: recorded.Recorded, manifest: Mapping[str, Any]
 ) -> Iterable[str]:
   """How good it is, as far as that was measured."""
+  evaluation = run.evaluation
   if measured := manifest["measured"]:
     yield (
       f"On {measured['rows']:,} rows of {measured['of']} that it was not"
@@ -137,12 +138,13 @@ def _figures(
   metrics = evaluation["metrics"]
   if metrics:
     split = evaluation.get("split", "test")
-    yield f"The run on the {split} split, percent:"
+    unit, digits = run.unit
+    yield f"The run on the {split} split, {unit}:"
     ks = sorted({int(name.split("@")[1]) for name in metrics})
     yield _table(
       ["", *(f"@{k}" for k in ks)],
       [
-        [name, *(_number(metrics.get(f"{name}@{k}")) for k in ks)]
+        [name, *(_number(metrics.get(f"{name}@{k}"), digits) for k in ks)]
         for name in dict.fromkeys(name.split("@")[0] for name in metrics)
       ],
     )
@@ -199,10 +201,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, digits: int = 2) -> str:
   if value is None:
     return ""
-  return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+  return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def _value(value: Any) -> str:

@@ -128,7 +128,8 @@ def held_out(
   data = dataclasses.replace(data, labels=run.order.known(data.labels))
   ks = [k for k in (1, 3, 5) if k <= run.num_labels]
   about = evaluate.about_labels(run, data, ks, run.label_counts())
-  return HeldOut(data, some, {**about, "per_label": False, "deciles": None})
+  about |= {"per_label": False, "deciles": None, "figures": "classification"}
+  return HeldOut(data, some, about)
 
 
 def _named(

@@ -53,6 +53,11 @@ class Recorded:
   seconds: Mapping[str, float]
 
   @property
+  def unit(self) -> tuple[str, int]:
+    """Of metrics, and their digits; see `unit`."""
+    return unit(mapping(self.config.get("eval")).get("figures", ""))
+
+  @property
   def data_name(self) -> str:
     """Name of the directory of the data; empty if it is not known."""
     directory = mapping(self.config.get("data")).get("dir")
@@ -113,6 +118,15 @@ class Recorded:
       if record["kind"] == kind and progress.is_number(record.get(name))
     ]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def unit(figures: str) -> tuple[str, int]:
+  """What metrics are told in, and with how many digits behind the point.
+
+  Args:
+    figures: Which they are; the field `eval.figures`.
+  """
+  return ("fractions", 4) if figures == "recommendation" else ("percent", 2)
 
 
 def read(directory: str | os.PathLike[str]) -> Recorded:

@@ -43,6 +43,12 @@ _METRICS_NOTE = (
   " share of the labels found for at least one point. MacroF1: F1 averaged"
   " over labels."
 )
+_NOTE_OF_FRACTIONS = (
+  "Recall: share of a point's labels found in its top k. nDCG: the same, with"
+  " more weight on the first places. HR: points with a hit. MRR: 1 / place"
+  " of the first hit. CatalogCoverage: share of all labels that any point is"
+  " shown. ARP: training points of the labels that a point is shown."
+)
 _CARDS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "nDCG@5")
 
 Values = recorded.Values
@@ -63,7 +69,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     _summary(name, run),
     _curves(run),
     _by_frequency(run.evaluation["deciles"]),
-    _results(run.evaluation),
+    _results(run),
     _time(run.seconds),
     _config(run.config),
     _machine(run.machine),
@@ -76,8 +82,10 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def _summary(name: str, run: recorded.Recorded) -> str:
   metrics = run.evaluation["metrics"]
   sentences = [_what(name, run), _how_good(run.evaluation)]
+  unit, digits = run.unit
+  names = _CARDS if unit == "percent" else [*metrics][: len(_CARDS)]
   cards = [
-    (metric, f"{metrics[metric]:.2f}") for metric in _CARDS if metric in metrics
+    (name, f"{metrics[name]:.{digits}f}") for name in names if name in metrics
   ]
   text = " ".join(filter(None, sentences)) or "Nothing is recorded yet."
   return page.header(name, run.state, text, cards)
@@ -127,7 +135,10 @@ def _how_good(evaluation: Values) -> str:
 
 def _curves(run: recorded.Recorded) -> str:
   loss = run.series("train", "loss")
+  unit, _ = run.unit
   names = [f"P@{k}" for k in (1, 3, 5)]
+  if unit == "fractions":
+    names = [recorded.mapping(run.config.get("eval")).get("metric", "")]
   validation = {name: run.series("eval", name) for name in names}
   validation = {name: line for name, line in validation.items() if line[0]}
   charts = []
@@ -140,7 +151,9 @@ def _curves(run: recorded.Recorded) -> str:
   if validation:
     charts.append(
       figures.line_chart(
-        "validation", validation, x_label="step", y_label="validation, %"
+        *("validation", validation),
+        x_label="step",
+        y_label=f"validation, {'%' if unit == 'percent' else unit}",
       )
     )
   return page.section(
@@ -187,7 +200,8 @@ def _short(count: int) -> str:
   return str(count)
 
 
-def _results(evaluation: Values) -> str:
+def _results(run: recorded.Recorded) -> str:
+  evaluation, (unit, digits) = run.evaluation, run.unit
   columns = {"this run": evaluation["metrics"], **evaluation["baselines"]}
   names = list(columns["this run"])
   families = list(dict.fromkeys(name.split("@")[0] for name in names))
@@ -195,19 +209,22 @@ def _results(evaluation: Values) -> str:
   rows = [
     [family]
     + [
-      f"{values[name]:.2f}" if (name := f"{family}@{k}") in values else ""
+      f"{values[name]:.{digits}f}"
+      if (name := f"{family}@{k}") in values
+      else ""
       for values in columns.values()
       for k in ks
     ]
     for family in families
   ]
   table = page.grouped_table(list(columns), [f"@{k}" for k in ks], rows)
-  table += page.note(_METRICS_NOTE)
+  is_percent = unit == "percent"
+  table += page.note(_METRICS_NOTE if is_percent else _NOTE_OF_FRACTIONS)
   where = f"{evaluation.get('split', 'evaluation')} split"
   if "step" in evaluation:
     where += f", step {evaluation['step']:,}"
   return page.section(
-    f"Metrics, % ({where})" if rows else "Metrics",
+    f"Metrics, {'%' if is_percent else unit} ({where})" if rows else "Metrics",
     table if rows else "",
     "Not evaluated yet: xlj evaluate adds this part.",
   )

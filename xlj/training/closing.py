@@ -9,6 +9,7 @@ from xlj import shell
 from xlj.config import splits
 from xlj.data import errors
 from xlj.report import progress
+from xlj.report import recorded
 from xlj.report import report
 
 
@@ -65,9 +66,10 @@ def _score(workdir: Path, config: ml_collections.ConfigDict) -> str:
   if scores:
     best = max(scores, key=lambda step: (scores[step], step))
     last = max(scores)
+    _, digits = recorded.unit(config.eval.figures)
     return (
-      f"{metric} {scores[last]:.2f} on held-out rows; the best checkpoint is"
-      f" that of step {best}, with {scores[best]:.2f}"
+      f"{metric} {scores[last]:.{digits}f} on held-out rows; the best"
+      f" checkpoint is that of step {best}, with {scores[best]:.{digits}f}"
     )
   losses = [r for r in records if r["kind"] == "train" and r.get("loss")]
   found = f"loss {losses[-1]['loss']:.4g}, and " if losses else ""

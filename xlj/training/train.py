@@ -394,7 +394,7 @@ def _steps(
         clock.enter("evaluation")
         scores = validator.run(state.model).compute()
         writer.write(step, "eval", scores)
-        logging.info("Step %d, held-out rows: %s", step, _shown(scores))
+        logging.info("Step %d, held-out rows: %s", step, _shown(config, scores))
         score = scores.get(config.eval.metric, -math.inf)
         save, best = save or score > best, max(best, score)
       if save:
@@ -418,10 +418,16 @@ def _steps(
   return complete
 
 
-def _shown(scores: Mapping[str, float]) -> str:
+def _shown(
+  config: ml_collections.ConfigDict, scores: Mapping[str, float]
+) -> str:
   """The scores that most people look at."""
-  shown = [name for name in scores if name.startswith(("P@", "nDCG@", "PSP@"))]
-  return ", ".join(f"{name} {scores[name]:.2f}" for name in shown)
+  figures = config.eval.figures
+  _, digits = recorded.unit(figures)
+  first = "Recall" if figures == "recommendation" else "P"
+  kinds = f"{first}@", "nDCG@", "PSP@"
+  shown = [name for name in scores if name.startswith(kinds)]
+  return ", ".join(f"{name} {scores[name]:.{digits}f}" for name in shown)
 
 
 def _correct(
@@ -488,7 +494,9 @@ def _validator(
       config.data.propensity_a,
       config.data.propensity_b,
     ),
+    label_counts=counts,
     per_label=counts is not None,
+    figures=config.eval.figures,
     neighbours=data.neighbours,
   )
 
