@@ -148,6 +148,19 @@ def test_tables(tmp_path, make):
   assert len(documents.open_documents(tmp_path / "Y").texts) == 4
 
 
+def test_columns_of_a_test_split_are_those_of_training(tmp_path):
+  train = pandas.DataFrame({"x": [1, 2], "y": [3, 4], "label": ["a", "b"]})
+  xlj.data.write(tmp_path, train, labels="label")
+  test = train[["label", "y", "x"]].assign(z=0)
+  xlj.data.write(tmp_path, test, labels="label", split="test")
+  assert store.open_split(tmp_path, "test").features.tolist() == [
+    [1, 3],
+    [2, 4],
+  ]
+  with pytest.raises(ValueError, match="there is no column 'x'"):
+    xlj.data.write(tmp_path, test[["y", "label"]], None, "test", labels="label")
+
+
 def test_a_test_split_has_the_labels_of_training(tmp_path, caplog):
   xlj.data.write(tmp_path, DENSE, NAMES)
   with caplog.at_level(logging.WARNING):

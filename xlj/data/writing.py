@@ -68,7 +68,7 @@ def write(
     text: column of a table that has the texts; by default "text", if there is
       such a column and no `features`.
     features: columns of a table that have numbers, or one that has a list of
-      them; by default all of those.
+      them; by default all of those, or those that the training split has.
     label_names: names of ids, L of them: kept with the training split.
 
   Returns:
@@ -85,8 +85,12 @@ def write(
   """
   if split not in discover.PREFIXES:
     raise ValueError(f"split is {split!r}, expected one of {discover.SPLITS}.")
+  root, columns = pathlib.Path(directory), None
   if frames.is_frame(X):
-    X, Y = _of_frame(X, Y, labels, text, features)
+    known = split != "train" and (root / FEATURES).exists()
+    if known and text is None and features is None:
+      features = names_lib.read_names(root / FEATURES, table=False)
+    X, Y, columns = _of_frame(X, Y, labels, text, features)
   elif not labels == text == features:  # None
     raise ValueError(
       "labels=, text= and features= name columns, and X is no table; give the"
@@ -105,7 +109,6 @@ def write(
       f"there are {counts[0]} rows of X, and {counts[1]} of labels; give as"
       " many, and at least one"
     )
-  root = pathlib.Path(directory)
   path = root / _file(examples, split)
   for example in ("", {}, np.zeros(1)):  # of each form
     other = root / _file([example], split)
@@ -119,6 +122,8 @@ def write(
     found, names = _matrix(found, names, root / LABELS, split)
   names = names and _kept(names, "labels")
   root.mkdir(parents=True, exist_ok=True)
+  if split == "train" and columns is not None:
+    names_lib.write_names(root / FEATURES, _kept(columns, "features"))
   if split == "train" and names is not None:
     names_lib.write_names(root / LABELS, names)
   if not _are(str, examples):
@@ -189,8 +194,8 @@ def _of_frame(
   labels: str | None,
   text: str | None,
   features: str | Sequence[str] | None,
-) -> tuple[Any, Any]:
-  """Examples and labels of a table."""
+) -> tuple[Any, Any, list[str] | None]:
+  """Examples and labels of a table, and the name of each feature."""
   if (given is None) == (labels is None):
     raise ValueError(
       "the labels of a table are a column, labels=COLUMN, or Y: give one of the"
@@ -203,12 +208,15 @@ def _of_frame(
   if text is not None:
     if features is not None:
       raise ValueError("text= and features= are given; give one of the two")
-    return frames.texts(frame, text), given
+    return frames.texts(frame, text), given, None
   if features is None:
     features = frames.numeric(frame, labels)
   elif isinstance(features, str):
     features = [features]
-  return frames.matrix(frame, features), given
+  found = frames.matrix(frame, features)
+  named = all(isinstance(name, str) for name in features)
+  one_each = len(features) == found.shape[1]  # or some are lists
+  return found, given, [*features] if named and one_each else None
 
 
 def _examples(given: Any) -> Any:
