@@ -135,7 +135,11 @@ class Index:
       some = lists[examples].ravel()
       each = len(some) // lists.shape[1]
       part = slice(part.start * each, part.stop * each)
-      pairs = np.argsort(some, kind="stable")[part]
+      # The nearest lists first, whose rows leave few others better than they.
+      rank = np.tile(np.arange(lists.shape[1]), each)
+      nearest = np.full(self.num_lists + 1, lists.shape[1])  # -1 is the last
+      np.minimum.at(nearest, some, rank)
+      pairs = np.lexsort((some, nearest[some]))[part]
       exact.loops().probe(
         *(x[examples], pairs // lists.shape[1], some[pairs]),
         *(self.starts, *self.codes.arrays(), self.names, floor),
