@@ -134,7 +134,7 @@ FLOORS = {
     "arrays interactions label_lists tables",
     "formats",
     "ingest",
-    "tokens",
+    "sequences tokens",
     "store",
     "padding statistics",
   ),

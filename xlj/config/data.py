@@ -66,6 +66,9 @@ def fields() -> options.Fields:
     # Above 0 the files are text, to predict each word from that many
     # before it; see xlj.data.tokens
     "data.context": 0,
+    # NAME of a file NAME.txt of sequences, a line `user item item ...` for each
+    # user; see xlj.data.sequences. Empty: it is no such set
+    "data.sequences": "",
     # Rows of a training split that is generated in place of files, see
     # xlj.synthetic.generated; 0 for files
     "data.generator.rows": 0,
@@ -159,7 +162,7 @@ def rules(
   # and a twentieth of few rows would not tell steps apart.
   linear = config.family == "linear"
   few = config.family == "network" and facts.num_rows < _MANY_ROWS
-  none = linear or few or config.family == "text"
+  none = linear or few or config.family == "text" or config.data.sequences
   found: options.Fields = {"data.validation": 0.0 if none else 0.05}
   if linear:  # A step by a row of many times the mean norm would overshoot.
     found["data.l2"] = True
@@ -193,6 +196,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise checks.ConfigError(
       "data.renumber is True, and neither words (data.context) nor generated"
       " rows (data.generator.rows) have ids to number; leave it out"
+    )
+  if data.sequences and (data.validation or data.context or data.renumber):
+    raise checks.ConfigError(
+      f"data.sequences is {data.sequences!r}, of which each user has an item"
+      " for validation, and ids are those of the file; leave out data.validation"
+      f" {data.validation}, data.context {data.context} and data.renumber"
+      f" {data.renumber}"
     )
   if not train_rows(config):
     raise checks.ConfigError(

@@ -8,6 +8,7 @@ from flax import nnx
 import ml_collections
 from ml_collections import config_dict
 
+from xlj.config import causal
 from xlj.config import checks
 from xlj.config import families
 from xlj.config import options
@@ -46,11 +47,12 @@ def fields() -> options.Fields:
     "encoder.fixed_scale": auto(bool),  # that scale stays as it is
     # Of "resnet" and "vit", as wide as `dim`:
     "encoder.image": auto(tuple),  # height, width, channels
-    "encoder.depth": auto(int),  # blocks, of a resnet those of a stage
+    # Blocks, also of a sequence; of a resnet those of a stage
+    "encoder.depth": auto(int),
     "encoder.stages": 3,  # of a resnet: each half the size and twice the width
     # Side of the patches of a vit; a resnet's first stride
     "encoder.patch": auto(int),
-    "encoder.heads": 4,  # of the attention of a vit
+    "encoder.heads": 4,  # of the attention of a vit, or a sequence
     "encoder.shift": 0,  # pixels that training images move by at most
     "encoder.flip": False,  # mirror every other training image
     # Of "transformer":
@@ -61,7 +63,8 @@ def fields() -> options.Fields:
     "encoder.sizes.depth": auto(int),  # blocks
     "encoder.sizes.heads": auto(int),  # of the attention
     "encoder.sizes.hidden": auto(int),  # width of the layer for each token
-    "encoder.sizes.positions": auto(int),  # most tokens of a text
+    # Most tokens of a text, or newest items of a sequence, that are read
+    "encoder.sizes.positions": auto(int),
     # Of relative positions; 0 for absolute ones alone
     "encoder.sizes.buckets": auto(int),
     "encoder.sizes.epsilon": auto(float),  # of the normalisation
@@ -129,10 +132,15 @@ def width(config: ml_collections.ConfigDict) -> int:
   return encoder.hidden[-1] if encoder.hidden else encoder.dim
 
 
+def reads_in_order(config: ml_collections.ConfigDict) -> bool:
+  """Whether the order of features counts, which are tokens or items."""
+  return config.encoder.type in ("transformer", "causal")
+
+
 def longest(config: ml_collections.ConfigDict) -> int:
   """Most features of a row that are read; 0 for all."""
   encoder, most = config.encoder, config.data.max_features
-  if encoder.type != "transformer":
+  if not reads_in_order(config):
     return most
   return min(most or encoder.sizes.positions, encoder.sizes.positions)
 
@@ -412,17 +420,7 @@ def _check_transformer(config: ml_collections.ConfigDict) -> None:
       "encoder.type is 'transformer', which reads tokens, and these features"
       " are dense; set encoder.type=bag"
     )
-  if data.weighting not in (None, "none") or data.l2:
-    raise checks.ConfigError(
-      f"data.weighting is {data.weighting!r} and data.l2 {data.l2}, of tokens"
-      " that encoder.type='transformer' reads as they stand; leave them out"
-    )
-  if config.head.wide or config.neighbours.count:
-    raise checks.ConfigError(
-      f"head.wide is {config.head.wide} and neighbours.count"
-      f" {config.neighbours.count}, which are of features that have no order,"
-      " and encoder.type='transformer' reads tokens that do; leave them out"
-    )
+  causal.check_in_order(config, "tokens")
   if not encoder.dim or (encoder.dim != width and not encoder.projection):
     raise checks.ConfigError(
       f"encoder.dim is {encoder.dim} and encoder.sizes.width {width}; set"
@@ -472,6 +470,7 @@ ENCODERS = {
     rules=_image_rules,
     check=_check_images,
   ),
+  "causal": causal.OPTION,
   "transformer": options.Option(
     _make_transformer,
     reads=(

@@ -158,7 +158,7 @@ def check_others(
     OSError: If a file cannot be read.
   """
   data = config.data
-  if data.generator.rows:
+  if data.generator.rows or data.sequences:  # all are in one file
     return
   for split in discover.SPLITS:
     if split == "train":
@@ -200,6 +200,8 @@ def file_of(config: ml_collections.ConfigDict, split: str) -> str:
     DataError: There is no such split.
   """
   data = config.data
+  if data.sequences:
+    return str(discover.find_sequences(data.dir, data.sequences).features)
   if not data.text:
     return str(discover.find(data.dir, split).features)
   if data.test_share and split == "test":
@@ -290,7 +292,7 @@ def feature_names(
     if data.dir and not (data.context or data.generator.rows):
       path = names_lib.find(data.dir, names_lib.FEATURE_FILES)
   if path is None:
-    if not data.dir or data.context or data.generator.rows:
+    if not data.dir or data.context or data.generator.rows or data.sequences:
       return None
     return store.table_features(data.dir)
   try:
@@ -337,6 +339,7 @@ def _read(
       beyond=beyond,
       column=data.split,
       context=data.context,
+      sequences=data.sequences,
       renumber=data.renumber,
       numbering=numbering,
       named=data.named_labels,

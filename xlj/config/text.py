@@ -127,7 +127,7 @@ def kind(config: ml_collections.ConfigDict) -> str:
     return "vectors" if _has_vectors(config) else "words"
   if data.text is not None:
     return data.text
-  if data.generator.rows or data.context or not data.dir:
+  if data.generator.rows or data.context or data.sequences or not data.dir:
     return ""
   if discover.has_split(data.dir, "train"):
     return ""
@@ -151,7 +151,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     _word_options(config)
   if not config.data.text:
     return
-  for name, off in (("context", 0), ("renumber", False)):
+  for name, off in (("context", 0), ("sequences", ""), ("renumber", False)):
     if config.data[name] != off:
       raise checks.ConfigError(
         f"data.{name} is {config.data[name]}, and the data are texts"

@@ -15,7 +15,8 @@ For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
                PECOS has them; or in that directory, with Y.P.npz above it
   filter       filter_labels_P.txt (optional)
 
-A next-word set (see `tokens`) has text as its one file.
+A next-word set (see `tokens`) has text as its one file, and one of sequences
+(see `sequences`) all splits in the file that is asked for, NAME.txt.
 
 Text may end with .gz. Capitals do not matter. Two candidates are refused.
 """
@@ -155,6 +156,31 @@ def find_tokens(data_dir: str | os.PathLike[str], split: str) -> Files:
       )
   tokens, vocabulary = (found[name].features for name in (split, "train"))
   return Files(tokens, vocabulary=vocabulary)
+
+
+def find_sequences(data_dir: str | os.PathLike[str], name: str) -> Files:
+  """Finds the file of a set of sequences.
+
+  Args:
+    data_dir: the directory of the data set.
+    name: of the file, without its ending.
+
+  Returns:
+    The file, which has all splits.
+
+  Raises:
+    DataError: when there is none.
+  """
+  root = pathlib.Path(data_dir)
+  found = _matching(_names(root), rf"{re.escape(name)}\.txt(\.gz)?")
+  if not found:
+    raise errors.DataError(
+      root,
+      f"no {name}.txt",
+      "one, with a line `user item item ...` for each user",
+      hint="--config.data.sequences=NAME says which file it is",
+    )
+  return Files(root / _one(root, found, "one of them"))
 
 
 def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:

@@ -31,7 +31,8 @@ class Statistics:
 
   Attributes:
     num_rows: N.
-    label_counts: int64 [L], rows that have each label; None if not counted.
+    label_counts: int64 [L], rows that have each label, and of sequences how
+      often it is in them; None if not counted.
     document_frequency: int64 [F], rows that have each feature; None for dense
       features.
     feature_kind: what the feature values look like, see `feature_kind`.
@@ -113,10 +114,14 @@ def compute(split: store.Split, *, by_label: bool = True) -> Statistics:
   """
   features = split.features
   sparse = isinstance(features, csr_lib.Csr)
+  frequency = column_counts(features) if sparse else None
+  label_counts = column_counts(split.labels) if by_label else None
+  if split.sequential and label_counts is not None:
+    label_counts += frequency
   return Statistics(
     num_rows=split.num_rows,
-    label_counts=column_counts(split.labels) if by_label else None,
-    document_frequency=column_counts(features) if sparse else None,
+    label_counts=label_counts,
+    document_frequency=frequency,
     feature_kind=feature_kind(features),
   )
 

@@ -30,6 +30,7 @@ from xlj.data import lines
 from xlj.data import names
 from xlj.data import npy
 from xlj.data import numbering as numbering_lib
+from xlj.data import sequences as sequences_lib
 from xlj.data import tables
 from xlj.data import tokens
 from xlj.data import verification as verification_lib
@@ -88,6 +89,8 @@ class Split:
       where rows are no texts.
     label_texts: a text for each label, empty where there is none; None if no
       label has one.
+    sequential: whether features are items in their order, and the label the
+      next one (see `sequences`).
   """
 
   features: csr_lib.Csr | np.ndarray | ComputedRows
@@ -103,6 +106,7 @@ class Split:
   label_names: list[str] | None = None
   encoding: Any = None
   label_texts: Sequence[str] | None = None
+  sequential: bool = False
 
   def check(self) -> None:
     """Raises as soon as damage of the arrays has been found; costs nothing.
@@ -146,6 +150,7 @@ def open_split(
   label_names: Sequence[str] | None = None,
   feature_names: Sequence[str] | None = None,
   context: int = 0,
+  sequences: str = "",
   verify: bool = True,
 ) -> Split:
   """Opens a split of a data set.
@@ -176,6 +181,9 @@ def open_split(
       default those of the training split.
     context: above 0, the files hold text; a row is a token, its label the
       word, its features that many tokens before it (see `tokens`).
+    sequences: name of the file, without its ending, of a set of sequences; a
+      row is a user, its label an item, its features the items before it (see
+      `sequences`).
     verify: whether arrays too large to be checked now are compared with their
       checksums in the background (see `Split.check`).
 
@@ -195,6 +203,9 @@ def open_split(
   if context:
     files = discover.find_tokens(data_dir, split)
     options = tokens.Options(context, num_features, num_labels)
+  elif sequences:
+    files = discover.find_sequences(data_dir, sequences)
+    options = sequences_lib.Options(split, num_labels or num_features)
   else:
     files = discover.find(data_dir, split)
     options = ingest.Options(
@@ -364,7 +375,7 @@ def _open_named(
 
 def _open(
   files: discover.Files,
-  options: ingest.Options | tokens.Options,
+  options: ingest.Options | tokens.Options | sequences_lib.Options,
   name: str,
   cache_dir: Path | None,
   numbering: numbering_lib.Numbering | None = None,
@@ -373,6 +384,8 @@ def _open(
   def write(directory: pathlib.Path) -> dict[str, Any]:
     if isinstance(options, tokens.Options):
       return tokens.ingest(files, options, directory)
+    if isinstance(options, sequences_lib.Options):
+      return sequences_lib.ingest(files, options, directory)
     return ingest.ingest(files, options, directory, numbering, known)
 
   return entries.open_entry(
@@ -386,7 +399,7 @@ def _open(
 
 def _key(
   files: discover.Files,
-  options: ingest.Options | tokens.Options,
+  options: ingest.Options | tokens.Options | sequences_lib.Options,
   hashes: Sequence[str],
 ) -> str:
   """Hashes content and options, but neither directories nor stems of names."""
@@ -424,7 +437,7 @@ def _split(
   else:
     features = matrix("features", meta["num_features"])
   pairs = None
-  if files.filter is not None:
+  if "filter.indptr" in maps:
     pairs = matrix("filter", meta["num_labels"])
   labels = matrix("labels", meta["num_labels"])
   image = ()
@@ -446,4 +459,5 @@ def _split(
     notes=notes,
     numbering=numbering_lib.Numbering.load(entry) if numbered else None,
     label_names=None if named is None else json.loads(named.tobytes()),
+    sequential=meta.get("sequential", False),
   )

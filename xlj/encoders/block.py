@@ -1,4 +1,4 @@
-"""A block of attention, of images and of texts.
+"""A block of attention, of images, texts and sequences.
 
 Legend: N examples, T places of an example, D width.
 """
@@ -125,8 +125,8 @@ class Block(nnx.Module):
 
     Args:
       x: `[N, T, D]`.
-      mask: `[N, 1, 1, T]`, where there is something to attend to; None for
-        everywhere.
+      mask: `[N, 1, T, T]` or, for all places alike, `[N, 1, 1, T]`: where there
+        is something to attend to; None for everywhere.
       bias: `[1, heads, T, T]`, added to the scores; or None.
       rngs: Source of dropout keys; None means evaluation, no dropout.
 

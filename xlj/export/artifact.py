@@ -190,7 +190,7 @@ def _write_programs(
     with files.replacing(folder / name) as partial:
       partial.write_bytes(data)
     programs.append({"file": name, "rows": rows})
-  in_order = config.encoder.type == "transformer"
+  in_order = encoders.reads_in_order(config)
   about = {
     "format": run_lib.FORMAT,
     "xlj": xlj.__version__,
@@ -245,7 +245,7 @@ def _program(
   topk = _topk(config, k, rows)
   width = f"{config.data.num_features}" if config.data.dense else "f"
   limits = ()
-  if config.encoder.type == "transformer":
+  if encoders.reads_in_order(config):
     limits = (f"f <= {encoders.longest(config)}",)
   shape = export.symbolic_shape(f"{rows}*b, {width}", constraints=limits)
   dtypes = {"ids": jnp.int32, "values": jnp.float32}

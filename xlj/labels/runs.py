@@ -64,6 +64,7 @@ def _check(
     ("rows" not in head.can, head_lib.lack(head, "rows")),
     (config.head.order == "none", "head.order is 'none', which keeps no ids"),
     (bool(config.data.context), "its labels are the words of a text"),
+    (bool(config.data.sequences), "its labels are items of sequences"),
     (bool(config.data.generator.rows), "its data are generated"),
     (bool(config.data.renumber), "data.renumber is True"),
   ):

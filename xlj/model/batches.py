@@ -139,13 +139,30 @@ def lengths(split: store.Split, rows: np.ndarray) -> np.ndarray:
 
 
 def to_inputs(
-  batch: pipeline.Batch, order: label_order.LabelOrder
+  batch: pipeline.Batch, order: label_order.LabelOrder, *, every: bool = False
 ) -> model_lib.Inputs:
-  """The arrays of a batch that the model reads."""
+  """The arrays of a batch that the model reads.
+
+  Args:
+    batch: Of this process.
+    order: The head's numbers of the labels.
+    every: Whether features are items in order, of which each is the label of
+      those before it: `label_ids` then are `[N, K]`, what comes next.
+
+  Returns:
+    The arrays.
+  """
+  labels = batch.label_ids
+  if every:
+    assert batch.feature_ids is not None
+    there = batch.feature_values != 0
+    after = np.pad(there[:, 1:], ((0, 0), (0, 1)))
+    following = np.roll(batch.feature_ids, -1, axis=1)
+    labels = np.where(after, following, np.where(there, labels[:, :1], -1))
   return model_lib.Inputs(
     batch.feature_ids,
     batch.feature_values,
-    order.to_head(batch.label_ids),
+    order.to_head(labels),
     batch.weights,
     batch.rows.astype(np.int32),
   )

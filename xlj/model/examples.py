@@ -238,7 +238,8 @@ def _of_any(
   forms = _FORMS.format(num_features)
   if isinstance(features, csr_lib.Csr):
     # It names rows, too.
-    features.validate(in_order=config.encoder.type == "transformer")
+    in_order = config.encoder.type in ("transformer", "causal")
+    features.validate(in_order=in_order)
     return features
   if scipy.sparse.issparse(features):
     return _of_sparse(features)

@@ -62,7 +62,8 @@ class Inputs(NamedTuple):
   Attributes:
     feature_ids: `[N, K]` int32, None when the features are dense.
     feature_values: `[N, K]` float32, or dense features `[N, F]`, also bytes.
-    label_ids: `[N, P]` int32, -1 for padding.
+    label_ids: `[N, P]` int32, -1 for padding; to train on each item of a
+      sequence, `[N, K]`, the one that comes next.
     weights: `[N]` float32, 0 for padding examples.
     rows: `[N]` int32, rows of the split, -1 for padding; None where nothing is
       remembered of examples.
@@ -80,6 +81,18 @@ class Inputs(NamedTuple):
   def targets(self) -> targets_lib.Targets:
     """Positives and example weights."""
     return targets_lib.Targets(self.label_ids, self.weights)
+
+
+def next_items(inputs: Inputs) -> targets_lib.Targets:
+  """Targets of all places of sequences, `[N K, 1]`, the weight 0 at padding."""
+
+  def flat(ids: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    ids = ids.reshape(-1, 1)
+    each = jnp.repeat(weights, len(ids) // len(weights))
+    return ids, jnp.where(ids[:, 0] >= 0, each, 0)
+
+  found = sharding.by_compiler(flat)(inputs.label_ids, inputs.weights)
+  return targets_lib.Targets(*found)
 
 
 def features(inputs: Inputs | Texts) -> bag.Features:

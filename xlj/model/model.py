@@ -75,6 +75,11 @@ class Model:
       self._graph = nnx.graphdef(module)
 
   @property
+  def every(self) -> bool:
+    """Whether a step trains on every place of a row, with `next_items`."""
+    return self._config.encoder.type == "causal"
+
+  @property
   def layout(self) -> layout_lib.Layout:
     """Where what is kept of each label is: with its row, if it has one."""
     return self.head.layout
@@ -236,7 +241,8 @@ class Model:
 
       def encode(params):
         keys = [jax.random.fold_in(key, i) for i in range(len(texts))]
-        return self._encode(params, features, encode_key), [
+        x = self._encode(params, features, encode_key, every=self.every)
+        return x, [
           self._encode(params, inputs_lib.dropped(text, rate, k), k)
           for text, k in zip(texts, keys)
         ]
@@ -244,6 +250,8 @@ class Model:
       (x, embedded), vjp = jax.vjp(encode, encoder)
     memory = state.training.get("memory")
     targets = inputs.targets
+    if self.every:
+      targets = inputs_lib.next_items(inputs)
     if memory is not None:
       assert inputs.rows is not None  # It is a training batch.
       targets = targets._replace(
@@ -497,15 +505,22 @@ class Model:
     return label_values.of(self._config, counts)
 
   def _encode(
-    self, params: Any, features: bag.Features, key: jax.Array | None
+    self,
+    params: Any,
+    features: bag.Features,
+    key: jax.Array | None,
+    *,
+    every: bool = False,
   ) -> jax.Array:
-    """Embeddings `[N, D]`; dropout where a key is given."""
+    """Embeddings `[N, D]`, or `[N K, D]` of every place; dropout with a key."""
     graph: Any = self._graph
 
     def encode(params, features, key):
       state = jax.tree.map(nnx.Param, params)
       module = nnx.merge(graph, state)
       rngs = None if key is None else nnx.Rngs(dropout=key)
+      if every:
+        return module.every(features, rngs=rngs)
       return module(features, rngs=rngs)
 
     count = len(jax.tree.leaves(features)[0])
@@ -515,7 +530,12 @@ class Model:
         count, self._config.encoder.chunk, sharding.num_shards()
       ),
     )
-    return sharding.by_compiler(encode)(params, features, key)
+
+    def run(params, features, key):
+      x = encode(params, features, key)
+      return x.reshape(-1, x.shape[-1]) if every else x
+
+    return sharding.by_compiler(run)(params, features, key)
 
   def _forward(
     self, model: dict[str, Any], inputs: Inputs

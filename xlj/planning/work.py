@@ -117,7 +117,7 @@ def _compiled_flops(config: ml_collections.ConfigDict) -> float:
     return nnx.merge(graph, weights)(features)
 
   one: Any = jax.ShapeDtypeStruct((1, config.data.num_features), jnp.float32)
-  if config.encoder.type == "transformer":
+  if encoders.reads_in_order(config):
     row = 1, encoders.longest(config)
     one = jax.eval_shape(
       lambda: feature_rows.sparse_rows(jnp.zeros(row, int), jnp.ones(row))

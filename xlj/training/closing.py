@@ -87,7 +87,7 @@ def _next(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, str]:
   found = {}
   if data.generator.rows or data.test_share or source != "FILE":
     found["evaluate"] = shell.command("evaluate", workdir=workdir)
-  if not (data.generator.rows or data.context):
+  if not (data.generator.rows or data.context or data.sequences):
     output = workdir / f"predictions.{'jsonl' if data.text else 'tsv'}"
     found["predict"] = shell.command(
       "predict", workdir=workdir, input=source, output=output

@@ -40,7 +40,8 @@ class Data:
   Attributes:
     split: The training file.
     rows: Rows to train on.
-    valid_rows: Rows held out for validation; may be empty.
+    valid_split: What validation reads, the same but for sequences.
+    valid_rows: Rows of it, held out for validation; may be empty.
     stats: Counts of labels and features.
     weighting: Of the features; None when they are dense.
     order: The head's numbers of the labels.
@@ -52,6 +53,7 @@ class Data:
 
   split: store.Split
   rows: np.ndarray
+  valid_split: store.Split
   valid_rows: np.ndarray
   stats: statistics.Statistics
   weighting: weighting_lib.Weighting | None
@@ -156,6 +158,10 @@ def prepare(
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
   )
+  valid_split = split
+  if config.data.sequences:
+    valid_split = splits.open_split(config, "validation")
+    valid_rows = np.arange(valid_split.num_rows)
   if config.data.dense:
     weighting = None
   if workdir is not None and config.data.num_ids:
@@ -181,7 +187,10 @@ def prepare(
       config.train.batch_size,
       seed,
     )
-  data = Data(split, rows, valid_rows, stats, weighting, order, visited, names)
+  data = Data(
+    *(split, rows, valid_split, valid_rows, stats, weighting, order, visited),
+    names=names,
+  )
   if config.head.wide and not config.head.wide_pairs:
     found = find_pairs(config, data)
     config.head.wide_pairs = found.columns.shape[1]

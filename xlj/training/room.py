@@ -192,7 +192,9 @@ def _wide(
   if found is None:
     return f"{said}, and no {what} occurs"
   first, where = 0, f"{split.name}, row {found.row} from 0"
-  in_files = config.data.dir and not config.data.context
+  in_files = config.data.dir and not (
+    config.data.context or config.data.sequences
+  )
   if in_files:
     files = discover.find(config.data.dir, "train")
     first = int(what == "feature" and not config.data.zero_based)

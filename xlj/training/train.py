@@ -358,7 +358,7 @@ def _steps(
       if step in skip:
         state = model.skip(state)
       else:
-        inputs = batches.to_inputs(batch, data.order)
+        inputs = batches.to_inputs(batch, data.order, every=model.every)
         labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)
         inputs = inputs._replace(label_ids=labels)
         if texts is not None:
@@ -475,10 +475,10 @@ def _validator(
   if not len(data.valid_rows):
     return None
   counts = data.stats.label_counts
-  rows, widths = batches.by_length(config, data.split, data.valid_rows)
+  rows, widths = batches.by_length(config, data.valid_split, data.valid_rows)
   return evaluator.Evaluator(
     model,
-    data.split,
+    data.valid_split,
     data.weighting,
     data.order,
     batch_size=config.eval.batch_size,

@@ -1,0 +1,46 @@
+"""The next item of a sequence: a causal transformer, exact cross-entropy.
+
+  xlj train --config=sequences:Beauty --config.data.dir=DIR --workdir=WD
+  xlj evaluate --workdir=WD
+
+`DIR` holds `Beauty.txt`, of the form of S3-Rec: a line `user item item ...` for
+each user, in the order of time; any other name will do that is a file there.
+The last item of each user is the test label, the one before it that of
+validation, and items that a user has had are no answers. The model is SASRec
+(Kang and McAuley 2018) trained by the softmax over all items at every place of
+a sequence.
+"""
+
+import ml_collections
+
+from xlj import config as config_lib
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The config.
+
+  Args:
+    arg: Name of the file, without `.txt`.
+
+  Returns:
+    The config; set `data.dir`.
+  """
+  config = config_lib.base()
+  config.update_from_flattened_dict(
+    {
+      "data.sequences": arg or "Beauty",
+      "encoder.type": "causal",
+      "encoder.dim": 64,
+      "encoder.depth": 2,
+      "encoder.heads": 1,
+      "encoder.sizes.positions": 50,
+      "encoder.hidden_dropout": 0.2,
+      "head.loss": "softmax",
+      "head.use_bias": False,
+      "eval.ks": (5, 10, 20),
+      "eval.metric": "nDCG@10",
+      "train.batch_size": 256,
+      "train.epochs": 30.0,
+    }
+  )
+  return config

@@ -1,0 +1,123 @@
+"""A step on every item of sequences, against a softmax over `[N, T, L]`."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import meshes
+from tests import runs
+from xlj import sharding
+from xlj.config import families
+from xlj.data import label_order
+from xlj.data import pipeline
+from xlj.model import batches
+from xlj.model import model as model_lib
+
+N, T, L = 16, 8, 21
+FACTS = families.DataFacts(9_000, L, L, 1.0, 6.0, False, "counts", "x")
+ORDER = label_order.LabelOrder.of(np.random.default_rng(1).permutation(L))
+
+
+def batch():
+  """Sequences of 1 to T items, oldest first, and a row that is padding."""
+  rng = np.random.default_rng(0)
+  there = np.arange(T) < rng.integers(1, T + 1, N)[:, None]
+  ids = np.where(there, rng.integers(0, L, (N, T)), 0).astype(np.int32)
+  values = np.where(there, np.arange(1, T + 1), 0).astype(np.float32)
+  labels = rng.integers(0, L, (N, 1)).astype(np.int32)
+  weights = np.ones(N, np.float32)
+  ids[-1], values[-1], labels[-1], weights[-1] = 0, 0, -1, 0
+  return pipeline.Batch(ids, values, labels, weights, np.arange(N))
+
+
+def test_the_target_of_each_item_is_the_next_one():
+  read = batch()
+  inputs = batches.to_inputs(read, ORDER, every=True)
+  found = ORDER.to_data(np.asarray(inputs.label_ids))
+  for row in range(N):
+    items = read.feature_ids[row][read.feature_values[row] > 0].tolist()
+    wanted = [*items[1:], read.label_ids[row, 0]] if items else []
+    assert found[row].tolist() == [*wanted, *[-1] * (T - len(wanted))]
+
+
+def resolved():
+  return runs.resolved(
+    FACTS,
+    data__sequences="Some",
+    encoder__type="causal",
+    encoder__dim=8,
+    encoder__heads=2,
+    encoder__depth=1,
+    head__loss="softmax",
+    head__blocks=8,
+    head__use_bias=False,
+    optim__encoder__name="sgd",
+    optim__head__name="sgd",
+    optim__encoder__weight_decay=0.0,
+    optim__head__weight_decay=0.0,
+    optim__encoder__learning_rate=1.0,
+    optim__head__learning_rate=1.0,
+    optim__decay="constant",
+    optim__warmup=0.0,
+    train__batch_size=N,
+  )
+
+
+def reference(model, state, inputs):
+  """Loss and gradients of a softmax that holds all logits."""
+  graph = model._graph
+  rows = model.layout.row_of_label(np.arange(L))
+
+  def loss(encoder, head):
+    module = nnx.merge(graph, jax.tree.map(nnx.Param, encoder))
+    h = module.every(batches_features(inputs))  # [N, T, D]
+    z = jnp.einsum("ntd,ld->ntl", h, head[rows])  # [N, T, L]
+    labels = jnp.asarray(inputs.label_ids)
+    each = -jnp.take_along_axis(
+      jax.nn.log_softmax(z), jnp.maximum(labels, 0)[..., None], 2
+    )[..., 0]
+    weights = (labels >= 0) * inputs.weights[:, None]
+    return jnp.sum(each * weights) / jnp.sum(weights)
+
+  return jax.value_and_grad(loss, argnums=(0, 1))(
+    *jax.tree.map(jnp.asarray, (state["encoder"], state["head"]["rows"]))
+  )
+
+
+def batches_features(inputs):
+  from xlj.ops import feature_rows
+
+  return feature_rows.sparse_rows(
+    jnp.asarray(inputs.feature_ids), jnp.asarray(inputs.feature_values)
+  )
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+def test_loss_and_gradients_are_those_of_all_logits(shape):
+  inputs = batches.to_inputs(batch(), ORDER, every=True)
+  with meshes.mesh(shape):
+    model = model_lib.Model(resolved())
+    state = model.init(
+      sharding.replicate(jax.random.key(3)),
+      model.by_row(ORDER.data_ids, -1),
+      model.by_row(np.ones(L, np.int32), 0),
+      sharding.replicate(np.ones(L, np.float32)),
+    )
+    first = jax.tree.map(np.asarray, state.model)
+    state, metrics = jax.jit(model.train_step)(
+      state, sharding.put_batch(inputs)
+    )
+    last = jax.tree.map(np.asarray, state.model)
+  loss, grads = reference(model, first, inputs)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+  steps = jax.tree.map(
+    lambda a, b: a - b,
+    *[(m["encoder"], m["head"]["rows"]) for m in (first, last)],
+  )
+  jax.tree.map(
+    lambda step, grad: np.testing.assert_allclose(step, grad, atol=2e-6),
+    steps,
+    grads,
+  )
