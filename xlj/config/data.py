@@ -200,7 +200,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   if data.sequences and (data.validation or data.context or data.renumber):
     raise checks.ConfigError(
       f"data.sequences is {data.sequences!r}, of which each user has an item"
-      " for validation, and ids are those of the file; leave out data.validation"
+      " for validation, and ids are the file's; leave out data.validation"
       f" {data.validation}, data.context {data.context} and data.renumber"
       f" {data.renumber}"
     )
