@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "encoder.hidden_dropout": 0.2,
       "head.loss": "softmax",
       "head.use_bias": False,
+      "eval.figures": "recommendation",
       "eval.ks": (5, 10, 20),
       "eval.metric": "nDCG@10",
       "train.batch_size": 256,

@@ -42,4 +42,4 @@ def test_a_wrong_name_tells_those_there_are(text, near, tmp_path, monkeypatch):
   message = str(error.value)
   assert near in message and ("did you mean" in message) == bool(near)
   assert f"no file {text.split(':')[0]}," in message
-  assert "images, ptb, text, xmc" in message
+  assert "images, ptb, sequences, text, xmc" in message

@@ -13,6 +13,7 @@ from xlj.config import families
 from xlj.data import label_order
 from xlj.data import pipeline
 from xlj.model import batches
+from xlj.model import inputs as inputs_lib
 from xlj.model import model as model_lib
 
 N, T, L = 16, 8, 21
@@ -72,7 +73,7 @@ def reference(model, state, inputs):
 
   def loss(encoder, head):
     module = nnx.merge(graph, jax.tree.map(nnx.Param, encoder))
-    h = module.every(batches_features(inputs))  # [N, T, D]
+    h = module.every(inputs_lib.features(inputs))  # [N, T, D]
     z = jnp.einsum("ntd,ld->ntl", h, head[rows])  # [N, T, L]
     labels = jnp.asarray(inputs.label_ids)
     each = -jnp.take_along_axis(
@@ -83,14 +84,6 @@ def reference(model, state, inputs):
 
   return jax.value_and_grad(loss, argnums=(0, 1))(
     *jax.tree.map(jnp.asarray, (state["encoder"], state["head"]["rows"]))
-  )
-
-
-def batches_features(inputs):
-  from xlj.ops import feature_rows
-
-  return feature_rows.sparse_rows(
-    jnp.asarray(inputs.feature_ids), jnp.asarray(inputs.feature_values)
   )
 
 

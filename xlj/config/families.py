@@ -5,10 +5,10 @@
 at a high rate; most labels are rare then, and networks overfit them.
 "embedding" is for so many pairs that linear weights do not fit, and for dense
 features with many labels: unit embeddings against unit label rows that start at
-centroids. "image" is for encoders of images, and brings nothing but what the
-encoder does. "text" is for embeddings of texts by a pretrained encoder: a map
-that starts as the identity, and unit label rows that start at what is said of
-the labels, where that tells them apart.
+centroids. "image" is for encoders of images and of sequences, and brings
+nothing but what the encoder does. "text" is for embeddings of texts by a
+pretrained encoder: a map that starts as the identity, and unit label rows that
+start at what is said of the labels, where that tells them apart.
 
 What each says of a field stands with the field. The figures are those that
 validation splits preferred on several data sets. Networks and embeddings add
