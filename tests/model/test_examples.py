@@ -249,3 +249,22 @@ def test_names_that_nobody_knows_are_left_to_be_refused():
   rows = examples.named([{"f3": 1.0}], lambda: None)
   with pytest.raises(ValueError, match="'f3' as a feature id"):
     examples.of(config_of(), rows)
+
+
+def test_sequences_are_items_in_order():
+  config = config_of(**{"data.sequences": "A", "encoder.type": "causal"})
+  found = examples.of(config, [{"items": [7, 2, 7]}, {"items": np.array([])}])
+  assert found.indices.tolist() == [7, 2, 7]
+  assert found.indptr.tolist() == [0, 3, 3]
+  for wrong, message in (
+    (SPARSE, "the features are of type csr_array; give {"),
+    ({"items": [1]}, "the features are of type dict; give {"),
+    ([{3: 1.0}], "row 0 of the features is of type dict; give {"),
+    ([{"items": [1]}, {"items": 3}], "row 1 of the features has 3; give {"),
+    ([{"items": "13"}], "row 0 of the features has '13'"),
+    ([{"items": [1, F]}], "row 0 of the features has 12 as a feature id"),
+    ([{"items": [1, 2.0]}], "row 0 of the features has 2.0 as a feature id"),
+  ):
+    with pytest.raises(ValueError) as raised:
+      examples.of(config, wrong)
+    assert message in str(raised.value)

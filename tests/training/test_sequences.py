@@ -42,3 +42,5 @@ def test_a_run_learns_what_comes_next(tmp_path):
   split = evaluate.splits.open_split(config, "test")
   _, ids = run.topk(split.features.take([0]), 1)
   assert ids[0, 0] == split.labels.indices[0]
+  _, ids = run.topk([{"items": [1, 4, 7]}, {"items": []}], 1)
+  assert ids[0, 0] == 10

@@ -33,11 +33,15 @@ Features = (
   | scipy.sparse.spmatrix
   | Iterable[Mapping[int, float]]
   | Iterable[Mapping[str, float]]
+  | Iterable[Mapping[str, Sequence[int]]]
   | Iterable[Sequence[float]]
 )
 _FORMS = (
   "give a SciPy matrix or an array [n, {}], or a list with a dict for each"
   " example, from feature id to value"
+)
+_ITEMS = (
+  'give {"items": [...]} for each sequence, ids of items with the oldest first'
 )
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -241,6 +245,8 @@ def _of_any(
     in_order = config.encoder.type in ("transformer", "causal")
     features.validate(in_order=in_order)
     return features
+  if config.data.sequences:
+    return _of_items(features, num_features)
   if scipy.sparse.issparse(features):
     return _of_sparse(features)
   if hasattr(features, "to_numpy"):  # a table of pandas or polars
@@ -343,6 +349,26 @@ def _of_sparse(matrix: Any) -> csr_lib.Csr:
     rows = csr_lib.Csr.from_scipy(found)
   _check_entries(rows, rows.values)
   return rows
+
+
+def _of_items(features: Features, num_items: int) -> csr_lib.Csr:
+  """Sequences of items, in their order."""
+  if not _has_rows(features):
+    raise ValueError(f"the features are {_name(features)}; {_ITEMS}")
+  rows: list[Any] = list(features)
+  for i, row in enumerate(rows):
+    if not isinstance(row, Mapping) or set(row) != {"items"}:
+      raise ValueError(f"row {i} of the features is {_name(row)}; {_ITEMS}")
+    if not isinstance(row["items"], list | tuple | np.ndarray):
+      given = _name(row["items"])
+      raise ValueError(f"row {i} of the features has {given}; {_ITEMS}")
+    for item in row["items"]:
+      if not _is_id(item) or not 0 <= item < num_items:
+        _refuse_id(i, item, num_items)
+  lengths = [len(row["items"]) for row in rows]
+  items = [item for row in rows for item in row["items"]]
+  indptr = np.cumsum([0, *lengths], dtype=np.int64)
+  return csr_lib.Csr(indptr, np.array(items, np.int32), None, num_items)
 
 
 def _of_dicts(
