@@ -84,9 +84,9 @@ ALLOWED = {
     "heads.prototypes", "config", "model",
   },
   "training": {
-    "files", "shell", "sharding", "mesh", "ops", "heads.head", "data",
-    "documents", "text", "distributed", "checkpoint", "report", "config",
-    "model", "planning", "runs", "inference", "evaluation",
+    "files", "shell", "sharding", "mesh", "ops", "heads.head", "heads.dense",
+    "data", "documents", "text", "distributed", "checkpoint", "report",
+    "config", "model", "planning", "runs", "inference", "evaluation",
   },
   "averaging": {
     "files", "mesh", "ops", "heads.head", "heads.dense", "data", "checkpoint",

@@ -38,6 +38,7 @@ from xlj.report import report
 from xlj.runs import directory
 from xlj.runs import label_corrections
 from xlj.runs import ownership
+from xlj.training import closed_form
 from xlj.training import closing
 from xlj.training import dual
 from xlj.training import first_stage
@@ -178,7 +179,10 @@ def _start(
     )
   if before.rows is not None and "keys" not in model.head.can:
     return state, frozenset()  # its label rows have been trained
-  if config.head.init == "label_text":
+  if config.head.init == "ridge":
+    logging.info("Starting at the ridge regression of labels on features")
+    state = closed_form.start(model, config, data, state)
+  elif config.head.init == "label_text":
     logging.info("Starting at the texts of the labels")
     data = preparation.of_label_texts(data, "head.init='label_text'")
     state = _centring(model, config, data, model.start_at_centroids)(state)

@@ -57,7 +57,12 @@ def fields() -> options.Fields:
   auto = config_dict.placeholder
   return {
     "head.cosine": auto(bool),  # label rows count by their direction alone
-    "head.init": auto(str),  # where label rows start
+    # Where label rows start; "ridge": with the bag and linear weights, at a
+    # regression in closed form, see xlj.training.closed_form
+    "head.init": auto(str),
+    "head.ridge": 0.6,  # its penalty on squared weights
+    # Its labels are divided by this power of how many rows have them
+    "head.ridge_power": 0.2,
     "head.use_bias": auto(bool),  # whether labels have a bias
     "head.prior_bias": auto(bool),  # biases start at the labels' log odds
     "head.bias": auto(float),  # where they start otherwise
@@ -103,6 +108,8 @@ def fields() -> options.Fields:
 
 RANGES: checks.Ranges = {
   "head.bias": checks.Range(-1e4, 1e4),
+  "head.ridge": checks.Range(0, checks.LARGEST, above=True),
+  "head.ridge_power": checks.Range(-2, 2),
   "head.wide_pairs": checks.Range(0, 2**62),
   "head.wide_work": checks.Range(0, 2**62),
   "head.wide_evidence": checks.Range(0, checks.LARGEST),
@@ -168,10 +175,38 @@ def check(config: ml_collections.ConfigDict) -> None:
       "head.init is 'label_text', and the data are no texts (data.text); use"
       " 'centroid'"
     )
+  if config.head.init == "ridge":
+    _check_ridge(config)
   if config.head.wide and config.data.dense:
     raise checks.ConfigError(
       "head.wide needs sparse features, and these are dense; set"
       " head.wide=False"
+    )
+
+
+def _check_ridge(config: ml_collections.ConfigDict) -> None:
+  """Refuses what is not linear in the features, or has no such start."""
+  for name, wanted in (
+    ("data.dense", False),
+    ("encoder.type", "bag"),
+    ("encoder.hidden", ()),
+    ("encoder.activation", ""),
+    ("encoder.scale", 0.0),
+    ("head.type", "dense"),
+    ("head.cosine", False),
+    ("head.prototypes", 1),
+  ):
+    value = checks.value_of(config, name)
+    if value != wanted:
+      raise checks.ConfigError(
+        "head.init is 'ridge', which is of linear models of sparse features,"
+        f" and {name} is {value!r}; set it to {wanted!r}, or head.init=normal"
+      )
+  data, dim = config.data, config.encoder.dim
+  if dim > min(data.num_rows, data.num_features):
+    raise checks.ConfigError(
+      f"head.init is 'ridge' and encoder.dim {dim}, for {data.num_rows} rows of"
+      f" {data.num_features} features; give no more than there are of either"
     )
 
 
@@ -370,7 +405,7 @@ OPTION = options.Option(
   check=_check,
 )
 CHOICES = {
-  "head.init": ("normal", "centroid", "label_text"),
+  "head.init": ("normal", "centroid", "label_text", "ridge"),
   "head.dtype": row_format.DTYPES,
   "head.rounding": row_optimizer.ROUNDINGS,
   "head.correction": row_optimizer.CORRECTIONS,
@@ -382,6 +417,15 @@ SWITCHES = (
   options.unless("head.by_example", False, *_BY_EXAMPLE[1:]),
   options.unless("head.use_bias", False, *BIAS),
   options.unless("head.prototypes", 1, "head.prototype_labels"),
+  options.by_name(
+    "head.init",
+    {
+      "normal": (),
+      "centroid": (),
+      "label_text": (),
+      "ridge": ("head.ridge", "head.ridge_power"),
+    },
+  ),
   options.unless("head.dtype", "float32", "head.rounding", "head.correction"),
   options.by_name(
     "head.correction",
@@ -393,6 +437,8 @@ SWITCHES = (
     0,
     "head.init",
     "head.init_scale",
+    "head.ridge",
+    "head.ridge_power",
     "head.cosine",
     "head.dtype",
     "head.max_norm",

@@ -1,0 +1,40 @@
+"""Recommendation: users as bags of items, whose next items are ranked.
+
+  xlj train --config=gowalla --config.data.dir=DIR --workdir=WD
+
+`DIR` has the form of Gowalla (He et al. 2020, "LightGCN"): a row for each user
+whose features and labels are the same, its items; in the test split the labels
+are those that were held out, and `filter_labels_test.txt` has the others. The
+model is found in closed form: a ridge regression of items on items, see
+`xlj.training.closed_form`. Its settings were chosen on a tenth of every user's
+training items.
+"""
+
+import ml_collections
+
+from xlj import config as config_lib
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The config; set `data.dir`."""
+  config = config_lib.base()
+  config.update_from_flattened_dict(
+    {
+      "family": "embedding",
+      "data.validation": 0.0,
+      "data.weighting": "none",
+      "data.l2": True,
+      "encoder.dim": 448,
+      "encoder.scale": 0.0,
+      "encoder.embedding_dropout": 0.0,
+      "head.init": "ridge",
+      "head.ridge": 0.6,
+      "head.ridge_power": 0.2,
+      "head.cosine": False,
+      "head.use_bias": False,
+      "head.wide": True,
+      "predict.propensity_power": 0.0,
+      "train.epochs": 0.0,
+    }
+  )
+  return config
