@@ -35,6 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
       "head.wide": True,
       "predict.propensity_power": 0.0,
       "train.epochs": 0.0,
+      "eval.figures": "recommendation",
+      "eval.ks": (10, 20),
+      "eval.metric": "nDCG@20",
     }
   )
   return config
