@@ -97,7 +97,7 @@ def test_a_run_answers_as_the_regression_does(tmp_path):
     ("encoder.scale", 12.0, "encoder.scale is 12.0; set it to 0.0"),
     ("head.cosine", True, "head.cosine is True; set it to False"),
     ("encoder.dim", 6000, "give no more than there are of either"),
-    ("head.init", "normal", "head.ridge is 0.3, which head.init='normal'"),
+    ("head.init", "normal", "which head.init='normal' does not read"),
   ],
 )
 def test_what_is_not_linear_is_refused(field, value, message):
