@@ -94,6 +94,7 @@ def test_setting_a_field_leaves_its_neighbours_open():
     ("data.validation", 1.0, "data.validation is 1.0; it must be in"),
     ("encoder.embedding_dropout", -0.1, "encoder.embedding_dropout is -0.1"),
     ("eval.ks", (0, 1), "eval.ks is"),
+    ("eval.figures", "all", r"'all'; use one of \('classification', 'reco"),
     ("eval.metric", "P@2", "eval.metric is 'P@2'; use one of P@1, P@3"),
     ("head.wide", False, "there is nothing to train"),
     ("head.init", "centroid", "which encoder.dim=0 does not read"),
@@ -104,6 +105,17 @@ def test_bad_values_are_refused_by_name(field, value, message):
   config.update_from_flattened_dict({field: value})
   with pytest.raises(config_lib.ConfigError, match=message):
     config_lib.resolve(config, FACTS)
+
+
+@pytest.mark.parametrize("field", ["dense", "renumber"])
+def test_what_a_row_has_needs_the_ids_of_labels(field):
+  config = config_lib.base()
+  config.predict.exclude_seen = True
+  dense = field == "dense"
+  found = facts(dense=dense, kind="dense" if dense else "counts")
+  config.data.renumber = not dense
+  with pytest.raises(config_lib.ConfigError, match=f"data.{field} is True"):
+    config_lib.resolve(config, found)
 
 
 def test_a_wide_path_needs_sparse_features():

@@ -67,6 +67,10 @@ def test_answers_are_those_of_the_run(pair):
   ):
     asked = {k: [*v] if isinstance(v, range) else v for k, v in asked.items()}
     assert_same(model.topk(rows, **asked), run.topk(rows, **asked))
+  of_run = predictor.load(run.workdir, predict={"exclude_seen": True})
+  model.manifest["config"]["predict.exclude_seen"] = True
+  assert_same(model.topk(rows), of_run.topk(rows))
+  assert_same(model.topk(rows, exclude=[1]), of_run.topk(rows, exclude=[1]))
   assert (model.num_labels, model.num_ids) == (run.num_labels, run.num_ids)
   assert (model.input, model.num_features) == (run.input, run.num_features)
   assert model.names([[0, -1]]) == run.names([[0, -1]])

@@ -24,6 +24,9 @@ from xlj.config import splits
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
 from xlj.data import names as names_lib
+from xlj.data import writers
+from xlj.evaluation import evaluate
+from xlj.evaluation import metrics
 from xlj.inference import answers
 from xlj.inference import calibration as calibration_lib
 from xlj.inference import predictor
@@ -184,6 +187,40 @@ def test_all_forms_of_features_agree(linear):
     got = linear.topk(form, K)
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_what_a_row_has_is_no_answer(linear, tmp_path):
+  run = predictor.load(linear.workdir, predict={"exclude_seen": True})
+  features = make_features(11)
+  seen = [np.flatnonzero(row).tolist() for row in features]
+  scores, ids = linear.topk(features, L, exclude=seen)
+  assert not any(set(row) & set(of) for row, of in zip(ids.tolist(), seen))
+  dicts = [{int(i): row[i] for i in np.flatnonzero(row)} for row in features]
+  for form in (features, scipy.sparse.csr_array(features), iter(dicts)):
+    got = run.topk(form, L)
+    np.testing.assert_allclose(got[0], scores, rtol=1e-6)
+    np.testing.assert_array_equal(got[1], ids)
+  more = [*range(0, L, 2)]
+  _, fewer = run.topk(features, L, exclude=more)
+  also = [sorted({*of, *more}) for of in seen]
+  np.testing.assert_array_equal(
+    fewer, linear.topk(features, L, exclude=also)[1]
+  )
+  with pytest.raises(ValueError, match="of 2 examples, and there are 11"):
+    run.topk(features, exclude=[[1], [2]])
+  # Positives that a row has are missed, as those of filter_labels_test.txt.
+  labels = csr_lib.Csr.from_rows([[i % F, F] for i in range(11)], L)
+  rows = csr_lib.Csr.from_scipy(scipy.sparse.csr_array(features))
+  writers.write_one_file(tmp_path / "test.txt", rows, labels)
+  found = evaluate.evaluate(
+    linear.workdir, data_dir=str(tmp_path), predict={"exclude_seen": True}
+  )
+  ranking = metrics.Ranking(L, ks=(1, 3, 5))
+  ranking.update(ids, labels)
+  assert found["Recall@5"] == pytest.approx(ranking.compute()["Recall@5"])
+  pairs = [f"{row} {i}\n" for row, of in enumerate(seen) for i in of]
+  (tmp_path / "filter_labels_test.txt").write_text("".join(pairs))
+  assert found == evaluate.evaluate(linear.workdir, data_dir=str(tmp_path))
 
 
 def test_no_examples_in_any_form(linear, dense):

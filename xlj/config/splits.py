@@ -93,6 +93,8 @@ def open_split(
   )
   if not scored:
     return _as_stated(found, config, directory, split)
+  if config.predict.exclude_seen:
+    found = found.without_seen()
   if found.filter is not None and num_labels:
     # It forbids what the model could say.
     found = dataclasses.replace(found, filter=found.filter.below(num_labels))
@@ -382,7 +384,8 @@ def _as_stated(
     if width < split.num_labels:
       raise _refused(split, config, directory, name, "num_labels")
     labels = dataclasses.replace(labels, num_columns=width)
-  return dataclasses.replace(split, features=features, labels=labels)
+  split = dataclasses.replace(split, features=features, labels=labels)
+  return split.without_seen() if config.predict.exclude_seen else split
 
 
 def _refused(

@@ -71,6 +71,9 @@ def fields() -> options.Fields:
     "checkpoint.dir": "",
     # Adds power * log(1 / propensity) to logits
     "predict.propensity_power": auto(float),
+    # Features of a row are no answers, where features and labels are the same
+    # things with the same ids: what a user has is not recommended again
+    "predict.exclude_seen": False,
     # Devices along the axes data and label; empty: all devices
     "mesh.shape": (),
   }
@@ -169,6 +172,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)},"
       " or another eval.ks or eval.figures"
     )
+  if config.predict.exclude_seen:
+    _check_ids_are_shared(config)
   if config.head.order == "none" and config.predict.propensity_power:
     raise checks.ConfigError(
       "predict.propensity_power needs counts of labels, and head.order is"
@@ -225,6 +230,17 @@ def check_cutoffs(ks: Sequence[Any], num_labels: int) -> None:
     raise checks.ConfigError(
       f"eval.ks is {tuple(ks)} for {num_labels} labels; give at most {most}"
     )
+
+
+def _check_ids_are_shared(config: ml_collections.ConfigDict) -> None:
+  """Refuses `predict.exclude_seen` where features cannot be labels."""
+  data = config.data
+  for field in ("dense", "text", "context", "renumber"):
+    if data[field]:
+      raise checks.ConfigError(
+        "predict.exclude_seen needs sparse features with the ids of labels, and"
+        f" data.{field} is {data[field]!r}; leave one of them out"
+      )
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict) -> int:

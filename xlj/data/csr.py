@@ -135,6 +135,10 @@ class Csr:
     indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
     return Csr(indptr, self.indices[kept], values, width)
 
+  def as_labels(self, num_labels: int) -> Csr:
+    """The columns as label ids: `num_labels` of them, and no values."""
+    return dataclasses.replace(self.below(num_labels), values=None)
+
   def pad(self, width: int, fill: int = -1) -> Padded:
     """Lays the rows out as a rectangle.
 

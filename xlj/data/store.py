@@ -117,6 +117,17 @@ class Split:
     if self.verification is not None:
       self.verification.check()
 
+  def without_seen(self) -> Split:
+    """The same whose filter has the features too, which are labels as well."""
+    assert isinstance(self.features, csr_lib.Csr)  # the config says so
+    seen = self.features.as_labels(self.num_labels)
+    if self.filter is not None:
+      every = (
+        seen.to_scipy() + self.filter.as_labels(self.num_labels).to_scipy()
+      )
+      seen = csr_lib.Csr.from_scipy(every, values=False)
+    return dataclasses.replace(self, filter=seen)
+
   @property
   def num_rows(self) -> int:
     """Number of rows, N."""

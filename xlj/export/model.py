@@ -283,6 +283,10 @@ class Exported:
       ValueError: If k, the features or the labels do not fit the model.
     """
     k = answers_lib.checked_k(k, threshold, self.num_labels)
+    if self.manifest["config"].get("predict.exclude_seen"):
+      features = examples.named(features, lambda: self.feature_names)
+      features = examples.of(self.config, features)
+      choice = choice.without_seen(features, self.num_ids, self.order)
     rows, status = self._read(features)
     count = rows.num_rows if isinstance(rows, csr_lib.Csr) else len(rows)
     choice.check_rows(count)

@@ -315,6 +315,10 @@ class Predictor:
       ValueError: If k, the features or the labels do not fit the model.
     """
     k = answers_lib.checked_k(k, threshold, self.num_labels)
+    if self.config.predict.exclude_seen:
+      features = examples.named(features, lambda: self.feature_names)
+      features = examples.of(self.config, features)
+      choice = choice.without_seen(features, self.num_ids, self.order)
     each = "offset" not in self.model.head.can
     with jax.set_mesh(self.mesh):
       allowed = None if each else choice.by_row(self.model, self.order)

@@ -69,6 +69,25 @@ class LabelChoice:
       more = _pattern(self.exclude + more)
     return dataclasses.replace(self, exclude=more)
 
+  def without_seen(
+    self, features: Any, num_ids: int, order: label_order.LabelOrder
+  ) -> LabelChoice:
+    """The same without the features of examples, which have the ids of labels.
+
+    Args:
+      features: Csr `[n, F]`.
+      num_ids: L.
+      order: Of the head's labels; a merged label stands for all of its ids.
+
+    Returns:
+      The choice.
+
+    Raises:
+      ValueError: It speaks of other examples than n.
+    """
+    self.check_rows(features.num_rows)
+    return self.without(order.known(features.as_labels(num_ids)))
+
   def check_rows(self, num_examples: int, more: bool = False) -> None:
     """Refuses what speaks of more or fewer examples than there are.
 
