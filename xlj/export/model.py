@@ -288,12 +288,11 @@ class Exported:
       features = examples.of(self.config, features)
       choice = choice.without_seen(features, self.num_ids, self.order)
     rows, status = self._read(features)
-    count = rows.num_rows if isinstance(rows, csr_lib.Csr) else len(rows)
+    count = rows.shape[0]
     choice.check_rows(count)
     asked = self._asked(choice, count)
     scores, found = self._scores.topk(rows, k, asked)
-    wrong = {}
-    best = scores[:, 0]
+    wrong, best = {}, scores[:, 0]
     if status.any() or not np.isfinite(best).all():
       bad = (status != host_loops.FINE) | (best == np.inf)
       if choice.is_free:
@@ -402,8 +401,7 @@ class Exported:
   def _read_alone(self, row: Any) -> csr_lib.Csr | np.ndarray:
     """What the model reads of one example."""
     x, _ = self._read(contributions.alone(row))
-    count = x.num_rows if isinstance(x, csr_lib.Csr) else len(x)
-    contributions.check_alone(count)
+    contributions.check_alone(x.shape[0])
     return x
 
   def _read(
@@ -414,8 +412,7 @@ class Exported:
       features = examples.of_texts(features, self.featurizer)
     is_sparse = self.input not in ("dense", "images")
     rows = _quick(features) if is_sparse else None
-    checked = rows is None
-    if rows is None:
+    if checked := rows is None:
       features = examples.named(features, lambda: self.feature_names)
       rows = examples.of(self.config, features)
     if not isinstance(rows, csr_lib.Csr):
