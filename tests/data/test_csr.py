@@ -144,3 +144,13 @@ def test_validate_names_what_is_broken(indptr, indices, values, message):
 def test_matrices_of_others_are_real_and_have_two_dimensions(matrix):
   with pytest.raises(ValueError, match=r"give real numbers \[N, columns\]"):
     csr_lib.Csr.from_scipy(scipy.sparse.coo_array(matrix))
+
+
+def test_columns_of_a_sequence_as_label_ids():
+  indptr, ids = np.array([0, 4, 4, 5]), np.array([7, 2, 7, 0], np.int32)
+  rows = csr_lib.Csr(indptr, np.append(ids, np.int32(5)), np.ones(5, "f4"), 9)
+  found = rows.as_labels(7)
+  found.validate()
+  assert found.values is None and found.shape == (3, 7)
+  assert found.indices.tolist() == [0, 2, 5]
+  assert rows.as_labels(8).row_lengths.tolist() == [3, 0, 1]

@@ -136,8 +136,16 @@ class Csr:
     return Csr(indptr, self.indices[kept], values, width)
 
   def as_labels(self, num_labels: int) -> Csr:
-    """The columns as label ids: `num_labels` of them, and no values."""
-    return dataclasses.replace(self.below(num_labels), values=None)
+    """The columns as label ids: `num_labels` of them, and no values.
+
+    A sequence may have them in any order, and twice; the result has not.
+    """
+    import scipy.sparse
+
+    kept = self.below(num_labels)
+    found = np.ones(kept.nnz, np.float32), kept.indices, kept.indptr
+    out = scipy.sparse.csr_array(found, shape=kept.shape)
+    return Csr.from_scipy(out, values=False)
 
   def pad(self, width: int, fill: int = -1) -> Padded:
     """Lays the rows out as a rectangle.
