@@ -12,12 +12,20 @@ Legend: n examples, D width, R rows, k places of a heap, P pairs of an
 example and a list.
 """
 
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.core import types
+from numba.extending import intrinsic
 import numpy as np
 
 from xlj import processors
 
 _TILE = 64  # rows whose scores are made, and compared, at a time
 _FEW = 16  # examples that stay in the nearest cache beside some rows
+_AHEAD = 8  # rows from the one that is read to the one that is sent for
+_LINE = 64  # bytes of a line of the cache
 
 
 @processors.compiled
@@ -237,6 +245,37 @@ def _number(value):
   return np.float32(value)
 
 
+@intrinsic
+def _send_for(context: Any, rows: Any, number: Any) -> Any:
+  """Asks memory for a row, to be in the cache when it is read; waits not.
+
+  The row may be beyond the last one: nothing is read.
+  """
+
+  def generate(context, builder, signature, arguments):
+    array = context.make_array(signature.args[0])(
+      context, builder, arguments[0]
+    )
+    stride = cgutils.unpack_tuple(builder, array.strides, 2)[0]
+    zero, line = stride.type(0), stride.type(_LINE)
+    start = builder.add(
+      builder.ptrtoint(array.data, stride.type),
+      builder.mul(arguments[1], stride),
+    )
+    flag, place = ir.IntType(32), ir.IntType(8).as_pointer()
+    fetch = cgutils.get_or_insert_function(
+      builder.module,
+      ir.FunctionType(ir.VoidType(), [place, flag, flag, flag]),
+      "llvm.prefetch.p0",
+    )
+    with cgutils.for_range_slice(builder, zero, stride, line) as (offset, _):
+      address = builder.inttoptr(builder.add(start, offset), place)
+      builder.call(fetch, [address, flag(0), flag(3), flag(1)])
+    return context.get_dummy_value()
+
+  return types.void(rows, types.intp), generate
+
+
 @processors.compiled(any_order=True)
 def _product(x, row):
   """The inner product of an example and a row."""
@@ -286,6 +325,8 @@ def _products(x, rows, out):
         o3[r], o3[r1], o3[r2], o3[r3] = a3, b3, c3, e3
   for n in range(many, len(x)):
     for r in range(len(rows)):
+      if rows.itemsize == 1:  # of wider ones memory sends enough by itself
+        _send_for(rows, r + _AHEAD)  # pyrefly: ignore
       out[n, r] = _product(x[n], rows[r])
 
 
