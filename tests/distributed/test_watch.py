@@ -68,3 +68,11 @@ def test_a_thread_that_blocks_other_signals_too_is_seen_to_abort():
     assert watch._is_aborting() == Path("/proc/self/task").exists()
   finally:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_thread_that_blocks_all_signals_does_not_abort():
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+  try:
+    assert not watch._is_aborting()
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)

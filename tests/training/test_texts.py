@@ -120,7 +120,7 @@ def test_a_run_needs_no_data_and_reads_other_data_as_its_own(run, tmp_path):
 def test_the_end_says_which_file_to_score_and_to_predict_for(run):
   config = directory.load_config(run)
   found = closing.text(run, config, runs.FACTS, config.train.num_steps)
-  assert f"evaluate.py --workdir={run}" in found
+  assert f"xlj evaluate --workdir={run}" in found
   assert "data/test.jsonl --output=" in found
   assert f"{run}/predictions.jsonl" in found
 

@@ -318,11 +318,16 @@ def _delay_aborts() -> None:
 
 
 def _is_aborting() -> bool:
-  """Whether a thread is in that handler, where Linux blocks the signal."""
-  aborts = 1 << signal.SIGABRT - 1
+  """Whether a thread is in that handler, where Linux blocks the signal.
+
+  A thread that blocks SIGSEGV as well blocks all signals all the time: those of
+  an allocator do, as polars has.
+  """
+  aborts, faults = 1 << signal.SIGABRT - 1, 1 << signal.SIGSEGV - 1
   for status in pathlib.Path("/proc/self/task").glob("*/status"):
     with contextlib.suppress(OSError):  # the thread has ended
       found = re.search(r"^SigBlk:\s*(\w+)$", status.read_text(), re.MULTILINE)
-      if found and int(found[1], 16) & aborts:
+      blocked = int(found[1], 16) if found else 0
+      if blocked & aborts and not blocked & faults:
         return True
   return False
