@@ -129,9 +129,7 @@ def test_what_is_saved_is_read_again(tmp_path, caplog):
     json.dumps({"format": 1}),
   ):
     path.write_text(wrong)
-    with pytest.raises(
-      errors.DataError, match="again by xlj calibrate"
-    ):
+    with pytest.raises(errors.DataError, match="again by xlj calibrate"):
       calibration_lib.load(tmp_path, "a", COUNTS)
 
 
