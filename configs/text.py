@@ -36,6 +36,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.encoder.projection = True  # the map that the first stage learned
     config.encoder.layer_decay = 0.9
     config.optim.encoder.learning_rate = 5e-5
+    config.optim.head.learning_rate = 2e-4  # rows have been trained
+    config.optim.warmup = 0.1
     config.train.batch_size = 256
-    config.train.epochs = 2.0
+    config.train.epochs = 1.0
   return config
