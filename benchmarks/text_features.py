@@ -5,7 +5,8 @@ and with scikit-learn's `CountVectorizer`, and weighs the counts as its
 `TfidfVectorizer` does: fitted on all rows, which are then transformed. Both use
 one thread, so that seconds are those of the processor. The two take turns in
 one process, after a small turn that compiles; medians count. The results have
-to be equal.
+to be equal. The last row has what encoders read, tokens in order of byte pairs
+learned before, beside counts of words by a vectorizer fitted before.
 
   python benchmarks/text_features.py --rows=50000 --json=out.json
   python benchmarks/text_features.py --texts=FILE
@@ -27,9 +28,11 @@ from sklearn.pipeline import make_union
 
 from xlj.data import statistics as statistics_lib
 from xlj.data import weighting as weighting_lib
+from xlj.text import tokens as tokens_lib
 from xlj.text import words as words_lib
 
 NUM_WORDS = 50_000
+_LEARNED = 20_000  # texts that tokens are learned from
 SETTINGS = {
   "single words": words_lib.Options(ngrams=(1, 1), char_ngrams=(0, 0)),
   "words and pairs": words_lib.Options(ngrams=(1, 2), char_ngrams=(0, 0)),
@@ -93,7 +96,7 @@ def compare(texts: list[str], turns: int) -> list[dict[str, Any]]:
   for name, options in SETTINGS.items():
     for weighted in (False, True):
       rows.append(time_both(name, options, weighted, texts, turns))
-  return rows
+  return [*rows, time_tokens(texts, turns)]
 
 
 def time_both(
@@ -103,10 +106,35 @@ def time_both(
   texts: list[str],
   turns: int,
 ) -> dict[str, Any]:
-  systems = {
-    "xlj": lambda texts: with_xlj(texts, options, weighted),
-    "scikit-learn": lambda texts: with_scikit_learn(texts, options, weighted),
-  }
+  found, speed = in_turns(
+    {
+      "xlj": lambda texts: with_xlj(texts, options, weighted),
+      "scikit-learn": lambda texts: with_scikit_learn(texts, options, weighted),
+    },
+    *(texts, turns),
+  )
+  check_equal(found["xlj"], found["scikit-learn"])
+  what = f"{name}, {'tf-idf' if weighted else 'counts'}"
+  return row_of(what, found["xlj"].shape[1], speed)
+
+
+def time_tokens(texts: list[str], turns: int) -> dict[str, Any]:
+  tokens = tokens_lib.Tokens.train(texts[:_LEARNED], size=16_384)
+  words = sklearn_text.CountVectorizer(token_pattern=r"\b\w+\b").fit(texts)
+  systems = {"xlj": tokens, "scikit-learn": words.transform}
+  _, speed = in_turns(systems, texts, turns)
+  return row_of("tokens in order", tokens.num_features, speed)
+
+
+def row_of(what: str, width: int, speed: dict[str, float]) -> dict[str, Any]:
+  ratio = speed["xlj"] / speed["scikit-learn"]
+  return {"cells": [what, width, *speed.values(), ratio]}
+
+
+def in_turns(
+  systems: dict[str, Any], texts: list[str], turns: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """What systems make of the texts, and how many of them in a second."""
   seconds: dict[str, list[float]] = {system: [] for system in systems}
   found = {}
   for system in systems:
@@ -116,15 +144,11 @@ def time_both(
       start = time.process_time()
       found[system] = features(texts)
       seconds[system].append(time.process_time() - start)
-  check_equal(found["xlj"], found["scikit-learn"])
   speed = {
     system: len(texts) / python_statistics.median(times)
     for system, times in seconds.items()
   }
-  what = f"{name}, {'tf-idf' if weighted else 'counts'}"
-  ratio = speed["xlj"] / speed["scikit-learn"]
-  width = found["xlj"].shape[1]
-  return {"cells": [what, width, *speed.values(), ratio]}
+  return found, speed
 
 
 def with_xlj(
