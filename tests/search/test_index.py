@@ -69,6 +69,17 @@ def test_all_lists_give_the_exact_answer_and_its_scores(made, index):
   )
 
 
+@pytest.mark.parametrize("rescore", [None, 0])
+def test_one_example_has_the_answer_that_it_has_among_others(index, rescore):
+  x = np.random.default_rng(5).normal(size=(9, index.rows.dim))
+  settings = {"probes": 3, "rescore": rescore, "exclude": [2, 5, 70]}
+  scores, ids = index.topk(x, 6, **settings, threshold=-9.0)
+  for n in range(9):
+    own = index.topk(x[n : n + 1], 6, **settings, threshold=-9.0)
+    np.testing.assert_array_equal(own[1][0], ids[n])
+    np.testing.assert_allclose(own[0][0], scores[n], rtol=1e-5)
+
+
 def test_codes_alone_have_scores_close_to_those_of_rows(made, index):
   rows, x = made
   scores, ids = index.topk(x, 3, probes=50, rescore=0)

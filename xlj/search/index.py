@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -68,6 +69,11 @@ class Index:
     """C."""
     return len(self.centres)
 
+  @functools.cached_property
+  def _coarse(self) -> exact.Rows:
+    """The centres in a byte a number: a fourth of what is read."""
+    return exact.stored(self.centres.values, "int8", self.centres.bias)
+
   def topk(
     self,
     x: np.ndarray,
@@ -113,10 +119,19 @@ class Index:
     exact.check_number("rescore", rescore, None, least=0)
     floor = exact.floor_of(threshold)
     denied = exact.denied_of(exclude, len(x), num_rows)
-    lists = exact.topk(x, self.centres, probes)[1]
-    if not rescore:
+    places = min(max(k, rescore), num_rows) if rescore else 0
+    if len(x) == 1:
+      heaps = exact.empty(1, k)
+      parts = self._coarse, self.codes, self.rows
+      centres, codes, rows = (part.arrays() for part in parts)
+      exact.loops().search(
+        *(x, centres, self.starts, codes, self.names, rows),
+        *(probes, places, floor, denied, *heaps),
+      )
+      return heaps[:2]
+    lists = exact.topk(x, self._coarse, probes)[1]
+    if not places:
       return exact.ordered(self._probed(x, lists, k, floor, denied))
-    places = min(max(k, rescore), num_rows)
     lowest = exact.floor_of(None)
     _, numbers, _ = self._probed(x, lists, places, lowest, denied)
     return exact.rescored(x, numbers, self.rows, k, floor, denied)
@@ -165,7 +180,7 @@ class Index:
     """
     exact.check_tuning(x, recall)
     _, true = exact.topk(x, self.rows, k)
-    _, order = exact.topk(x, self.centres, self.num_lists)
+    _, order = exact.topk(x, self._coarse, self.num_lists)
     # After how many lists that of each of the best rows comes.
     places = np.zeros(order.shape, np.int64)
     known = np.where(order < 0, self.num_lists - 1, order)

@@ -182,8 +182,12 @@ def rescore(x, numbers, values, scale, bias, floor, denied, scores, ids, sizes):
     sizes: int64 [n], of the heaps.
   """
   starts, stops, ban = denied
+  last = numbers.shape[1] - 1
   for n in range(len(x)):
-    for row in numbers[n]:
+    for i in range(last + 1):
+      row, ahead = numbers[n, i], numbers[n, min(i + _AHEAD, last)]
+      if ahead >= 0:
+        _send_for(values, ahead)  # pyrefly: ignore
       if row < 0 or _holds(ban, starts[n], stops[n], row):
         continue
       score = _product(x[n], values[row])
@@ -193,6 +197,99 @@ def rescore(x, numbers, values, scale, bias, floor, denied, scores, ids, sizes):
         score += bias[row]
       if score > floor:
         sizes[n] = _push(scores[n], ids[n], sizes[n], score, row)
+
+
+@processors.compiled
+def search(
+  x,
+  centres,
+  starts,
+  codes,
+  names,
+  rows,
+  probes,
+  places,
+  floor,
+  denied,
+  scores,
+  ids,
+  sizes,
+):
+  """All that an index does for one example, without Python in between.
+
+  Args:
+    x: float32 [1, D].
+    centres: Values, scales and biases of the centres of lists.
+    starts: int64, where each list starts, and the last one ends.
+    codes: Values, scales and biases of the codes, list by list.
+    names: int [R], the numbers of the rows.
+    rows: Values, scales and biases of all rows.
+    probes: How many lists are looked at.
+    places: How many rows are scored again; 0 for none.
+    floor: As in `scan`.
+    denied: As in `scan`.
+    scores: float32 [1, k], of the heap; sorted afterwards.
+    ids: int64 [1, k], of the heap.
+    sizes: int64 [1], of the heap.
+  """
+  none, zero = np.zeros(0, np.int64), np.zeros(1, np.int64)
+  lowest = np.float32(-np.inf)
+  near, lists = np.empty((1, probes), np.float32), np.full((1, probes), -1)
+  count = np.zeros(1, np.int64)
+  all_are_allowed = zero, zero, none
+  scan(
+    x,
+    centres[0],
+    centres[1],
+    centres[2],
+    0,
+    none,
+    lowest,
+    all_are_allowed,
+    near,
+    lists,
+    count,
+  )
+  sort(near, lists, count)  # the nearest first: few rows are better later
+  own = np.zeros(probes, np.int64)
+  if places:
+    found = np.empty((1, places), np.float32)
+    numbers, count = np.full((1, places), -1), np.zeros(1, np.int64)
+    probe(
+      x,
+      own,
+      lists[0],
+      starts,
+      codes[0],
+      codes[1],
+      codes[2],
+      names,
+      lowest,
+      denied,
+      found,
+      numbers,
+      count,
+    )
+    rescore(
+      x, numbers, rows[0], rows[1], rows[2], floor, denied, scores, ids, sizes
+    )
+  else:
+    probe(
+      x,
+      own,
+      lists[0],
+      starts,
+      codes[0],
+      codes[1],
+      codes[2],
+      names,
+      floor,
+      denied,
+      scores,
+      ids,
+      sizes,
+    )
+  sort(scores, ids, sizes)
 
 
 @processors.compiled
