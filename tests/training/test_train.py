@@ -163,8 +163,8 @@ def poison(monkeypatch):
   def use(rows):
     to_inputs = batches.to_inputs
 
-    def poisoned(batch, order):
-      inputs = to_inputs(batch, order)
+    def poisoned(batch, order, **options):
+      inputs = to_inputs(batch, order, **options)
       bad = np.isin(batch.rows, rows)[:, None]
       values = np.where(bad, np.inf, inputs.feature_values)
       return inputs._replace(feature_values=values.astype(np.float32))
