@@ -18,6 +18,7 @@ FREE = {
   "data.cache_dir",
   "data.dir",
   "data.fingerprint",
+  "data.sequences",
   "encoder.pretrained",
   "eval.metric",
   "head.loss",
