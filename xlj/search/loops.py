@@ -123,7 +123,7 @@ def probe(
   Args:
     x: float32 [n, D].
     examples: int64 [P], who looks at a list.
-    lists: int64 [P], which list that is, ascending; those of -1 are none.
+    lists: int64 [P], which list that is, equal ones together; -1 is none.
     starts: int64, where each list starts, and the last one ends.
     codes: [R, D] numbers of the rows, list by list.
     scale: float32 [R] or empty.
@@ -251,43 +251,29 @@ def search(
     count,
   )
   sort(near, lists, count)  # the nearest first: few rows are better later
-  own = np.zeros(probes, np.int64)
+  # What is scored again is first kept apart, whatever its score.
+  best, numbers, found, low = scores, ids, sizes, floor
   if places:
-    found = np.empty((1, places), np.float32)
-    numbers, count = np.full((1, places), -1), np.zeros(1, np.int64)
-    probe(
-      x,
-      own,
-      lists[0],
-      starts,
-      codes[0],
-      codes[1],
-      codes[2],
-      names,
-      lowest,
-      denied,
-      found,
-      numbers,
-      count,
-    )
+    best, numbers = np.empty((1, places), np.float32), np.full((1, places), -1)
+    found, low = np.zeros(1, np.int64), lowest
+  probe(
+    x,
+    np.zeros(probes, np.int64),
+    lists[0],
+    starts,
+    codes[0],
+    codes[1],
+    codes[2],
+    names,
+    low,
+    denied,
+    best,
+    numbers,
+    found,
+  )
+  if places:
     rescore(
       x, numbers, rows[0], rows[1], rows[2], floor, denied, scores, ids, sizes
-    )
-  else:
-    probe(
-      x,
-      own,
-      lists[0],
-      starts,
-      codes[0],
-      codes[1],
-      codes[2],
-      names,
-      floor,
-      denied,
-      scores,
-      ids,
-      sizes,
     )
   sort(scores, ids, sizes)
 
