@@ -80,3 +80,8 @@ def test_rooms_are_imported_when_they_are_asked_for():
     "assert 'orbax.checkpoint' not in sys.modules; print(xlj.load.__name__)"
   )
   assert printed(code) == "load"
+
+
+def test_nothing_is_drawn_at_the_start():
+  code = "import sys, xlj.report.report; print('matplotlib' in sys.modules)"
+  assert printed(code) == "False"
