@@ -154,7 +154,7 @@ FLOORS = {
     "features",
   ),
   "commands": ("helping", "launching", "processes"),
-  "heads.dense": ("block_sample rows", "kernels wide"),
+  "heads.dense": ("block_sample rows", "kernels tied wide"),
   "heads.product": ("mixed_radix", "distribution", "search", "topk"),
 }
 # The label layer can be used alone.

@@ -19,6 +19,15 @@ CAUSAL = {"encoder__type": "causal", "head__loss": "softmax"}
       {**CAUSAL, "data__sequences": "A", "encoder__dim": 10},
       "encoder.dim is 10 and encoder.heads 4",
     ),
+    (
+      {
+        **CAUSAL,
+        "data__sequences": "A",
+        "encoder__tied": True,
+        "head__dtype": "bfloat16",
+      },
+      "head.dtype is 'bfloat16'; set it to 'float32'",
+    ),
   ],
 )
 def test_refused(fields, message):

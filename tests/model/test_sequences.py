@@ -16,7 +16,7 @@ from xlj.model import batches
 from xlj.model import inputs as inputs_lib
 from xlj.model import model as model_lib
 
-N, T, L = 16, 8, 21
+N, T, L = 24, 8, 21
 FACTS = families.DataFacts(9_000, L, L, 1.0, 6.0, False, "counts", "x")
 ORDER = label_order.LabelOrder.of(np.random.default_rng(1).permutation(L))
 
@@ -43,12 +43,13 @@ def test_the_target_of_each_item_is_the_next_one():
     assert found[row].tolist() == [*wanted, *[-1] * (T - len(wanted))]
 
 
-def resolved():
+def resolved(tied):
   return runs.resolved(
     FACTS,
     data__sequences="Some",
     encoder__type="causal",
     encoder__dim=8,
+    encoder__tied=tied,
     encoder__heads=2,
     encoder__depth=1,
     head__loss="softmax",
@@ -73,7 +74,10 @@ def reference(model, state, inputs):
 
   def loss(encoder, head):
     module = nnx.merge(graph, jax.tree.map(nnx.Param, encoder))
-    h = module.every(inputs_lib.features(inputs))  # [N, T, D]
+    items = None
+    if model._config.encoder.tied:
+      items = head[rows[ORDER.head_ids[inputs.feature_ids]]]
+    h = module.every(inputs_lib.features(inputs), items)  # [N, T, D]
     z = jnp.einsum("ntd,ld->ntl", h, head[rows])  # [N, T, L]
     labels = jnp.asarray(inputs.label_ids)
     each = -jnp.take_along_axis(
@@ -87,11 +91,15 @@ def reference(model, state, inputs):
   )
 
 
-@pytest.mark.parametrize("shape", meshes.SHAPES)
-def test_loss_and_gradients_are_those_of_all_logits(shape):
+@pytest.mark.parametrize(
+  ("shape", "tied"),
+  [*((shape, False) for shape in meshes.SHAPES), ((1, 1), True), ((3, 1), True)]
+  + [((2, 4), True)],
+)
+def test_loss_and_gradients_are_those_of_all_logits(shape, tied):
   inputs = batches.to_inputs(batch(), ORDER, every=True)
   with meshes.mesh(shape):
-    model = model_lib.Model(resolved())
+    model = model_lib.Model(resolved(tied))
     state = model.init(
       sharding.replicate(jax.random.key(3)),
       model.by_row(ORDER.data_ids, -1),

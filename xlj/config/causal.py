@@ -19,6 +19,7 @@ def _make(
     depth=encoder.depth,
     heads=encoder.heads,
     positions=encoder.sizes.positions,
+    tied=encoder.tied,
     hidden_dropout=encoder.hidden_dropout,
     embedding_dropout=encoder.embedding_dropout,
     rngs=rngs,
@@ -52,11 +53,30 @@ def _check(config: ml_collections.ConfigDict) -> None:
       " data.sequences names no file of them; set it, or encoder.type=bag"
     )
   check_in_order(config, "items")
+  if encoder.tied:
+    _check_tied(config)
   if not encoder.dim or encoder.dim % encoder.heads:
     raise checks.ConfigError(
       f"encoder.dim is {encoder.dim} and encoder.heads {encoder.heads}; set a"
       " width that the heads divide"
     )
+
+
+def _check_tied(config: ml_collections.ConfigDict) -> None:
+  """Refuses label rows that an encoder cannot read while they are trained."""
+  for name, wanted in (
+    ("head.type", "dense"),
+    ("head.prototypes", 1),
+    ("head.dtype", "float32"),
+    ("noisy.method", "none"),
+    ("data.renumber", False),
+  ):
+    value = checks.value_of(config, name)
+    if value != wanted:
+      raise checks.ConfigError(
+        f"encoder.tied reads the rows of labels, and {name} is {value!r}; set"
+        f" it to {wanted!r}, or encoder.tied=False"
+      )
 
 
 def check_in_order(config: ml_collections.ConfigDict, what: str) -> None:
@@ -90,6 +110,7 @@ OPTION = options.Option(
     "encoder.heads",
     "encoder.hidden_dropout",
     "encoder.sizes.positions",
+    "encoder.tied",
     "train.by_length",
   ),
   rules=_rules,

@@ -55,6 +55,8 @@ def fields() -> options.Fields:
     "encoder.heads": 4,  # of the attention of a vit, or a sequence
     "encoder.shift": 0,  # pixels that training images move by at most
     "encoder.flip": False,  # mirror every other training image
+    # Items of a sequence are read by their label rows
+    "encoder.tied": False,
     # Of "transformer":
     # Directory that its weights start from; empty: at random
     "encoder.pretrained": auto(str),

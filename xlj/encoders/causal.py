@@ -31,6 +31,7 @@ class CausalTransformer(nnx.Module):
     depth: int,
     heads: int,
     positions: int,
+    tied: bool = False,
     hidden_dropout: float = 0.0,
     embedding_dropout: float = 0.0,
     rngs: nnx.Rngs,
@@ -43,6 +44,7 @@ class CausalTransformer(nnx.Module):
       depth: Blocks.
       heads: Of the attention; they divide D.
       positions: Newest items of a sequence that are read.
+      tied: Items have no vectors here: they are given with the sequences.
       hidden_dropout: Dropout rate on the input and on what blocks add to it.
       embedding_dropout: Dropout rate on the states that are returned.
       rngs: Source of random keys.
@@ -51,7 +53,8 @@ class CausalTransformer(nnx.Module):
     def table(*shape: int) -> nnx.Param:
       return nnx.Param(_STD * jax.random.normal(rngs.params(), shape))
 
-    self.items = table(num_items, dim)
+    if not tied:
+      self.items = table(num_items, dim)
     self.positions = table(positions, dim)
     self.blocks = nnx.List(
       block.Block(
@@ -70,6 +73,7 @@ class CausalTransformer(nnx.Module):
   def every(
     self,
     sequences: feature_rows.SparseRows,
+    items: jax.Array | None = None,
     *,
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
@@ -78,6 +82,7 @@ class CausalTransformer(nnx.Module):
     Args:
       sequences: Ids of items, oldest first, `[N, T]`; values are not 0 where
         there is an item to read.
+      items: `[N, T, D]`, their vectors; None for the encoder's own.
       rngs: Source of dropout keys; None means evaluation, no dropout.
 
     Returns:
@@ -89,7 +94,7 @@ class CausalTransformer(nnx.Module):
     ages = sequences.lengths[:, None] - 1 - places  # [N, T], 0 for the last
     last = len(self.positions[...]) - 1
     read = (sequences.values != 0) & (ages <= last)
-    h = self.items[...][sequences.ids]
+    h = self.items[...][sequences.ids] if items is None else items
     h += self.positions[...][jnp.clip(ages, 0, last)]
     h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
     before = places <= places[:, None]  # [T, T]
@@ -102,11 +107,12 @@ class CausalTransformer(nnx.Module):
   def __call__(
     self,
     sequences: feature_rows.SparseRows,
+    items: jax.Array | None = None,
     *,
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
     """Encodes whole sequences: `[N, D]`, zeros of those without items."""
-    h = self.every(sequences, rngs=rngs)
+    h = self.every(sequences, items, rngs=rngs)
     newest = jnp.maximum(sequences.lengths - 1, 0)[:, None, None]
     x = jnp.take_along_axis(h, newest, axis=1)[:, 0]
     return jnp.where(sequences.lengths[:, None] > 0, x, 0)

@@ -50,6 +50,10 @@ ABILITIES: Mapping[str, tuple[str, str]] = {
     "matrix with one row for each label",
     "use head.type='dense' with head.prototypes=1",
   ),
+  "tied": (
+    "label rows that an encoder could read as well",
+    "set encoder.tied=False",
+  ),
   "mean": (
     "label rows that are a mean if its parameters are: they are a product of"
     " two matrices",
@@ -157,6 +161,37 @@ class Head(Protocol):
 
     Raises:
       ValueError: It is given what it cannot use, or not what it needs.
+    """
+    ...
+
+  def tied_step(
+    self,
+    params: Any,
+    opt_state: Any,
+    step: jax.Array,
+    embed: Callable[[Any, jax.Array], jax.Array],
+    encoder: Any,
+    targets: targets_lib.Targets,
+    label_values: targets_lib.LabelValues | None = None,
+  ) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
+    """A step whose embeddings are made of label rows too; needs "tied".
+
+    Args:
+      params: Parameters.
+      opt_state: Optimizer state.
+      step: Scalar int32, number of steps taken.
+      embed: From the encoder's parameters and the label rows `[L, D]` float32,
+        row by row of `layout`, to embeddings `[N, D]` sharded over examples.
+      encoder: The encoder's parameters.
+      targets: Positives and example weights, sharded over examples.
+      label_values: As for `step`.
+
+    Returns:
+      New parameters, new optimizer state, the gradient of `encoder`, and
+      "loss", the weighted mean over the batch.
+
+    Raises:
+      ValueError: An encoder cannot read its rows.
     """
     ...
 

@@ -9,7 +9,7 @@ F features, L label rows (padded), D embedding width.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 import jax
@@ -29,30 +29,17 @@ from xlj.heads import head as head_lib
 from xlj.model import dual as dual_lib
 from xlj.model import example_memory
 from xlj.model import inputs as inputs_lib
+from xlj.model import items
 from xlj.model import label_values
+from xlj.model import state as state_lib
 from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import gradient_cache
+from xlj.ops import label_gather
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
 
-
-class State(NamedTuple):
-  """Everything that a training step reads and writes.
-
-  Attributes:
-    model: `encoder`, `head` (parameters) and `buffers`: `label_counts` and
-      `label_ids` by row, `idf` by feature.
-    training: `encoder` and `head` (optimizer states), `memory` of the examples
-      if the loss needs one, and their `negatives` if a dual encoder does.
-    step: Scalar int32, number of steps taken.
-  """
-
-  model: dict[str, Any]
-  training: dict[str, Any]
-  step: jax.Array
-
-
+State = state_lib.State
 Inputs = inputs_lib.Inputs
 
 
@@ -66,7 +53,6 @@ class Model:
       config: A resolved config (`xlj.config.resolve`).
     """
     self._config = config
-
     self._encoder_tx = optim.of_encoder(config)
     self.head: head_lib.Head = heads.make(config)
     self._graph = None
@@ -236,14 +222,16 @@ class Model:
     features = inputs_lib.dropped(inputs, rate, drop_key)
     texts = () if inputs.dual is None else inputs.dual.texts
     encoder = state.model["encoder"]
+    if self._config.encoder.tied:
+      return self._tied_step(state, inputs, features, encode_key)
     x, embedded, vjp = None, [], None
     if self._graph is not None:
 
       def encode(params):
         keys = [jax.random.fold_in(key, i) for i in range(len(texts))]
-        x = self._encode(params, features, encode_key, every=self.every)
+        x = self._encode(params, (features,), encode_key, every=self.every)
         return x, [
-          self._encode(params, inputs_lib.dropped(text, rate, k), k)
+          self._encode(params, (inputs_lib.dropped(text, rate, k),), k)
           for text, k in zip(texts, keys)
         ]
 
@@ -303,25 +291,34 @@ class Model:
       )
     return State(model, training, state.step + 1), metrics
 
-  def skip(self, state: State) -> State:
-    """The state after a step that is left out.
+  def _tied_step(
+    self,
+    state: State,
+    inputs: Inputs,
+    features: feature_rows.SparseRows,
+    key: jax.Array,
+  ) -> tuple[State, dict[str, jax.Array]]:
+    """`train_step` of an encoder that reads label rows."""
+    model, training, _ = state
+    ids = items.rows_of(self.layout, model["buffers"], features)
 
-    Schedules and corrections of bias go by the number of the step, and so by
-    the same in all parts of the state.
+    def embed(encoder: Any, rows: jax.Array) -> jax.Array:
+      vectors = label_gather.label_rows(rows, ids)
+      return self._encode(encoder, (features, vectors), key, every=self.every)
 
-    Args:
-      state: The state.
-
-    Returns:
-      The state, with the same parameters.
-    """
-
-    def count(path: tuple[Any, ...], a: jax.Array) -> jax.Array:
-      # optax's name for it in all of its states.
-      return a + 1 if getattr(path[-1], "name", "") == "count" else a
-
-    training = jax.tree.map_with_path(count, state.training)
-    return state._replace(training=training, step=state.step + 1)
+    head, head_opt, grads, metrics = self.head.tied_step(
+      *(model["head"], training["head"], state.step, embed),
+      model["encoder"],
+      inputs_lib.next_items(inputs),
+      self._label_values(model),
+    )
+    updates, encoder_opt = self._encoder_tx.update(
+      grads, training["encoder"], model["encoder"]
+    )
+    encoder = optax.apply_updates(model["encoder"], updates)
+    model = {**model, "encoder": encoder, "head": head}
+    training = {**training, "encoder": encoder_opt, "head": head_opt}
+    return State(model, training, state.step + 1), metrics
 
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """The loss of a batch in evaluation mode, a scalar."""
@@ -507,21 +504,22 @@ class Model:
   def _encode(
     self,
     params: Any,
-    features: bag.Features,
+    features: tuple[bag.Features] | tuple[bag.Features, jax.Array],
     key: jax.Array | None,
     *,
     every: bool = False,
   ) -> jax.Array:
-    """Embeddings `[N, D]`, or `[N K, D]` of every place; dropout with a key."""
+    """Embeddings `[N, D]`, or `[N K, D]` of every place; dropout with a key.
+
+    Features come with their vectors `[N, K, D]` if the encoder has none.
+    """
     graph: Any = self._graph
 
     def encode(params, features, key):
       state = jax.tree.map(nnx.Param, params)
       module = nnx.merge(graph, state)
       rngs = None if key is None else nnx.Rngs(dropout=key)
-      if every:
-        return module.every(features, rngs=rngs)
-      return module(features, rngs=rngs)
+      return (module.every if every else module)(*features, rngs=rngs)
 
     count = len(jax.tree.leaves(features)[0])
     encode = gradient_cache.in_chunks(
@@ -544,7 +542,12 @@ class Model:
     features = inputs_lib.features(inputs)
     x = None
     if self._graph is not None:
-      x = self._encode(model["encoder"], features, None)
+      read: Any = (features,)
+      if self._config.encoder.tied:
+        rows = self.head.rows(model["head"])
+        ids = items.rows_of(self.layout, model["buffers"], features)
+        read = features, label_gather.label_rows(rows, ids)
+      x = self._encode(model["encoder"], read, None)
     return x, self._wide(features)
 
   def _wide(self, features: bag.Features) -> feature_rows.SparseRows | None:

@@ -30,6 +30,7 @@ from xlj.distributed import watch
 from xlj.evaluation import evaluator
 from xlj.model import batches
 from xlj.model import model as model_lib
+from xlj.model import state as state_lib
 from xlj.report import goodput
 from xlj.report import machine
 from xlj.report import progress
@@ -360,7 +361,7 @@ def _steps(
       watch.note(f"taking step {step}")
       metrics = {}
       if step in skip:
-        state = model.skip(state)
+        state = state_lib.skip(state)
       else:
         inputs = batches.to_inputs(batch, data.order, every=model.every)
         labels = corrections.apply(np.asarray(inputs.label_ids), batch.rows)

@@ -32,6 +32,7 @@ from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
+from xlj.ops import topk as topk_lib
 
 P = jax.P
 # Of a node's logit in the scores of its labels, if they are not probabilities;
@@ -303,6 +304,7 @@ class CascadeHead:
     return jax.reshard(by_row, sharding.LABELS)
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
+  tied_step = head_lib.refused(head_lib.Head.tied_step, "tied")
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
   with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")
   confidence = head_lib.without_confidence
@@ -413,7 +415,8 @@ class CascadeHead:
         choice.offset(offset),
       )
       ids = jnp.where(rows < 0, -1, head.layout.label_of_row(rows))
-      return dense.merge_shards(scores, ids)
+      best = topk_lib.Best(scores, ids)
+      return tuple(topk_lib.merge(best, sharding.AXES, sharding.AXES))
 
     return run(params, x, chosen, parents, choice, offset)
 

@@ -31,6 +31,7 @@ from xlj.heads import head as head_lib
 from xlj.heads.dense import block_sample
 from xlj.heads.dense import kernels as kernels_lib
 from xlj.heads.dense import rows as rows_lib
+from xlj.heads.dense import tied
 from xlj.heads.dense import wide as wide_lib
 from xlj.losses import decoupled_softmax
 from xlj.losses import logit_adjustment
@@ -114,7 +115,7 @@ class DenseHead:
   @property
   def can(self) -> frozenset[str]:
     """What it can do (see `xlj.heads.head`)."""
-    rows = self.label_rows
+    rows, part = self.label_rows, bool(self.sample_blocks)
     return frozenset(
       ability
       for ability, can in (
@@ -125,9 +126,10 @@ class DenseHead:
         ("extra", True),
         ("prior", rows.use_bias),
         ("centroids", bool(rows.dim)),
-        ("rows", not self.sample_blocks),
+        ("rows", not part),
         ("mean", True),
-        ("plan", not self.sample_blocks),
+        ("plan", not part),
+        ("tied", bool(rows.dim) and not rows.wide_features and not part),
       )
       if can
     )
@@ -332,6 +334,21 @@ class DenseHead:
 
     return run(params, opt_state, step, x, features, targets, label_values)
 
+  def tied_step(
+    self,
+    params: Params,
+    opt_state: Any,
+    step: jax.Array,
+    embed: Callable[[Any, jax.Array], jax.Array],
+    encoder: Any,
+    targets: targets_lib.Targets,
+    label_values: targets_lib.LabelValues | None = None,
+  ) -> tuple[Params, Any, Any, label_step.Metrics]:
+    """A step whose embeddings are made of label rows too; see `Head`."""
+    head_lib.need(self, "tied")
+    state = self.label_rows, self.loss, params, opt_state, step
+    return tied.step(*state, embed, encoder, targets, label_values)
+
   def _by_label(self, metrics: label_step.Metrics) -> label_step.Metrics:
     """What a step reports, with labels in place of rows."""
     found = {}
@@ -416,7 +433,8 @@ class DenseHead:
         rows_lib.without_wide(params), inputs, k, choice, choice.offset(offset)
       )
       ids = jnp.where(rows < 0, -1, self.layout.label_of_row(rows))
-      return merge_shards(scores, ids)
+      best = topk_lib.Best(scores, ids)
+      return tuple(topk_lib.merge(best, sharding.AXES, sharding.AXES))
 
     return run(params, x, features, choice, offset)
 
@@ -533,23 +551,6 @@ class DenseHead:
       None if x is None else sharding.BATCH,
       None if features is None else sharding.BATCH,
     )
-
-
-def merge_shards(
-  scores: jax.Array, ids: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The best labels of all devices, inside `shard_map`.
-
-  Args:
-    scores: `[N, k]` of this device's labels, descending.
-    ids: `[N, k]` int32 of them.
-
-  Returns:
-    Scores `[n, k]` and ids `[n, k]` of this device's examples; id -1 and score
-    -inf where fewer than k labels exist.
-  """
-  best = topk_lib.Best(scores, ids)
-  return tuple(topk_lib.merge(best, sharding.AXES, sharding.AXES))
 
 
 def _has_softmax(loss: loss_lib.Loss) -> bool:

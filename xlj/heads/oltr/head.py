@@ -242,6 +242,7 @@ class OltrHead:
     return params | {"asked": asked}
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
+  tied_step = head_lib.refused(head_lib.Head.tied_step, "tied")
   at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
 
   # --- embeddings ------------------------------------------------------------

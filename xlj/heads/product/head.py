@@ -162,6 +162,7 @@ class ProductHead:
     return jax.eval_shape(self.init, jax.random.key(0))
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
+  tied_step = head_lib.refused(head_lib.Head.tied_step, "tied")
   at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
   zero_sums = head_lib.refused(head_lib.Head.zero_sums, "centroids")
   add_to_rows = head_lib.refused(head_lib.Head.add_to_rows, "centroids")

@@ -280,6 +280,7 @@ class PrototypeHead:
     return self.by_row.at_centroids(params, sums, length)
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
+  tied_step = head_lib.refused(head_lib.Head.tied_step, "tied")
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
   with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")
   confidence = head_lib.without_confidence

@@ -355,6 +355,7 @@ class SphericalHead:
     return self.factored(self.labels.at_centroids(rows, sums, length)["rows"])
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
+  tied_step = head_lib.refused(head_lib.Head.tied_step, "tied")
   at_prior = head_lib.refused(head_lib.Head.at_prior, "prior")
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
   with_pairs = head_lib.refused(head_lib.Head.with_pairs, "features")

@@ -1,0 +1,50 @@
+"""Where the items of sequences lie among label rows.
+
+An item is a feature and a label by the same id of the data set; the head has
+labels in an order of its own.
+
+Legend: N examples, K items of one (padded), F items, L label rows (padded).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xlj import sharding
+from xlj.ops import feature_rows
+from xlj.ops import layout as layout_lib
+
+
+def rows_of(
+  layout: layout_lib.Layout,
+  buffers: dict[str, Any],
+  features: feature_rows.SparseRows,
+) -> jax.Array:
+  """The label row of each item.
+
+  Args:
+    layout: Of label rows.
+    buffers: Those of a model, with its `label_ids` by row and `idf` by item.
+    features: Items by the ids of the data set; values are 0 at padding.
+
+  Returns:
+    `[N, K]` int32, split like examples; -1 at padding, and of an item that is
+    no label.
+  """
+
+  def find(features, label_ids):
+    if label_ids is None:  # The head numbers labels as the data set does.
+      rows = layout.row_of_label(features.ids)
+    else:
+      count = len(buffers["idf"])
+      places = jnp.where(label_ids < 0, count, label_ids)
+      numbers = jnp.arange(len(label_ids), dtype=jnp.int32)
+      known = (
+        jnp.full(count, -1, jnp.int32).at[places].set(numbers, mode="drop")
+      )
+      rows = known[features.ids]
+    return jnp.where(features.values != 0, rows, -1)
+
+  find = sharding.by_compiler(find)
+  return find(features, buffers.get("label_ids"))
