@@ -223,6 +223,7 @@ class Model:
     texts = () if inputs.dual is None else inputs.dual.texts
     encoder = state.model["encoder"]
     if self._config.encoder.tied:
+      assert isinstance(features, feature_rows.SparseRows)  # They are items.
       return self._tied_step(state, inputs, features, encode_key)
     x, embedded, vjp = None, [], None
     if self._graph is not None:
@@ -544,6 +545,7 @@ class Model:
     if self._graph is not None:
       read: Any = (features,)
       if self._config.encoder.tied:
+        assert isinstance(features, feature_rows.SparseRows)  # They are items.
         rows = self.head.rows(model["head"])
         ids = items.rows_of(self.layout, model["buffers"], features)
         read = features, label_gather.label_rows(rows, ids)
