@@ -21,6 +21,12 @@ BATCH = P(AXES)  # leading axis: examples
 LABELS = P(AXES)  # leading axis: label rows
 
 
+def mesh() -> jax.sharding.Mesh | jax.sharding.AbstractMesh:
+  """The mesh in context; without devices if it is an abstract one."""
+  found = jax.sharding.get_mesh()
+  return jax.sharding.get_abstract_mesh() if found.empty else found
+
+
 def axes() -> tuple[str, ...]:
   """The mesh axes that rows are split over; none without a mesh in context."""
   mesh = jax.sharding.get_abstract_mesh()
@@ -47,7 +53,9 @@ def one_device() -> jax.sharding.Mesh:
   )
 
 
-def named(mesh: jax.sharding.Mesh, specs: Any) -> Any:
+def named(
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, specs: Any
+) -> Any:
   """Turns a tree of `PartitionSpec` into a tree of `NamedSharding`."""
   return jax.tree.map(
     lambda spec: jax.NamedSharding(mesh, spec),

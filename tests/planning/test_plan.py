@@ -18,6 +18,7 @@ from xlj.losses import softmax
 from xlj.losses import squared_hinge
 from xlj.model import model as model_lib
 from xlj.ops import chunks
+from xlj.ops import platform
 from xlj.planning import accelerators
 from xlj.planning import collectives
 from xlj.planning import needs
@@ -242,9 +243,9 @@ def test_text_that_is_not_understood_is_refused():
     collectives.find(loop, 2)
 
 
-def test_chunks_are_those_of_accelerators(monkeypatch):
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  assert chunks.default_memory() == stated.CHUNK_BYTES
+def test_chunks_are_those_of_accelerators():
+  with platform.tracing_for("tpu"):
+    assert chunks.default_memory() == stated.CHUNK_BYTES
 
 
 def test_units():

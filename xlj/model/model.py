@@ -165,8 +165,7 @@ class Model:
         sharding=jax.NamedSharding(mesh, sharding.LABELS),
       )
     return jax.eval_shape(
-      self._init,
-      jax.random.key(0),
+      lambda *args: self._init(jax.random.key(0), *args),
       by_label,
       by_label,
       jax.ShapeDtypeStruct((data.num_features,), jnp.float32),
@@ -174,13 +173,18 @@ class Model:
 
   def shardings(self) -> Any:
     """`NamedSharding` of every leaf of the state on the mesh in context."""
+    return sharding.named(sharding.mesh(), self.specs)
+
+  @functools.cached_property
+  def specs(self) -> Any:
+    """`PartitionSpec` of every leaf of the state, the same on every mesh."""
     encoder = {}
     if self._graph is not None:
-      encoder = jax.eval_shape(self._init_encoder, jax.random.key(0))
+      encoder = jax.eval_shape(lambda: self._init_encoder(jax.random.key(0)))
     buffers = {"idf": sharding.REPLICATED}
     if self._config.head.order != "none":
       buffers |= dict.fromkeys(("label_counts", "label_ids"), sharding.LABELS)
-    specs: Any = State(
+    return State(
       model={
         "encoder": sharding.replicated_like(encoder),
         "head": self.head.specs(),
@@ -197,7 +201,6 @@ class Model:
       },
       step=sharding.REPLICATED,  # pyrefly: ignore[bad-argument-type]
     )
-    return sharding.named(jax.sharding.get_mesh(), specs)
 
   # --- functions of the state ------------------------------------------------
 

@@ -11,6 +11,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from xlj.ops import platform
+
 Carry = TypeVar("Carry")
 
 # Bytes. On CPUs a chunk is fastest in their caches; on accelerators what counts
@@ -46,7 +48,7 @@ def chunk_size(
 
 def default_memory() -> int:
   """Bytes of temporaries of a pass if nothing else is said."""
-  return _MEMORY.get(jax.default_backend(), _MEMORY_OF_ACCELERATORS)
+  return _MEMORY.get(platform.current(), _MEMORY_OF_ACCELERATORS)
 
 
 def for_chunks(
@@ -209,7 +211,7 @@ def isolated(unknown: Any, function: Callable[..., Any], *args: Any) -> Any:
     What the function does, a tree of arrays that all vary over the same mesh
     axes as the arguments together do.
   """
-  if jax.default_backend() != "cpu" or isinstance(unknown, int):
+  if platform.current() != "cpu" or isinstance(unknown, int):
     return function(*args)
   leaves = jax.tree.leaves(args)
   axes = frozenset().union(*(varying(a) for a in leaves))
@@ -246,7 +248,7 @@ def label_axis(dtype: jax.typing.DTypeLike, num_examples: int) -> int:
     and a tenth less for other types where examples are few.
   """
   first = dtype == jnp.bfloat16 or num_examples <= _FEW_EXAMPLES
-  return 0 if first and jax.default_backend() == "cpu" else 1
+  return 0 if first and platform.current() == "cpu" else 1
 
 
 def both_ways(
@@ -278,7 +280,7 @@ def to_bits(array: jax.Array) -> jax.Array:
 
 def _converts_bfloat16() -> bool:
   """Whether this is the compiler that `to_bits` is for."""
-  return jax.default_backend() == "cpu" and jax.__version_info__ < (0, 12)
+  return platform.current() == "cpu" and jax.__version_info__ < (0, 12)
 
 
 def from_bits(array: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -123,7 +123,7 @@ def batch(config: ml_collections.ConfigDict) -> model_lib.Inputs:
   Returns:
     Abstract inputs.
   """
-  where = jax.NamedSharding(jax.sharding.get_mesh(), sharding.BATCH)
+  where = jax.NamedSharding(sharding.mesh(), sharding.BATCH)
   n, data = config.train.batch_size, config.data
   n += sharding.fill(n)
 
@@ -131,10 +131,12 @@ def batch(config: ml_collections.ConfigDict) -> model_lib.Inputs:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
   width = data.num_features if data.dense else data.max_features
+  # Every item of a sequence has a label, the one that comes next.
+  labels = width if config.encoder.type == "causal" else data.max_labels
   return model_lib.Inputs(
     feature_ids=None if data.dense else array(n, width, dtype=jnp.int32),
     feature_values=array(n, width),
-    label_ids=array(n, data.max_labels, dtype=jnp.int32),
+    label_ids=array(n, labels, dtype=jnp.int32),
     weights=array(n),
     rows=array(n, dtype=jnp.int32),
   )

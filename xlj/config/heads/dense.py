@@ -18,6 +18,7 @@ from xlj.heads.dense import rows as rows_lib
 from xlj.heads.dense import wide as wide_lib
 from xlj.heads.prototypes import head as prototypes
 from xlj.losses import prototype_softmax
+from xlj.ops import platform
 from xlj.ops import row_format
 from xlj.ops import row_optimizer
 
@@ -77,7 +78,8 @@ def fields() -> options.Fields:
     # Most pairs of a feature, those with most evidence; 0 for all
     "head.wide_per_feature": 0,
     "head.wide_per_label": 0,  # most pairs of a label, likewise
-    # A step of linear weights by each example, in place of one by the batch
+    # A step of linear weights by each example, in place of one by the batch; by
+    # default on CPUs, since accelerators would go through examples one by one
     "head.by_example": auto(bool),
     # Probability up to which a step leaves a label alone that an example lacks
     "head.negligible": auto(float),
@@ -302,8 +304,8 @@ def _rules(
   config: ml_collections.ConfigDict, facts: families.DataFacts
 ) -> options.Fields:
   by_example = config.head.by_example
-  if by_example is None:
-    by_example = not _not_alone(config)
+  if by_example is None:  # examples, one after another, are a CPU's
+    by_example = not _not_alone(config) and platform.current() == "cpu"
   return {
     "head.order": "frequency",
     "head.by_example": by_example,

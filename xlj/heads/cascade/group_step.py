@@ -25,6 +25,7 @@ from xlj.ops import choice as choice_lib
 from xlj.ops import chunks
 from xlj.ops import label_step
 from xlj.ops import loss as loss_lib
+from xlj.ops import platform
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
@@ -416,7 +417,7 @@ def _product(form: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
   XLA on CPUs has no batches of bfloat16 products with float32 results.
   """
-  if jax.default_backend() == "cpu":
+  if platform.current() == "cpu":
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
   return jnp.einsum(form, a, b, preferred_element_type=jnp.float32)
 

@@ -165,13 +165,13 @@ class OltrHead:
 
   def specs(self) -> Any:
     """`PartitionSpec` of each parameter."""
-    asked = jax.eval_shape(self.init, jax.random.key(0))["asked"]
+    asked = jax.eval_shape(lambda: self.init(jax.random.key(0)))["asked"]
     specs = {"labels": self.labels.specs(), "asked": _asked_specs(asked)}
     return specs if self.tied else {**specs, "memory": sharding.LABELS}
 
   def optimizer_specs(self) -> Any:
     """`PartitionSpec` of each leaf of the optimizer state."""
-    asked = jax.eval_shape(self.init, jax.random.key(0))["asked"]
+    asked = jax.eval_shape(lambda: self.init(jax.random.key(0)))["asked"]
     state = jax.eval_shape(self.optimizer.init, asked)
     specs = optax.tree_utils.tree_map_params(
       self.optimizer.init,

@@ -159,7 +159,7 @@ class ProductHead:
     return sharding.replicated_like(state)
 
   def _abstract(self) -> Params:
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
   rows = head_lib.refused(head_lib.Head.rows, "rows")
   tied_step = head_lib.refused(head_lib.Head.tied_step, "tied")
