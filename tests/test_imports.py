@@ -106,7 +106,7 @@ ALLOWED = {
 # are not named may import all that are, and nothing in the room imports them.
 FLOORS = {
   "ops": (
-    "platform",
+    "platform precision",
     "chunks feature_rows label_sample layout normalize rounding targets tiles",
     "loss row_format shards choice",
     "batch_topk topk label_gather row_optimizer",

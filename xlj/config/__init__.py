@@ -44,6 +44,7 @@ _FREE = (
   "head.chunk_bytes",
   "predict.beam",
   "head.kernels",
+  "train.precision",
   "train.log_every",
   "eval.ks",
   "eval.every",

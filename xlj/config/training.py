@@ -11,6 +11,7 @@ from xlj.config import checks
 from xlj.config import data as data_config
 from xlj.config import families
 from xlj.config import options
+from xlj.ops import precision
 
 # Of sparse features, that linear weights are trained on in a few seconds.
 _FEW_ENTRIES = 10**6
@@ -29,7 +30,10 @@ FIGURES = {
   ),
   "recommendation": ("Recall", "nDCG", "HR", "MRR", "CatalogCoverage", "ARP"),
 }
-CHOICES: dict[str, tuple[str, ...]] = {"eval.figures": tuple(FIGURES)}
+CHOICES: dict[str, tuple[str, ...]] = {
+  "train.precision": precision.PRECISIONS,
+  "eval.figures": tuple(FIGURES),
+}
 SWITCHES = ()
 
 
@@ -52,6 +56,10 @@ def fields() -> options.Fields:
     # Batches of rows of about the same length; for encoders whose cost is that
     # of the longest row of a batch
     "train.by_length": auto(bool),
+    # How steps multiply float32 arrays on accelerators, which are faster if
+    # factors are rounded; searches and losses of validation multiply all of
+    # float32. See docs/accelerators.md
+    "train.precision": "tensorfloat32",
     "train.log_every": 20,  # steps between lines of metrics.jsonl
     # Batches that may be left out because their loss is not finite
     "train.skip_nonfinite": 0,

@@ -37,6 +37,7 @@ from xlj.ops import feature_rows
 from xlj.ops import gradient_cache
 from xlj.ops import label_gather
 from xlj.ops import layout as layout_lib
+from xlj.ops import precision
 from xlj.ops import targets as targets_lib
 
 State = state_lib.State
@@ -218,6 +219,12 @@ class Model:
       either if its gradient is not, with what the loss reports (see
       `xlj.ops.loss.Reporting`).
     """
+    with jax.default_matmul_precision(self._config.train.precision):
+      return self._train_step(state, inputs)
+
+  def _train_step(
+    self, state: State, inputs: Inputs
+  ) -> tuple[State, dict[str, jax.Array]]:
     seed = self._config.seed + self._config.train.shuffle
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     drop_key, encode_key = jax.random.split(key)
@@ -324,6 +331,7 @@ class Model:
     training = {**training, "encoder": encoder_opt, "head": head_opt}
     return State(model, training, state.step + 1), metrics
 
+  @precision.exact
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """The loss of a batch in evaluation mode, a scalar."""
     return self.head.evaluate_loss(
@@ -333,6 +341,7 @@ class Model:
       self._label_values(model),
     )
 
+  @precision.exact
   def topk(
     self,
     model: dict[str, Any],
@@ -359,6 +368,7 @@ class Model:
       model["head"], *self._forward(model, inputs), k, choice, offset
     )
 
+  @precision.exact
   def nearest_wrong(
     self, model: dict[str, Any], inputs: Inputs, k: int
   ) -> jax.Array:
@@ -379,6 +389,7 @@ class Model:
     first = functools.partial(dual_lib.without, k=k)
     return sharding.by_compiler(first)(ids, labels)
 
+  @precision.exact
   def confidence(
     self, model: dict[str, Any], inputs: Inputs, by: str
   ) -> jax.Array:
@@ -395,6 +406,7 @@ class Model:
     x, wide = self._forward(model, inputs)
     return self.head.confidence(model["head"], x, wide, by)
 
+  @precision.exact
   def embed(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """What the encoder makes of a batch, `[N, D]`, without dropout."""
     x, _ = self._forward(model, inputs)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from xlj.ops import chunks
 from xlj.ops import label_gather
 from xlj.ops import label_ranking
+from xlj.ops import precision
 from xlj.ops import shards as shards_lib
 
 P = jax.P
@@ -78,6 +79,7 @@ def label_attend(
   return run(q, keys, values, bias)
 
 
+@precision.exact
 def label_attend_topk(
   q: jax.Array,
   keys: jax.Array,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from xlj.ops import chunks
 from xlj.ops import label_gather
 from xlj.ops import label_ranking
+from xlj.ops import precision
 from xlj.ops import shards as shards_lib
 
 
@@ -35,6 +36,7 @@ def half_squares(
   return bias if is_label is None else jnp.where(is_label, bias, -jnp.inf)
 
 
+@precision.exact
 def nearest(
   x: jax.Array,
   rows: jax.Array,
@@ -70,6 +72,7 @@ def nearest(
   return ids
 
 
+@precision.exact
 def min_distance(
   x: jax.Array,
   rows: jax.Array,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from xlj.ops import chunks
+from xlj.ops import precision
 from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
@@ -15,6 +16,7 @@ from xlj.ops import topk as topk_lib
 P = jax.P
 
 
+@precision.exact
 def label_topk(
   x: jax.Array,
   rows: jax.Array,

@@ -24,6 +24,7 @@ from xlj.ops import chunks
 from xlj.ops import layout as layout_lib
 from xlj.ops import loss as loss_lib
 from xlj.ops import normalize
+from xlj.ops import precision
 from xlj.ops import row_format
 from xlj.ops import row_optimizer
 from xlj.ops import targets as targets_lib
@@ -235,6 +236,7 @@ class LabelRows:
     losses = self._for_chunks(inputs, body, jnp.zeros_like(scale))
     return (losses * scale).sum()
 
+  @precision.exact
   def topk(
     self,
     params: dict[str, jax.Array],

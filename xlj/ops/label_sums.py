@@ -17,6 +17,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from xlj.ops import chunks
+from xlj.ops import precision
 from xlj.ops import shards as shards_lib
 
 P = jax.P
@@ -39,6 +40,7 @@ class RowSums(NamedTuple):
     return jnp.trace(self.gram)
 
 
+@precision.exact
 def label_statistics(
   rows: jax.Array,
   *,
@@ -68,6 +70,7 @@ def label_statistics(
   return shards_lib.over(local, shards, (True,), P())(rows)
 
 
+@precision.exact
 def update_statistics(
   sums: RowSums,
   before: jax.Array,

@@ -31,6 +31,7 @@ from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
+from xlj.ops import precision
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 
@@ -210,6 +211,7 @@ class CascadeHead:
         chosen = self._choose(i, part, x, chosen, nodes[i])
     return loss
 
+  @precision.exact
   def topk(
     self,
     params: Params,

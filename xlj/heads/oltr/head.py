@@ -37,6 +37,7 @@ from xlj.ops import label_distance
 from xlj.ops import label_gather
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
+from xlj.ops import precision
 from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
 
@@ -423,6 +424,7 @@ class OltrHead:
 
   # --- prediction ------------------------------------------------------------
 
+  @precision.exact
   def topk(
     self,
     params: Params,

@@ -27,6 +27,7 @@ from xlj.heads.product import topk as product_topk
 from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
+from xlj.ops import precision
 from xlj.ops import targets as targets_lib
 
 Params = dict[str, jax.Array]
@@ -229,6 +230,7 @@ class ProductHead:
     digits = sharding.by_compiler(self._digits_of)(targets.ids)
     return self.evaluate_digits(params, x, digits, jnp.asarray(targets.weights))
 
+  @precision.exact
   def topk(
     self,
     params: Params,
@@ -344,6 +346,7 @@ class ProductHead:
 
     return run(params, x, digits, weights)
 
+  @precision.exact
   def topk_digits(
     self,
     params: Params,

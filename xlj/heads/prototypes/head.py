@@ -28,6 +28,7 @@ from xlj.ops import choice as choice_lib
 from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
+from xlj.ops import precision
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 
@@ -181,6 +182,7 @@ class PrototypeHead:
     )
     return self.by_row.evaluate_loss(params, x, None, self._of_rows(targets))
 
+  @precision.exact
   def topk(
     self,
     params: Params,

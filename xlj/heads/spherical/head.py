@@ -29,6 +29,7 @@ from xlj.ops import feature_rows
 from xlj.ops import label_gather
 from xlj.ops import label_sums
 from xlj.ops import layout as layout_lib
+from xlj.ops import precision
 from xlj.ops import row_optimizer
 from xlj.ops import shards as shards_lib
 from xlj.ops import targets as targets_lib
@@ -302,6 +303,7 @@ class SphericalHead:
 
     return run(params, batch)
 
+  @precision.exact
   def topk(
     self,
     params: Params,
