@@ -66,6 +66,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "encoder.sizes.hidden": 32,
   },
   "causal": {"data.sequences": "not read"},
+  "causal, tied": {
+    "encoder.type": "causal",
+    "encoder.tied": True,
+    "data.sequences": "not read",
+  },
 }
 
 

@@ -7,11 +7,16 @@ Legend: R rows of the training split (padded), M labels of each, N examples of a
 batch, n of this device.
 """
 
+from typing import Any
+
 import jax
 from jax import lax
 import jax.numpy as jnp
+import ml_collections
 
 from xlj import sharding
+from xlj.config import dual
+from xlj.config import remedies
 from xlj.ops import targets as targets_lib
 
 # Halves of what float32 takes; the values are probabilities.
@@ -113,3 +118,23 @@ def _places(
   size = memory.ids.shape[0]
   place = sharding.own_index(rows, size)
   return jnp.minimum(place, size - 1), (place < size)[:, None]
+
+
+def of(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What a training state remembers of the training examples, if anything.
+
+  Args:
+    config: A resolved config.
+
+  Returns:
+    `memory` if the loss needs one, and `negatives` `[rows, ...]` int32 if a
+    dual encoder does.
+  """
+  remembered = remedies.num_remembered(config)
+  size = config.data.num_rows, remembered, config.head.blocks
+  found: dict[str, Any] = {}
+  if remembered:
+    found["memory"] = init(*size)
+  if negatives := dual.num_negatives(config):
+    found["negatives"] = init(size[0], negatives, size[2]).ids
+  return found

@@ -6,8 +6,11 @@ Legend: L label rows (padded).
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
+from xlj import sharding
 from xlj.losses import weighted_bce
+from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
 
 
@@ -64,3 +67,17 @@ def _odds_of_missing(
   ) ** (data.propensity_a)
   decay = jnp.exp(-data.propensity_a * jnp.log(counts + data.propensity_b))
   return scale * decay
+
+
+def by_row(
+  layout: layout_lib.Layout, values: np.ndarray, fill: int
+) -> jax.Array:
+  """Puts values of labels onto the mesh in context; see `Model.by_row`."""
+
+  def part(rows: np.ndarray) -> np.ndarray:
+    labels = layout.label_of_row(rows)
+    found = values[np.minimum(labels, layout.num_labels - 1)]
+    found = np.where(labels < layout.num_labels, found, fill)
+    return found.astype(values.dtype)
+
+  return sharding.put_rows(layout.num_rows, part)

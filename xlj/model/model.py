@@ -23,7 +23,6 @@ from xlj.config import dual
 from xlj.config import encoders
 from xlj.config import heads
 from xlj.config import optim
-from xlj.config import remedies
 from xlj.encoders import bag
 from xlj.heads import head as head_lib
 from xlj.model import dual as dual_lib
@@ -81,16 +80,7 @@ class Model:
     Returns:
       `[L]` on the mesh in context.
     """
-    layout = self.layout
-
-    def part(rows: np.ndarray) -> np.ndarray:
-      labels = layout.label_of_row(rows)
-      found = values[np.minimum(labels, layout.num_labels - 1)]
-      return np.where(labels < layout.num_labels, found, fill).astype(
-        values.dtype
-      )
-
-    return sharding.put_rows(layout.num_rows, part)
+    return label_values.by_row(self.layout, values, fill)
 
   # --- state -----------------------------------------------------------------
 
@@ -197,7 +187,8 @@ class Model:
         ),
         "head": self.head.optimizer_specs(),
         **jax.tree.map(
-          lambda _: sharding.BATCH, jax.eval_shape(self._init_memory)
+          lambda _: sharding.BATCH,
+          jax.eval_shape(lambda: example_memory.of(self._config)),
         ),
       },
       step=sharding.REPLICATED,  # pyrefly: ignore[bad-argument-type]
@@ -493,22 +484,10 @@ class Model:
       training={
         "encoder": self._encoder_tx.init(encoder),
         "head": self.head.init_optimizer(head),
-        **self._init_memory(),
+        **example_memory.of(self._config),
       },
       step=jnp.int32(0),
     )
-
-  def _init_memory(self) -> dict[str, Any]:
-    """What is remembered of the training examples, if anything."""
-    remembered = remedies.num_remembered(self._config)
-    size = self._config.data.num_rows, remembered, self._config.head.blocks
-    found: dict[str, Any] = {}
-    if remembered:
-      found["memory"] = example_memory.init(*size)
-    if negatives := dual.num_negatives(self._config):
-      memory = example_memory.init(size[0], negatives, size[2])
-      found["negatives"] = memory.ids
-    return found
 
   def _label_values(
     self, model: dict[str, Any]
