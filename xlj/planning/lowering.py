@@ -68,7 +68,7 @@ def topk(
   """
   k = max(config.eval.ks)
   with _on(shape, model):
-    return jax.jit(lambda *args: model.topk(*args, k)).trace(
+    return jax.jit(lambda trees, inputs: model.topk(trees, inputs, k)).trace(
       model.abstract().model, stated.batch(config)
     )
 
@@ -115,7 +115,7 @@ def faults(text: str) -> list[str]:
 
 def loops(text: str) -> list[int | None]:
   """How often each loop runs; None where that is known to the device alone."""
-  found = []
+  found: list[int | None] = []
   for condition in _BOUND.findall(text):
     bounds = _CONSTANT.findall(condition)
     found.append(int(bounds[0]) if len(bounds) == 1 else None)
