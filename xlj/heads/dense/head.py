@@ -43,7 +43,6 @@ from xlj.ops import feature_rows
 from xlj.ops import label_step
 from xlj.ops import layout as layout_lib
 from xlj.ops import loss as loss_lib
-from xlj.ops import platform
 from xlj.ops import targets as targets_lib
 from xlj.ops import topk as topk_lib
 from xlj.ops.pairs import label_pairs
@@ -485,7 +484,7 @@ class DenseHead:
     """Whether a step runs the kernels."""
     if self.kernels == "never" or self.why_no_kernels():
       return False
-    return self.kernels == "interpret" or platform.current() == "gpu"
+    return self.kernels == "interpret" or kernels_lib.have_a_device()
 
   def why_no_kernels(self) -> str:
     """What keeps kernels from doing this head's step; empty if nothing does."""

@@ -11,6 +11,7 @@ from xlj.losses import bce
 from xlj.losses import softmax
 from xlj.ops import label_step
 from xlj.ops import loss as loss_lib
+from xlj.ops import platform
 from xlj.ops.kernels import problem
 from xlj.ops.kernels import step as kernel_step
 
@@ -45,6 +46,11 @@ def why_not(rows: rows_lib.Rows, loss: loss_lib.Loss) -> str:
     dim=rows.dim,
   )
   return refusal or ""
+
+
+def have_a_device() -> bool:
+  """Whether what is traced is for devices that kernels are made for."""
+  return platform.current() == "gpu"
 
 
 def step(
