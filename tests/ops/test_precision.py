@@ -103,7 +103,7 @@ def test_what_tf32_does_to_a_search(as_tf32):
   exact, rounded = (
     100 * (np.asarray(ids)[:, 0] == labels).mean() for ids in (exact, rounded)
   )
-  assert exact > 90 and abs(exact - rounded) < 1
+  assert exact > 80 and abs(exact - rounded) < 1
 
 
 def trained(rows, rng):
