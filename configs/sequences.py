@@ -40,6 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "eval.figures": "recommendation",
       "eval.ks": (5, 10, 20),
       "eval.metric": "nDCG@10",
+      "predict.exclude_seen": True,
       "train.batch_size": 256,
       "train.epochs": 30.0,
     }

@@ -81,16 +81,9 @@ def ingest(
   width = options.num_items or most + 1
   before = [row[:-1] for row in rows]
   labels = [row[-1:] for row in rows]
-  places = itertools.chain.from_iterable(range(1, len(r) + 1) for r in before)
-  features = csr_lib.Csr(
-    np.cumsum([0, *map(len, before)], dtype=np.int64),
-    np.fromiter(itertools.chain.from_iterable(before), np.int32),
-    np.fromiter(places, np.float32),
-    width,
-  )
   with contextlib.ExitStack() as stack:
     out = ingest_lib.Writers(directory, stack)
-    out.add_csr("features", features)
+    out.add_csr("features", features(before, width))
     out.add_csr("labels", csr_lib.Csr.from_rows(labels, width))
     if options.split != "train":
       seen = [sorted(set(row)) for row in before]
@@ -106,6 +99,50 @@ def ingest(
   }
 
 
+def features(rows: list[list[int]], num_items: int) -> csr_lib.Csr:
+  """Sequences as features of rows.
+
+  Args:
+    rows: Items of each, oldest first.
+    num_items: L.
+
+  Returns:
+    `[n, L]`, in order; the value of an item is its place, from 1.
+  """
+  places = itertools.chain.from_iterable(range(1, len(r) + 1) for r in rows)
+  return csr_lib.Csr(
+    np.cumsum([0, *map(len, rows)], dtype=np.int64),
+    np.fromiter(itertools.chain.from_iterable(rows), np.int32),
+    np.fromiter(places, np.float32),
+    num_items,
+  )
+
+
+def blocks(
+  path: str | os.PathLike[str],
+) -> Iterator[list[list[int] | errors.DataError]]:
+  """Reads lines `user item item ...`, of which one alone may be wrong.
+
+  Args:
+    path: A file, plain or gzip.
+
+  Yields:
+    The items of lines in order, or the error in the place of a line.
+
+  Raises:
+    DataError: When the file itself is not right.
+    OSError: When it cannot be read.
+  """
+  for block in lines.blocks(path):
+    found = []
+    for number, text in _lines(block):
+      try:
+        found.append(_parsed(path, number, text)[1])
+      except errors.DataError as error:
+        found.append(error)
+    yield found
+
+
 def _sequences(
   path: str | os.PathLike[str], num_items: int | None
 ) -> Iterator[list[int]]:
@@ -113,15 +150,8 @@ def _sequences(
   most = np.iinfo(np.int32).max if num_items is None else num_items
   line_of: dict[bytes, int] = {}
   for block in lines.blocks(path):
-    for number, text in enumerate(
-      block.text.split(b"\n")[:-1], block.first_line
-    ):
-      user, *words = text.split() or [b""]
-      wrong = [word for word in words if not _is_number(word)]
-      if wrong or not words:
-        found = repr((wrong or [text])[0].decode("utf-8", "replace"))
-        raise errors.DataError(path, found, _EXPECTED, line=number)
-      items = [*map(int, words)]
+    for number, text in _lines(block):
+      user, items = _parsed(path, number, text)
       if (largest := max(items)) >= most:
         found, wanted = f"item {largest}", f"items below {most}"
         raise errors.DataError(path, found, wanted, line=number)
@@ -134,6 +164,22 @@ def _sequences(
         )
       line_of[user] = number
       yield items
+
+
+def _lines(block: lines.Block) -> Iterator[tuple[int, bytes]]:
+  return enumerate(block.text.split(b"\n")[:-1], block.first_line)
+
+
+def _parsed(
+  path: str | os.PathLike[str], number: int, text: bytes
+) -> tuple[bytes, list[int]]:
+  """The user and the items of a line."""
+  user, *words = text.split() or [b""]
+  wrong = [word for word in words if not _is_number(word)]
+  if wrong or not words:
+    found = repr((wrong or [text])[0].decode("utf-8", "replace"))
+    raise errors.DataError(path, found, _EXPECTED, line=number)
+  return user, [*map(int, words)]
 
 
 def _is_number(word: bytes) -> bool:

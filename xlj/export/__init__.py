@@ -3,7 +3,8 @@
 Format 1, as `export` writes it and `model` reads it:
 
 * `manifest.json`, written last: "format", "xlj" (version), "made" (date),
-  "kind", "input" ("texts", "sparse", "dense" or "images"), "num_features",
+  "kind", "input" ("texts", "items", "images", "sparse" or "dense"),
+  "num_features",
   "num_labels" (label rows), "num_ids", "weighting" (see `xlj.data.weighting`),
   "dtype", "config" (field to value), "neighbours" and "calibration" (or null),
   "measured" (figures on held-out rows before and after, or null), "index" (its

@@ -93,7 +93,7 @@ def _of_head(run: predictor.Predictor) -> dict[str, Any]:
     bias += sharding.whole(head["bias"])[of_label]
   if run.config.predict.propensity_power:
     counts = run.state["buffers"]["label_counts"]
-    offset = label_values.propensity_offset(run.config, counts)
+    offset = label_values.offset(run.config, counts)
     bias += sharding.whole(offset)[of_label]
   found: dict[str, Any] = {"bias": bias}
   if run.config.encoder.dim:

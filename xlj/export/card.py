@@ -42,12 +42,14 @@ _BY_FREQUENCY = ("labels", "P@1", "P@5", "MacroRecall@5", "Coverage@5")
 _INPUTS = {
   "texts": "texts",
   "sparse": "sparse features",
+  "items": "sequences of items",
   "dense": "dense features",
   "images": "images",
 }
 _EXAMPLES = {
   "texts": '["a text"]',
   "sparse": "[{3: 1.0, 17: 0.5}]  # from feature to value",
+  "items": '[{"items": [31, 4, 159]}]  # oldest first',
   "dense": "features  # [n, F]",
   "images": "images  # [n, height, width, channels]",
 }

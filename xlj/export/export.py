@@ -386,7 +386,7 @@ def _manifest(run: predictor.Predictor) -> dict[str, Any]:
     "xlj": xlj.__version__,
     "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "kind": arrays.kind(run),
-    "input": _input(run),
+    "input": run.input,
     "num_features": run.num_features,
     "num_labels": run.num_labels,
     "num_ids": run.num_ids,
@@ -397,15 +397,6 @@ def _manifest(run: predictor.Predictor) -> dict[str, Any]:
     "measured": None,
     "index": None,
   }
-
-
-def _input(run: predictor.Predictor) -> str:
-  """What the model reads."""
-  if run.run.encoding is not None:
-    return "texts"
-  if run.config.encoder.image:
-    return "images"
-  return "dense" if run.config.data.dense else "sparse"
 
 
 def _config(run: predictor.Predictor) -> ml_collections.ConfigDict:

@@ -101,7 +101,7 @@ class Exported:
     num_labels: Number of label rows L.
     num_ids: Number of label ids.
     num_features: F.
-    input: What it reads: "texts", "sparse" or "dense" features, or "images".
+    input: "texts", "items", "images", "sparse" or "dense" features.
     order: Which label has which row.
     numbering: None; as a run without `data.renumber` has it.
   """
@@ -391,6 +391,8 @@ class Exported:
     del examples, features
     if self.input == "texts":
       self.topk(["a text"], k)
+    elif self.input == "items":
+      self.topk([{"items": [0]}], k)
     elif self.input in ("dense", "images"):
       self.topk(np.zeros((1, self.num_features), np.float32), k)
     else:

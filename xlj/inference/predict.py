@@ -25,6 +25,7 @@ from xlj.data import npy
 from xlj.data import numbering
 from xlj.documents import formats as documents
 from xlj.inference import calibration as calibration_lib
+from xlj.inference import item_rows
 from xlj.inference import label_files
 
 STDOUT = "-"
@@ -205,6 +206,8 @@ def _blocks(
   """The rows of a file, or images."""
   if run.input == "texts":
     return _texts(path)
+  if run.input == "items":
+    return item_rows.stream(path, beyond)
   shape = tuple(run.config.encoder.image or ())
   if os.path.isdir(path) or path.lower().endswith(images.ENDINGS):
     if not shape:

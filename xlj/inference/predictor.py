@@ -109,9 +109,11 @@ class Predictor:
 
   @property
   def input(self) -> str:
-    """What it reads, "texts", "images", "dense" or "sparse" features."""
+    """What it reads, "texts", "items", "images", "dense" or "sparse"."""
     if self.run.encoding is not None:
       return "texts"
+    if self.config.data.sequences:
+      return "items"
     if self.config.encoder.image:
       return "images"
     return "dense" if self.config.data.dense else "sparse"

@@ -13,6 +13,8 @@ from xlj.losses import weighted_bce
 from xlj.ops import layout as layout_lib
 from xlj.ops import targets as targets_lib
 
+_SMALL = 1e-12
+
 
 def of(
   config: ml_collections.ConfigDict, label_counts: jax.Array | None
@@ -48,12 +50,27 @@ def of(
   return values
 
 
-def propensity_offset(
-  config: ml_collections.ConfigDict, label_counts: jax.Array
-) -> jax.Array:
-  """`power * log(1 / propensity)` of each label row, `[L]`."""
-  odds = _odds_of_missing(config, label_counts.astype(jnp.float32))
-  return config.predict.propensity_power * jnp.log1p(odds)
+def offset(
+  config: ml_collections.ConfigDict, label_counts: jax.Array | None
+) -> jax.Array | None:
+  """What is added to scores before labels are ranked by them.
+
+  Args:
+    config: A resolved config.
+    label_counts: As for `of`.
+
+  Returns:
+    `power * log(1 / propensity)` of each label row `[L]`; of sequences what
+    ranks items by popularity where nothing else does, for a user without any;
+    None for nothing.
+  """
+  if label_counts is None:
+    return None
+  counts = label_counts.astype(jnp.float32)
+  if power := config.predict.propensity_power:
+    return power * jnp.log1p(_odds_of_missing(config, counts))
+  # Less than what float32 tells apart of scores that are not 0 all.
+  return _SMALL * jnp.log1p(counts) if config.data.sequences else None
 
 
 def _odds_of_missing(

@@ -351,10 +351,8 @@ class Model:
     Returns:
       Scores `[N, k]`, descending, and int32 label ids `[N, k]`.
     """
-    offset = None
-    if self._config.predict.propensity_power:
-      counts = model["buffers"]["label_counts"]
-      offset = label_values.propensity_offset(self._config, counts)
+    counts = model["buffers"].get("label_counts")
+    offset = label_values.offset(self._config, counts)
     return self.head.topk(
       model["head"], *self._forward(model, inputs), k, choice, offset
     )

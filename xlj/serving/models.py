@@ -42,6 +42,11 @@ class Model:
     """What it reads, in words."""
     if self.input == "texts":
       return "texts, or features by id"
+    if self.input == "items":
+      return (
+        'sequences, {"items": [...]}, of whole numbers from 0 to'
+        f" {self.num_features - 1}, the oldest item first"
+      )
     if self.input == "sparse":
       return (
         'features, {"id": value} or [[id, value], ...], or'

@@ -19,8 +19,13 @@ from xlj.documents import rows as documents
 from xlj.serving import models as models_lib
 from xlj.serving.packages import msgspec
 
-# A text; {"text": ..., "title": ...}; {"id or name": value}; a vector; pairs.
-Row = str | dict[str, float | str] | list[float | tuple[int | str, float]]
+# A text; {"text": ..., "title": ...}; {"items": [id]}; {"id or name": value}; a
+# vector; pairs.
+Row = (
+  str
+  | dict[str, float | str | list[int]]
+  | list[float | tuple[int | str, float]]
+)
 Features = list[str] | csr_lib.Csr | np.ndarray
 _LARGEST = float(np.finfo(np.float32).max)
 _LONGEST_ID = 19  # digits
@@ -198,10 +203,10 @@ def read_rows(rows: Sequence[Row], model: models_lib.Model) -> Rows:
     return Rows(found, max(map(len, found)))
   if model.input in ("dense", "images"):
     return _dense(rows, model)
-  read = [
-    _quickly(row, model) or _Sparse(i, model).read(row)
-    for i, row in enumerate(rows)
-  ]
+  if model.input == "items":
+    read = [_items(i, row, model) for i, row in enumerate(rows)]
+  else:
+    read = [_sparse(i, row, model) for i, row in enumerate(rows)]
   lengths = [len(ids) for ids, _ in read]
   indptr = np.zeros(len(rows) + 1, np.int64)
   np.cumsum(lengths, out=indptr[1:])
@@ -248,6 +253,32 @@ def _dense(rows: Sequence[Row], model: models_lib.Model) -> Rows:
     row, feature = np.argwhere(far)[0].tolist()
     _refuse_value(row, feature, numbers[row, feature])
   return Rows(numbers.astype(np.float32), width)
+
+
+def _items(
+  number: int, row: Row, model: models_lib.Model
+) -> tuple[list[int], list[float]]:
+  """Items in their order, and the place of each from 1."""
+  items = row.get("items") if isinstance(row, dict) else None
+  if not isinstance(items, list) or len(row) > 1:
+    raise Refused(
+      422, f"row {number} is no sequence; the model reads {model.form}"
+    )
+  for item in items:
+    if not 0 <= item < model.num_features:
+      raise Refused(
+        422, f"row {number} has the item {item}; the model reads {model.form}"
+      )
+  return items, [float(place) for place in range(1, len(items) + 1)]
+
+
+def _sparse(
+  number: int, row: Row, model: models_lib.Model
+) -> tuple[list[int], list[float]]:
+  """Ids, ascending, and values."""
+  if isinstance(row, dict) and any(isinstance(v, list) for v in row.values()):
+    raise Refused(422, f"row {number} has lists; the model reads {model.form}")
+  return _quickly(row, model) or _Sparse(number, model).read(row)
 
 
 def _quickly(
