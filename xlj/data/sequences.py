@@ -134,7 +134,7 @@ def blocks(
     OSError: When it cannot be read.
   """
   for block in lines.blocks(path):
-    found = []
+    found: list[list[int] | errors.DataError] = []
     for number, text in _lines(block):
       try:
         found.append(_parsed(path, number, text)[1])

@@ -91,9 +91,8 @@ def _of_head(run: predictor.Predictor) -> dict[str, Any]:
   bias = np.zeros(layout.num_labels, np.float32)
   if "bias" in head:
     bias += sharding.whole(head["bias"])[of_label]
-  if run.config.predict.propensity_power:
-    counts = run.state["buffers"]["label_counts"]
-    offset = label_values.offset(run.config, counts)
+  counts = run.state["buffers"].get("label_counts")
+  if (offset := label_values.offset(run.config, counts)) is not None:
     bias += sharding.whole(offset)[of_label]
   found: dict[str, Any] = {"bias": bias}
   if run.config.encoder.dim:
