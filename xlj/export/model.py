@@ -391,12 +391,10 @@ class Exported:
     del examples, features
     if self.input == "texts":
       self.topk(["a text"], k)
-    elif self.input == "items":
-      self.topk([{"items": [0]}], k)
     elif self.input in ("dense", "images"):
       self.topk(np.zeros((1, self.num_features), np.float32), k)
     else:
-      self.topk([{0: 1.0}], k)
+      self.topk([{"items": [0]} if self.input == "items" else {0: 1.0}], k)
 
   # --- features --------------------------------------------------------------
 
