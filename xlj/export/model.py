@@ -389,12 +389,11 @@ class Exported:
       k: How many labels.
     """
     del examples, features
-    if self.input == "texts":
-      self.topk(["a text"], k)
-    elif self.input in ("dense", "images"):
+    of: dict[str, Any] = {"texts": "a text", "items": {"items": [0]}}
+    if self.input in ("dense", "images"):
       self.topk(np.zeros((1, self.num_features), np.float32), k)
     else:
-      self.topk([{"items": [0]} if self.input == "items" else {0: 1.0}], k)
+      self.topk([of.get(self.input, {0: 1.0})], k)
 
   # --- features --------------------------------------------------------------
 
