@@ -12,7 +12,12 @@ from xlj.data import store
 from xlj.training import closed_form
 from xlj.training import train
 
-PENALTY, POWER = 0.3, 0.25
+PENALTY, POWER, LEAST_SQUARES = 0.3, 0.25, 0.7
+HOW = {
+  "penalty": PENALTY,
+  "power": POWER,
+  "least_squares": LEAST_SQUARES,
+}
 FIELDS = {
   "family": "embedding",
   "data__weighting": "none",
@@ -23,6 +28,7 @@ FIELDS = {
   "head__init": "ridge",
   "head__ridge": PENALTY,
   "head__ridge_power": POWER,
+  "head__ridge_least_squares": LEAST_SQUARES,
   "head__cosine": False,
   "head__use_bias": False,
   "predict__propensity_power": 0.0,
@@ -30,16 +36,20 @@ FIELDS = {
 }
 
 
-def expected(x, y, width):
+def expected(x, y, directions, least_squares):
   """The weights `[F, L]` with an inverse that is exact in some directions."""
   left = np.maximum((x > 0).sum(0), 1.0) ** -0.5
   right = np.maximum(y.sum(0), 1.0) ** -POWER
   x = x * left
-  y = y * right / np.sqrt(np.maximum(y.sum(1, keepdims=True), 1))
+  y = y / np.sqrt(np.maximum(y.sum(1, keepdims=True), 1))
   _, s, v = np.linalg.svd(x)
   inverse = 1 / (np.pad(s**2, (0, len(v) - len(s))) + PENALTY)
-  inverse[width:] = inverse[width - 1]
-  return (v.T * inverse) @ v @ x.T @ y
+  inverse[directions:] = inverse[directions - 1]
+  first = v[:directions]
+  fit = np.linalg.lstsq(x @ first.T, y, rcond=None)[0]
+  return (v.T * inverse) @ v @ x.T @ (y * right) + (
+    least_squares * left[:, None] * (first.T @ fit)
+  )
 
 
 def weights_of(found, x, y):
@@ -53,13 +63,15 @@ def test_it_is_the_regression_in_the_first_directions():
   rng = np.random.default_rng(0)
   x = rng.random((60, 40)) * (rng.random((60, 40)) < 0.2)
   y = (rng.random((60, 30)) < 0.1).astype(float)
-  for width in (8, 40):  # the latter is all of them
+  # Of the last one the directions are all there are.
+  for width, directions, weight in ((8, 8, 0.0), (16, 8, 0.7), (40, 40, 0.0)):
     found = closed_form.ridge(
       *(scipy.sparse.csr_array(a.astype(np.float32)) for a in (x, y)),
-      *(width, PENALTY, POWER, 0),
+      width,
+      **(HOW | {"least_squares": weight}),
     )
     np.testing.assert_allclose(
-      weights_of(found, x, y), expected(x, y, width), *(1e-4, 1e-5)
+      weights_of(found, x, y), expected(x, y, directions, weight), *(1e-3, 1e-4)
     )
 
 
@@ -74,7 +86,7 @@ def test_a_run_answers_as_the_regression_does(tmp_path):
   x = x / np.maximum(scipy.sparse.linalg.norm(x, axis=1)[:, None], 1e-12)
   x = x.tocsr()
   found = closed_form.ridge(
-    x, y, FIELDS["encoder__dim"], PENALTY, POWER, config.seed
+    x, y, FIELDS["encoder__dim"], **HOW, seed=config.seed
   )
   rows = np.arange(50)
   wanted = x[rows] @ weights_of(found, x.toarray(), y.toarray())
@@ -96,7 +108,8 @@ def test_a_run_answers_as_the_regression_does(tmp_path):
     ),
     ("encoder.scale", 12.0, "encoder.scale is 12.0; set it to 0.0"),
     ("head.cosine", True, "head.cosine is True; set it to False"),
-    ("encoder.dim", 6000, "give no more than there are of either"),
+    ("encoder.dim", 12000, "no more than there are of either, counted twice"),
+    ("encoder.dim", 25, "and an even number"),
     ("head.init", "normal", "which head.init='normal' does not read"),
   ],
 )

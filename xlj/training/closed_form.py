@@ -16,13 +16,22 @@ The first term has a weight where a feature and a label meet, which is what the
 wide path holds; the second is a bag of features D wide and label rows. Scores
 are those of features as weighted, not divided again.
 
-Where rows are users, and their items both features and labels, this is a linear
-filter of the item-item graph (Shen et al. 2021, "How powerful is graph
-convolution for recommendation?"; Choi et al. 2023, "Blurring-sharpening process
-models for collaborative filtering"), which ranks the items that a user does
-not have.
+Added to this, a weight times the least squares of labels Y', which are not
+divided by a power, in those directions alone, of features that are divided:
 
-Legend: N rows, F features, L labels, D width, B blocks of label rows.
+  V (1 / s) V'X'Y'.
+
+It forgets what is rare: its scores of frequent labels are higher. Bag and
+label rows are twice as wide then.
+
+Where rows are users, and their items both features and labels, these are linear
+filters of the item-item graph (Shen et al. 2021, "How powerful is graph
+convolution for recommendation?"; Choi et al. 2023, "Blurring-sharpening process
+models for collaborative filtering"), which rank the items that a user does
+not have: the least squares are the "ideal low-pass filter" of both.
+
+Legend: N rows, F features, L labels, D directions, W width: D, or 2 D with the
+least squares, B blocks of label rows.
 """
 
 import hashlib
@@ -44,6 +53,7 @@ from xlj.training import preparation
 
 _MORE = 32  # directions that are sought beyond those that are kept
 _PASSES = 4  # over the rows, in search of them
+_NOTHING = 1e-6  # of the largest squared singular value
 _Matrix = Any  # a scipy.sparse.csr_array
 
 
@@ -51,8 +61,8 @@ class Ridge(NamedTuple):
   """The regression, for features as weighted.
 
   Attributes:
-    table: `[F, D]` float32, of the bag of features.
-    rows: `[L, D]` float32, of the labels.
+    table: `[F, W]` float32, of the bag of features.
+    rows: `[L, W]` float32, of the labels.
     left: `[F]` float32; the weight of a pair is the product of this, of `right`
       and of the sum over rows of the feature's value times `shares` where the
       row has the label.
@@ -68,17 +78,25 @@ class Ridge(NamedTuple):
 
 
 def ridge(
-  x: _Matrix, y: _Matrix, width: int, penalty: float, power: float, seed: int
+  x: _Matrix,
+  y: _Matrix,
+  width: int,
+  *,
+  penalty: float,
+  power: float,
+  least_squares: float = 0.0,
+  seed: int = 0,
 ) -> Ridge:
-  """Computes it, in memory of a few matrices `[F, D]` and `[N, D]`.
+  """Computes it, in memory of a few matrices `[F, W]` and `[N, D]`.
 
   Args:
     x: `[N, F]` float32, weighted features.
     y: `[N, L]` float32, ones for the labels of a row.
-    width: D, at most N and F.
+    width: W, of which D is at most N and F.
     penalty: Of squared weights, above 0, in the units of the squared singular
       values, of which none is above 1 if the rows of `x` have length 1.
     power: Labels are divided by this power of how many rows they have.
+    least_squares: Weight of these; above 0, W is even.
     seed: Of the directions that the search begins with.
 
   Returns:
@@ -90,12 +108,18 @@ def ridge(
   right = np.maximum(y_counts, 1).astype(np.float32) ** -power
   shares = np.maximum(np.diff(y.indptr), 1).astype(np.float32) ** -0.5
   scaled = (x * left).tocsr()  # of columns
-  basis, squares = _directions(scaled, width, seed)
+  directions = width // 2 if least_squares else width
+  basis, squares = _directions(scaled, directions, seed)
   least = squares[-1] + penalty
-  rows = y.T @ (shares[:, None] * (scaled @ basis)) * right[:, None]
-  inverse = 1 / (squares + penalty) - 1 / least
-  table = basis * inverse
-  return Ridge(table, rows, left / least, right, shares)
+  meet = y.T @ (shares[:, None] * (scaled @ basis))
+  tables = [basis * (1 / (squares + penalty) - 1 / least)]
+  rows = [meet * right[:, None]]
+  if least_squares:
+    some = squares > _NOTHING * squares[0]
+    inverse = np.where(some, least_squares / np.where(some, squares, 1), 0)
+    tables.append(left[:, None] * basis * inverse)
+    rows.append(meet)
+  return Ridge(np.hstack(tables), np.hstack(rows), left / least, right, shares)
 
 
 def _directions(
@@ -143,8 +167,11 @@ def start(
   x = data.weighting(features.take(data.rows)).to_scipy()
   y = _of_head(data)
   found = ridge(
-    *(x, y, config.encoder.dim, config.head.ridge, config.head.ridge_power),
-    config.seed,
+    *(x, y, config.encoder.dim),
+    penalty=config.head.ridge,
+    power=config.head.ridge_power,
+    least_squares=config.head.ridge_least_squares,
+    seed=config.seed,
   )
   exchange.check_same(
     "the ridge regression",

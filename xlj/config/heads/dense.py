@@ -50,6 +50,7 @@ _WIDE = (
   "optim.wide.learning_rate",
 )
 _BY_EXAMPLE = ("head.by_example", "head.negligible", "optim.wide.count_power")
+_RIDGE = ("head.ridge", "head.ridge_power", "head.ridge_least_squares")
 _PROTOTYPES = ("head.prototypes", "head.prototype_labels")
 
 
@@ -64,6 +65,9 @@ def fields() -> options.Fields:
     "head.ridge": 0.6,  # its penalty on squared weights
     # Its labels are divided by this power of how many rows have them
     "head.ridge_power": 0.2,
+    # Weight of the least squares in the first directions, half as many then as
+    # encoder.dim, added to it; 0 for none
+    "head.ridge_least_squares": 0.0,
     "head.use_bias": auto(bool),  # whether labels have a bias
     "head.prior_bias": auto(bool),  # biases start at the labels' log odds
     "head.bias": auto(float),  # where they start otherwise
@@ -112,6 +116,7 @@ RANGES: checks.Ranges = {
   "head.bias": checks.Range(-1e4, 1e4),
   "head.ridge": checks.Range(0, checks.LARGEST, above=True),
   "head.ridge_power": checks.Range(-2, 2),
+  "head.ridge_least_squares": checks.Range(0, checks.LARGEST),
   "head.wide_pairs": checks.Range(0, 2**62),
   "head.wide_work": checks.Range(0, 2**62),
   "head.wide_evidence": checks.Range(0, checks.LARGEST),
@@ -205,10 +210,14 @@ def _check_ridge(config: ml_collections.ConfigDict) -> None:
         f" and {name} is {value!r}; set it to {wanted!r}, or head.init=normal"
       )
   data, dim = config.data, config.encoder.dim
-  if dim > min(data.num_rows, data.num_features):
+  each = 2 if config.head.ridge_least_squares else 1
+  most = each * min(data.num_rows, data.num_features)
+  if dim > most or dim % each:
     raise checks.ConfigError(
       f"head.init is 'ridge' and encoder.dim {dim}, for {data.num_rows} rows of"
       f" {data.num_features} features; give no more than there are of either"
+      + ", counted twice, and an even number"
+      * (each - 1)
     )
 
 
@@ -425,7 +434,7 @@ SWITCHES = (
       "normal": (),
       "centroid": (),
       "label_text": (),
-      "ridge": ("head.ridge", "head.ridge_power"),
+      "ridge": _RIDGE,
     },
   ),
   options.unless("head.dtype", "float32", "head.rounding", "head.correction"),
@@ -439,8 +448,7 @@ SWITCHES = (
     0,
     "head.init",
     "head.init_scale",
-    "head.ridge",
-    "head.ridge_power",
+    *_RIDGE,
     "head.cosine",
     "head.dtype",
     "head.max_norm",
