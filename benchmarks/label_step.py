@@ -5,7 +5,8 @@
 
 A step is the loss of N examples over L labels, its gradient with respect to the
 examples, and the label rows after a step of SGD. It is taken by the dense head
-of xlj; by plain JAX and optax, with all logits; by PyTorch, eager and compiled;
+of xlj; by plain JAX and optax, with all logits; by PyTorch, eager and compiled,
+and on GPUs by Liger Kernel and Cut Cross-Entropy where they are installed;
 and the three matrix products that it cannot do without are timed by themselves,
 in JAX and in PyTorch. Each has a process of its own, they take turns, and all
 have to find the same losses. PyTorch is installed into an environment of its
@@ -37,6 +38,8 @@ PEERS = {
   "torch": ["torch", "torch_compile", "torch_products"],
   "jax": ["jax"],
 }
+# On GPUs, where they are installed: losses that never form all logits.
+PACKAGES = {"torch_liger": "liger_kernel", "torch_cce": "cut_cross_entropy"}
 # Relative, of losses and gradients; products of float32 may be of TF32 on GPUs,
 # and bfloat16 logits of 16 have steps of 1/8.
 TOLERANCES = {"float32": 5e-3, "bfloat16": 5e-2}
@@ -59,6 +62,7 @@ def main() -> None:
   records = []
   for dtype in options.dtypes:
     for loss in options.losses:
+      more = packages(python) if loss == "softmax" and device != "cpu" else []
       problem = contestant.Problem(
         loss,
         dtype,
@@ -72,7 +76,7 @@ def main() -> None:
           "keep_logits": kept(loss, dtype, options.keep_logits),
         },
       )
-      records.append(compare(problem, names, python, options))
+      records.append(compare(problem, [*names, *more], python, options))
       if options.json:
         options.json.write_text(json.dumps(records, indent=1) + "\n")
 
@@ -140,6 +144,19 @@ def backend() -> str:
     stdout=subprocess.PIPE,
     text=True,
   ).stdout.strip()
+
+
+def packages(python: str | None) -> list[str]:
+  """The sides of other packages that an interpreter has."""
+  found = []
+  for side, module in PACKAGES.items():
+    code = f"import importlib.util as u; print(bool(u.find_spec({module!r})))"
+    if (
+      python
+      and "True" in subprocess.check_output([python, "-c", code]).decode()
+    ):
+      found.append(side)
+  return found
 
 
 def compare(

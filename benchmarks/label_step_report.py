@@ -10,6 +10,8 @@ NAMES = {
   "jax": "plain JAX",
   "torch": "PyTorch",
   "torch_compile": "torch.compile",
+  "torch_liger": "Liger Kernel",
+  "torch_cce": "Cut Cross-Entropy",
   "products": "three products, JAX",
   "torch_products": "three products, PyTorch",
 }
@@ -77,7 +79,7 @@ def _record(
   """See `report`."""
   ours = results["xlj"]
   time_s = seconds["xlj"]["step"]
-  peers = ("jax", "torch", "torch_compile")
+  peers = ("jax", "torch", "torch_compile", "torch_liger", "torch_cce")
   times = {name: seconds.get(name, {}).get("step") for name in peers}
   products = seconds.get("products", {})
   plain, fastest = _total(products), _total(_fastest(products))

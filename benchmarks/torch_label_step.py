@@ -35,7 +35,9 @@ def make(
     side = Products(x, rows)
   else:
     step = softmax_step if problem.loss == "softmax" else bce_step
-    if name == COMPILED:
+    if name in OTHERS:
+      step = _step_of(OTHERS[name])
+    elif name == COMPILED:
       step = torch.compile(step)
     ids = torch.tensor(problem.ids(), device=device)
     side = Step(step, x, rows, ids, problem.learning_rate)
@@ -127,6 +129,40 @@ def bce_step(
   with torch.no_grad():
     rows.add_(drows, alpha=-learning_rate)
   return loss.detach(), dx
+
+
+def liger_loss(x: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
+  """That of softmax, by Liger Kernel's fused linear cross-entropy."""
+  from liger_kernel.transformers import fused_linear_cross_entropy as fused
+
+  return fused.LigerFusedLinearCrossEntropyLoss()(rows, x, ids)
+
+
+def cce_loss(x: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
+  """That of softmax, by Cut Cross-Entropy."""
+  import cut_cross_entropy
+
+  return cut_cross_entropy.linear_cross_entropy(x, rows, ids)
+
+
+def _step_of(
+  loss_of: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+  """A step such as `softmax_step`, by another loss of x, rows and ids."""
+
+  def step(
+    x: Tensor, rows: Tensor, ids: Tensor, learning_rate: float
+  ) -> tuple[Tensor, Tensor]:
+    loss = loss_of(x, rows, ids)
+    dx, drows = torch.autograd.grad(loss, (x, rows))
+    with torch.no_grad():
+      rows.add_(drows, alpha=-learning_rate)
+    return loss.detach(), dx
+
+  return step
+
+
+OTHERS = {"torch_liger": liger_loss, "torch_cce": cce_loss}
 
 
 class Products:
