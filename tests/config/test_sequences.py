@@ -28,6 +28,16 @@ CAUSAL = {"encoder__type": "causal", "head__loss": "softmax"}
       },
       "head.dtype is 'bfloat16'; set it to 'float32'",
     ),
+    (
+      {
+        **CAUSAL,
+        "data__sequences": "A",
+        "encoder__tied": True,
+        "head__sampled": 256,
+        "head__loss": "bce",
+      },
+      "set head.loss=softmax, or head.sampled=0",
+    ),
   ],
 )
 def test_refused(fields, message):

@@ -21,13 +21,13 @@ FACTS = families.DataFacts(9_000, L, L, 1.0, 6.0, False, "counts", "x")
 ORDER = label_order.LabelOrder.of(np.random.default_rng(1).permutation(L))
 
 
-def batch():
+def batch(most=L):
   """Sequences of 1 to T items, oldest first, and a row that is padding."""
   rng = np.random.default_rng(0)
   there = np.arange(T) < rng.integers(1, T + 1, N)[:, None]
-  ids = np.where(there, rng.integers(0, L, (N, T)), 0).astype(np.int32)
+  ids = np.where(there, rng.integers(0, most, (N, T)), 0).astype(np.int32)
   values = np.where(there, np.arange(1, T + 1), 0).astype(np.float32)
-  labels = rng.integers(0, L, (N, 1)).astype(np.int32)
+  labels = rng.integers(0, most, (N, 1)).astype(np.int32)
   weights = np.ones(N, np.float32)
   ids[-1], values[-1], labels[-1], weights[-1] = 0, 0, -1, 0
   return pipeline.Batch(ids, values, labels, weights, np.arange(N))
@@ -43,7 +43,7 @@ def test_the_target_of_each_item_is_the_next_one():
     assert found[row].tolist() == [*wanted, *[-1] * (T - len(wanted))]
 
 
-def resolved(tied):
+def resolved(tied, **fields):
   return runs.resolved(
     FACTS,
     data__sequences="Some",
@@ -64,6 +64,7 @@ def resolved(tied):
     optim__decay="constant",
     optim__warmup=0.0,
     train__batch_size=N,
+    **fields,
   )
 
 
@@ -91,15 +92,11 @@ def reference(model, state, inputs):
   )
 
 
-@pytest.mark.parametrize(
-  ("shape", "tied"),
-  [*((shape, False) for shape in meshes.SHAPES), ((1, 1), True), ((3, 1), True)]
-  + [((2, 4), True)],
-)
-def test_loss_and_gradients_are_those_of_all_logits(shape, tied):
-  inputs = batches.to_inputs(batch(), ORDER, every=True)
+def stepped(shape, tied, most=L, **fields):
+  """A model before and after a step."""
+  inputs = batches.to_inputs(batch(most), ORDER, every=True)
   with meshes.mesh(shape):
-    model = model_lib.Model(resolved(tied))
+    model = model_lib.Model(resolved(tied, **fields))
     state = model.init(
       sharding.replicate(jax.random.key(3)),
       model.by_row(ORDER.data_ids, -1),
@@ -110,7 +107,16 @@ def test_loss_and_gradients_are_those_of_all_logits(shape, tied):
     state, metrics = jax.jit(model.train_step)(
       state, sharding.put_batch(inputs)
     )
-    last = jax.tree.map(np.asarray, state.model)
+    return model, inputs, first, jax.tree.map(np.asarray, state.model), metrics
+
+
+@pytest.mark.parametrize(
+  ("shape", "tied"),
+  [*((shape, False) for shape in meshes.SHAPES), ((1, 1), True), ((3, 1), True)]
+  + [((2, 4), True)],
+)
+def test_loss_and_gradients_are_those_of_all_logits(shape, tied):
+  model, inputs, first, last, metrics = stepped(shape, tied)
   loss, grads = reference(model, first, inputs)
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
   steps = jax.tree.map(
@@ -121,4 +127,15 @@ def test_loss_and_gradients_are_those_of_all_logits(shape, tied):
     lambda step, grad: np.testing.assert_allclose(step, grad, atol=2e-6),
     steps,
     grads,
+  )
+
+
+def test_the_softmax_over_all_that_can_be_drawn_is_that_over_all():
+  found = [stepped((1, 1), True, 5, head__sampled=s) for s in (0, 24, 4)]
+  losses = [float(metrics["loss"]) for *_, metrics in found]
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  assert losses[2] != losses[0]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+    *(last for _, _, _, last, _ in found[:2]),
   )

@@ -77,6 +77,12 @@ def _check_tied(config: ml_collections.ConfigDict) -> None:
         f"encoder.tied reads the rows of labels, and {name} is {value!r}; set"
         f" it to {wanted!r}, or encoder.tied=False"
       )
+  if config.head.sampled and config.head.loss != "softmax":
+    raise checks.ConfigError(
+      f"head.sampled is {config.head.sampled}, and the loss"
+      f" {config.head.loss!r} is of all labels; set head.loss=softmax, or"
+      " head.sampled=0"
+    )
 
 
 def check_in_order(config: ml_collections.ConfigDict, what: str) -> None:

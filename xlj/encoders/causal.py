@@ -44,7 +44,8 @@ class CausalTransformer(nnx.Module):
       depth: Blocks.
       heads: Of the attention; they divide D.
       positions: Newest items of a sequence that are read.
-      tied: Items have no vectors here: they are given with the sequences.
+      tied: Items have no vectors here: they are given with the sequences, and
+        normalised with their place.
       hidden_dropout: Dropout rate on the input and on what blocks add to it.
       embedding_dropout: Dropout rate on the states that are returned.
       rngs: Source of random keys.
@@ -53,6 +54,8 @@ class CausalTransformer(nnx.Module):
     def table(*shape: int) -> nnx.Param:
       return nnx.Param(_STD * jax.random.normal(rngs.params(), shape))
 
+    # Vectors that are given have the lengths that they were made for.
+    self.input_norm = nnx.LayerNorm(dim, rngs=rngs) if tied else None
     if not tied:
       self.items = table(num_items, dim)
     self.positions = table(positions, dim)
@@ -96,6 +99,8 @@ class CausalTransformer(nnx.Module):
     read = (sequences.values != 0) & (ages <= last)
     h = self.items[...][sequences.ids] if items is None else items
     h += self.positions[...][jnp.clip(ages, 0, last)]
+    if self.input_norm is not None:
+      h = self.input_norm(h)
     h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
     before = places <= places[:, None]  # [T, T]
     mask = (read[:, None, :] & before)[:, None]

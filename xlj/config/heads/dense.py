@@ -51,6 +51,7 @@ _WIDE = (
 )
 _BY_EXAMPLE = ("head.by_example", "head.negligible", "optim.wide.count_power")
 _RIDGE = ("head.ridge", "head.ridge_power", "head.ridge_least_squares")
+_TIED = ("head.sampled",)
 _PROTOTYPES = ("head.prototypes", "head.prototype_labels")
 
 
@@ -87,6 +88,9 @@ def fields() -> options.Fields:
     "head.by_example": auto(bool),
     # Probability up to which a step leaves a label alone that an example lacks
     "head.negligible": auto(float),
+    # Labels that a step draws for the softmax, beside those of its batch, where
+    # the encoder reads their rows (encoder.tied); 0 for all
+    "head.sampled": 0,
     # Blocks of label rows; devices hold whole ones, and threads of a CPU share
     # those of steps by example
     "head.blocks": auto(int),
@@ -124,6 +128,7 @@ RANGES: checks.Ranges = {
   "head.wide_per_label": checks.Range(0),
   "head.negligible": checks.RATE,
   "head.blocks": checks.Range(1),
+  "head.sampled": checks.Range(0),
   "head.kahan_labels": checks.Range(0),
   "head.max_norm": checks.Range(0, checks.LARGEST),
   "head.chunk_bytes": checks.Range(0, 2**62),
@@ -238,6 +243,7 @@ def label_rows(config: ml_collections.ConfigDict) -> dense.DenseHead:
     blocks=head.blocks,
     use_bias=head.use_bias,
     kahan_labels=head.kahan_labels,
+    sampled=head.sampled,
     init_scale=head.init_scale or 0.0,
     init_bias=head.bias or 0.0,
     cosine=bool(head.cosine),
@@ -405,6 +411,7 @@ OPTION = options.Option(
     *BIAS,
     *_WIDE,
     *_PROTOTYPES,
+    *_TIED,
     "head.blocks",
     "head.kahan_labels",
     "head.kernels",
@@ -427,6 +434,7 @@ SWITCHES = (
   options.unless("head.wide", False, *_WIDE),
   options.unless("head.by_example", False, *_BY_EXAMPLE[1:]),
   options.unless("head.use_bias", False, *BIAS),
+  options.unless("encoder.tied", False, *_TIED),
   options.unless("head.prototypes", 1, "head.prototype_labels"),
   options.by_name(
     "head.init",

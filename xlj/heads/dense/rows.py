@@ -49,6 +49,9 @@ class Rows:
     kahan_labels: With compensation of rounding, the first so many labels have
       it, rounded up to a multiple of `blocks`; 0, or more than there are, for
       all.
+    sampled: How many labels a step on rows that an encoder reads draws, beside
+      those of the batch, in place of all (see `xlj.losses.sampled_softmax`); 0
+      for all.
     init_scale: Standard deviation of the initial rows.
     init_bias: Initial bias of every label.
     cosine: Label rows count by their direction alone (they are normalised in
@@ -75,6 +78,7 @@ class Rows:
   wide_features: int = 0
   wide_pairs: int = 0
   kahan_labels: int = 0
+  sampled: int = 0
   init_scale: float = 0.0
   init_bias: float = 0.0
   cosine: bool = False

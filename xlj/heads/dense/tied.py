@@ -9,6 +9,7 @@ Legend: N examples of the batch, L label rows (padded), D embedding width.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 
 from xlj import sharding
 from xlj.heads.dense import rows as rows_lib
+from xlj.losses import sampled_softmax
 from xlj.ops import label_pass
+from xlj.ops import label_sample
 from xlj.ops import label_step
 from xlj.ops import loss as loss_lib
 from xlj.ops import normalize
@@ -66,12 +69,14 @@ def step(
       bias = jnp.where(
         rows.is_label(), zero if bias is None else bias, -jnp.inf
       )
-    return label_pass.label_loss(
-      x,
-      scored,
-      bias,
-      targets,
-      loss_lib.at_step(loss, step),
+    run = label_pass.label_loss
+    if rows.sampled:
+      key = jax.random.fold_in(jax.random.key(rows.optimizer.seed), step)
+      sample = label_sample.uniform_sample(key, rows.sampled, rows.num_rows)
+      run = functools.partial(sampled_softmax.sampled_loss, sample=sample)
+    return run(
+      *(x, scored, bias, targets),
+      loss=loss_lib.at_step(loss, step),
       label_values=label_values,
       placement=shards.Placement(memory=rows.memory),
     )
