@@ -1,6 +1,6 @@
-"""Sequences of items that a model is to say the next one of, from a file."""
+"""Items of users, from a file: sequences, or sets that have no order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import json
 import os
 from typing import Any
@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from xlj.data import checks
+from xlj.data import csr as csr_lib
 from xlj.data import errors
 from xlj.data import formats
 from xlj.data import sequences
 from xlj.documents import formats as documents
 
+_SET = '{"items": [...]}, names of items or whole numbers from 0'
 _EXPECTED = '{"items": [...]}, whole numbers from 0 with the oldest first'
 _SHOWN = 60  # characters of a row that is none
 
@@ -51,6 +53,74 @@ def stream(
       yield _rows(good, beyond)
 
 
+def stream_sets(
+  path: str, beyond: checks.Beyond, names: Sequence[str] | None
+) -> Iterator[formats.Rows | formats.DataError]:
+  """Reads sets as `stream` reads sequences.
+
+  Args:
+    path: `{"items": [...]}` on each line.
+    beyond: Counts the items that a model does not know, which are left out.
+    names: Of items; None where they have numbers alone.
+
+  Yields:
+    As there; an item that is there twice counts once.
+
+  Raises:
+    DataError: When the file itself is not right.
+    OSError: When it cannot be read.
+  """
+  width = beyond.widths["feature"]
+  number = {name: i for i, name in enumerate(names or ())}
+  for block in documents.fields(path):
+    for line, row in block:
+      items = _set_of(path, line, row)
+      if isinstance(items, errors.DataError):
+        yield items
+        continue
+      ids = [number.get(i, width) if isinstance(i, str) else i for i in items]
+      beyond.see("feature", np.array(ids, np.int64))
+      known = sorted({i for i in ids if i < width})
+      yield formats.Rows(
+        csr_lib.Csr(
+          np.array([0, len(known)], np.int64),
+          np.array(known, np.int32),
+          np.ones(len(known), np.float32),
+          width,
+        ),
+        None,
+      )
+
+
+def _set_of(
+  path: str, line: int, row: dict[str, Any] | formats.DataError
+) -> list[int | str] | formats.DataError:
+  """Names or numbers of the items of a row, or what is wrong with it."""
+  if isinstance(row, errors.DataError):
+    return row
+  items = row.get("items")
+  if (
+    row.keys() == {"items"}
+    and isinstance(items, list)
+    and all(isinstance(i, str) or _is_number(i) for i in items)
+  ):
+    return items
+  return _refused(path, line, row, _SET)
+
+
+def _is_number(item: Any) -> bool:
+  return type(item) is int and 0 <= item < 2**63
+
+
+def _refused(
+  path: str, line: int, row: dict[str, Any], expected: str
+) -> formats.DataError:
+  found = json.dumps(row, ensure_ascii=False)
+  if len(found) > _SHOWN:
+    found = found[:_SHOWN] + " ..."
+  return errors.DataError(os.fspath(path), found, expected, line=line)
+
+
 def _json(path: str) -> Iterator[list[list[int] | formats.DataError]]:
   for block in documents.fields(path):
     yield [_items(path, line, row) for line, row in block]
@@ -66,13 +136,10 @@ def _items(
   if (
     row.keys() == {"items"}
     and isinstance(items, list)
-    and all(type(item) is int and 0 <= item < 2**63 for item in items)
+    and all(map(_is_number, items))
   ):
     return items
-  found = json.dumps(row, ensure_ascii=False)
-  if len(found) > _SHOWN:
-    found = found[:_SHOWN] + " ..."
-  return errors.DataError(os.fspath(path), found, _EXPECTED, line=line)
+  return _refused(path, line, row, _EXPECTED)
 
 
 def _rows(rows: list[list[int]], beyond: checks.Beyond) -> formats.Rows:

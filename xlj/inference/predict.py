@@ -208,6 +208,9 @@ def _blocks(
     return _texts(path)
   if run.input == "items":
     return item_rows.stream(path, beyond)
+  is_json = documents.ending(path) in documents.JSON
+  if run.input == "sparse" and run.numbering is None and is_json:
+    return item_rows.stream_sets(path, beyond, run.feature_names)
   shape = tuple(run.config.encoder.image or ())
   if os.path.isdir(path) or path.lower().endswith(images.ENDINGS):
     if not shape:

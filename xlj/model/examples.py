@@ -148,9 +148,11 @@ def named(
   rows: list[Any] = list(features)
   if not all(isinstance(row, Mapping) for row in rows):
     return rows
-  given = {key for row in rows for key in row if isinstance(key, str)}
+  sets = [_of_set(row) for row in rows]
+  given = {key for row in sets for key in row if isinstance(key, str)}
   if not given or (every := names()) is None:
     return rows
+  rows = sets
   for i, row in enumerate(rows):
     for key in row:
       if not isinstance(key, str):
@@ -162,6 +164,13 @@ def named(
   found = [{ids[k]: v for k, v in row.items() if k in ids} for row in rows]
   _say_left_out(sum(map(len, rows)) - sum(map(len, found)))
   return found
+
+
+def _of_set(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
+  """`{"items": [...]}` as features of value 1; other rows as they are."""
+  if set(row) != {"items"} or not isinstance(row["items"], list | tuple):
+    return row
+  return dict.fromkeys(row["items"], 1.0)
 
 
 def of_texts(features: Any, featurizer: Callable[[list[str]], Any]) -> Any:
@@ -266,7 +275,7 @@ def _of_any(
     raise ValueError(f"the features are {_name(features)}; {forms}")
   rows = list(features)
   if all(isinstance(row, Mapping) for row in rows):
-    return _of_dicts(rows, num_features)
+    return _of_dicts([_of_set(row) for row in rows], num_features)
   for i, row in enumerate(rows):
     if isinstance(row, str | bytes | Mapping | set) or not hasattr(
       row, "__len__"

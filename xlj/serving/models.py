@@ -49,7 +49,7 @@ class Model:
       )
     if self.input == "sparse":
       return (
-        'features, {"id": value} or [[id, value], ...], or'
+        'features, {"id": value}, [[id, value], ...] or {"items": [id]}, or'
         f" {self.num_features} numbers"
       )
     return f"{self.num_features} numbers, all of a row"

@@ -19,11 +19,11 @@ from xlj.documents import rows as documents
 from xlj.serving import models as models_lib
 from xlj.serving.packages import msgspec
 
-# A text; {"text": ..., "title": ...}; {"items": [id]}; {"id or name": value}; a
-# vector; pairs.
+# A text; {"text": ..., "title": ...}; {"items": [id or name]}; a vector; pairs;
+# {"id or name": value}.
 Row = (
   str
-  | dict[str, float | str | list[int]]
+  | dict[str, float | str | list[int | str]]
   | list[float | tuple[int | str, float]]
 )
 Features = list[str] | csr_lib.Csr | np.ndarray
@@ -264,18 +264,23 @@ def _items(
     raise Refused(
       422, f"row {number} is no sequence; the model reads {model.form}"
     )
+  ids: list[int] = []
   for item in items:
-    if not 0 <= item < model.num_features:
+    if isinstance(item, str) or not 0 <= item < model.num_features:
       raise Refused(
         422, f"row {number} has the item {item}; the model reads {model.form}"
       )
-  return items, [float(place) for place in range(1, len(items) + 1)]
+    ids.append(item)
+  return ids, [float(place) for place in range(1, len(ids) + 1)]
 
 
 def _sparse(
   number: int, row: Row, model: models_lib.Model
 ) -> tuple[list[int], list[float]]:
   """Ids, ascending, and values."""
+  if isinstance(row, dict) and isinstance(row.get("items"), list):
+    if len(row) == 1:  # a set, in no order
+      row = [(item, 1.0) for item in dict.fromkeys(row["items"])]
   if isinstance(row, dict) and any(isinstance(v, list) for v in row.values()):
     raise Refused(422, f"row {number} has lists; the model reads {model.form}")
   return _quickly(row, model) or _Sparse(number, model).read(row)
