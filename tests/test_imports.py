@@ -135,7 +135,7 @@ FLOORS = {
     "arrays interactions label_lists tables",
     "formats",
     "ingest",
-    "sequences tokens",
+    "sequences tokens user_items",
     "store",
     "padding statistics",
   ),

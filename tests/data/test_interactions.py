@@ -2,6 +2,8 @@
 
 import gzip
 
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 import xlj
@@ -38,6 +40,36 @@ def test_forms(tmp_path, form):
     assert found.times.tolist() == [30, 10, 20]
     if form != "another order":
       assert found.ratings.tolist() == [5, 3, 4.5]
+
+
+def test_a_table(tmp_path):
+  columns = {"item_id": [7, 5], "user_id": ["b", "a"], "x": [0, 1]}
+  path = tmp_path / "i.parquet"
+  parquet.write_table(pa.table(columns), path)
+  found = interactions.read(path)
+  assert (found.user_names, found.item_names) == (["b", "a"], ["7", "5"])
+  columns["user_id"] = ["b", None]
+  parquet.write_table(pa.table(columns), path)
+  with pytest.raises(errors.DataError, match=r"in row 1 \(from 0\) no user"):
+    interactions.read(path)
+
+
+def test_a_user_on_each_line(tmp_path):
+  path = tmp_path / "train.txt"
+  path.write_text("0 5 7\n\n1\n2 7 8 9 1 2 3\n")
+  found = interactions.read(path, lists=True)
+  assert found.user_names == ["0", "1", "2"]
+  assert found.users.tolist() == [0, 0, 2, 2, 2, 2, 2, 2]
+  assert found.item_names == ["5", "7", "8", "9", "1", "2", "3"]
+  for text, message in (
+    ("0 5\n1 3\n0 7\n", ":3: found user 0 again, expected each user on one"),
+    ("0\n1\n", ":1: found no interactions, expected lines 'user item item'"),
+    ("0 \udcff\n", ":1: found byte 0xff, expected text in UTF-8"),
+  ):
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(errors.DataError) as error:
+      interactions.read(path, lists=True)
+    assert f"train.txt{message}" in str(error.value)
 
 
 def test_numbers_are_names_and_a_data_set_is_made(tmp_path):

@@ -10,6 +10,7 @@ from xlj.config import checks
 from xlj.config import families
 from xlj.config import options
 from xlj.data import checks as checks_lib
+from xlj.data import user_items
 from xlj.data import weighting
 
 _MANY_ROWS = 20_000  # from which some of a network's are held out
@@ -26,6 +27,7 @@ _OF_GENERATED = (
 CHOICES = {
   "data.weighting": weighting.KINDS,
   "data.duplicates": checks_lib.DUPLICATES,
+  "data.interactions.split": user_items.KINDS,
 }
 SWITCHES = (
   options.unless("data.dense", True, *_OF_SPARSE),
@@ -69,6 +71,16 @@ def fields() -> options.Fields:
     # NAME of a file NAME.txt of sequences, a line `user item item ...` for each
     # user; see xlj.data.sequences. Empty: it is no such set
     "data.sequences": "",
+    # What is held out of interactions.csv (.tsv, .txt, .parquet): "ratio" of
+    # each user's items, "time" the newest of all, "last" the newest of each
+    # user; see xlj.data.user_items
+    "data.interactions.split": "ratio",
+    # Share of the interactions for the test split; of "last" any is one item
+    "data.interactions.test": 0.2,
+    # Likewise for validation, of the rest; 0 for none
+    "data.interactions.validation": 0.0,
+    # Whether the file has a line `user item item ...` for each user
+    "data.interactions.lists": False,
     # Rows of a training split that is generated in place of files, see
     # xlj.synthetic.generated; 0 for files
     "data.generator.rows": 0,
@@ -117,6 +129,8 @@ def fields() -> options.Fields:
 
 RANGES: checks.Ranges = {
   "data.context": checks.Range(0, 4096),
+  "data.interactions.test": checks.RATE,
+  "data.interactions.validation": checks.RATE,
   "data.split": checks.Range(1),
   "data.generator.rows": checks.Range(0),
   "data.generator.test_rows": checks.Range(1),
@@ -162,7 +176,8 @@ def rules(
   # and a twentieth of few rows would not tell steps apart.
   linear = config.family == "linear"
   few = config.family == "network" and facts.num_rows < _MANY_ROWS
-  none = linear or few or config.family == "text" or config.data.sequences
+  own = config.data.sequences or facts.own_validation
+  none = linear or few or config.family == "text" or own
   found: options.Fields = {"data.validation": 0.0 if none else 0.05}
   if linear:  # A step by a row of many times the mean norm would overshoot.
     found["data.l2"] = True

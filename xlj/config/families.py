@@ -43,6 +43,8 @@ class DataFacts:
     text: What is read of texts, as `data.text` says; "" without any.
     label_text: Whether what is said of labels tells which ones a text has.
     named_labels: Whether labels are written as names, beside features.
+    own_validation: Whether the data say what validation reads, and hold labels
+      out of each row for it, not rows.
   """
 
   num_rows: int
@@ -57,6 +59,7 @@ class DataFacts:
   text: str = ""
   label_text: bool = False
   named_labels: bool = False
+  own_validation: bool = False
 
 
 def choose(facts: DataFacts, head: str = "dense", encoder: str = "bag") -> str:

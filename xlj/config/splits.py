@@ -17,6 +17,7 @@ from xlj.data import numbering as numbering_lib
 from xlj.data import pipeline
 from xlj.data import store
 from xlj.data import tokens
+from xlj.data import user_items
 from xlj.synthetic import generated
 from xlj.text import features as features_lib
 
@@ -162,6 +163,8 @@ def check_others(
   data = config.data
   if data.generator.rows or data.sequences:  # all are in one file
     return
+  if encoding is None and discover.has_interactions(data.dir):  # here too
+    return
   for split in discover.SPLITS:
     if split == "train":
       continue
@@ -205,7 +208,8 @@ def file_of(config: ml_collections.ConfigDict, split: str) -> str:
   if data.sequences:
     return str(discover.find_sequences(data.dir, data.sequences).features)
   if not data.text:
-    return str(discover.find(data.dir, split).features)
+    path = discover.find(data.dir, split).features
+    return "FILE" if discover.is_interactions(path) else str(path)
   if data.test_share and split == "test":
     return "FILE"
   return str(text.files(config, split)[0])
@@ -284,6 +288,8 @@ def feature_names(
   """
   data, count = config.data, config.data.num_features
   path, own = None, False
+  if data.dir and discover.has_interactions(data.dir):
+    return label_names(config, workdir)
   if text.kind(config):  # A run's featurizer has them.
     return None
   if workdir is not None and keeps_names(config, workdir):
@@ -342,6 +348,7 @@ def _read(
       column=data.split,
       context=data.context,
       sequences=data.sequences,
+      interactions=_held_out(config),
       renumber=data.renumber,
       numbering=numbering,
       named=data.named_labels,
@@ -353,6 +360,12 @@ def _read(
   for note in found.notes:
     logging.warning("%s", note)
   return found
+
+
+def _held_out(config: ml_collections.ConfigDict) -> user_items.How:
+  """What is held out of interactions."""
+  how = config.data.interactions
+  return user_items.How(how.split, how.test, how.validation, how.lists)
 
 
 def _as_stated(

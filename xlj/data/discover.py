@@ -15,8 +15,10 @@ For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
                PECOS has them; or in that directory, with Y.P.npz above it
   filter       filter_labels_P.txt (optional)
 
-A next-word set (see `tokens`) has text as its one file, and one of sequences
-(see `sequences`) all splits in the file that is asked for, NAME.txt.
+A file interactions.csv (.tsv, .txt, .parquet, .arrow) has all splits, see
+`user_items`. A next-word set (see `tokens`) has text as its one file, and one
+of sequences (see `sequences`) all splits in the file that is asked for,
+NAME.txt.
 
 Text may end with .gz. Capitals do not matter. Two candidates are refused.
 """
@@ -65,6 +67,9 @@ _RAW = r"([._-]raw)?([._-]texts?)?(\.jsonl?|\.txt)(\.gz)?"
 _IMAGES = (
   "a folder of images becomes a data set by xlj images"
   " --input=FOLDER --output_dir=DIR"
+)
+_INTERACTIONS = (
+  r"interactions(((\.csv|\.tsv|\.txt)(\.gz)?)|\.parquet|\.arrow|\.feather)"
 )
 # Files that come with data sets and hold no rows of numbers.
 _NOT_ROWS = re.compile(
@@ -129,6 +134,16 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
     there = _matching(_names(place), pattern)
     labels = place / _one(place, there, _partner(split))
   return Files(root / features, labels, filter_file(root, split), rows=rows)
+
+
+def has_interactions(data_dir: str | os.PathLike[str]) -> bool:
+  """Tells whether all splits of a directory are in a file of interactions."""
+  return bool(_matching(_names(pathlib.Path(data_dir)), _INTERACTIONS))
+
+
+def is_interactions(path: str | os.PathLike[str]) -> bool:
+  """Whether a file has interactions, by its name."""
+  return bool(_matching([pathlib.PurePath(path).name], _INTERACTIONS))
 
 
 def find_tokens(data_dir: str | os.PathLike[str], split: str) -> Files:
@@ -264,7 +279,7 @@ def _candidates(
       for name, pattern in _exact(_names(directory), prefix).items()
       if pattern
     }
-  return found
+  return found | dict.fromkeys(_matching(names, _INTERACTIONS), "")
 
 
 def is_table(path: str | os.PathLike[str]) -> bool:

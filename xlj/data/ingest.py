@@ -104,7 +104,7 @@ def ingest(
       )
       out.add_csr("filter", pairs)
     if named is not None:
-      out.add("label_names", _as_bytes(named.ids().tolist()))
+      out.add("label_names", as_bytes(named.ids().tolist()))
     meta["arrays"] = out.close()
   meta["renumbered"] = known is not None
   if known is not None:
@@ -273,7 +273,7 @@ def _of_names(
   return [f"{len(new):,} labels that the file of names has not: {first}"]
 
 
-def _as_bytes(names: list[str]) -> np.ndarray:
+def as_bytes(names: list[str]) -> np.ndarray:
   """Names as an array; `store` reads them."""
   return np.frombuffer(json.dumps(names).encode(), np.uint8)
 

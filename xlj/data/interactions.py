@@ -3,12 +3,15 @@
     user item rating time     blanks, tabs or commas between them, or all of
     196  242  3      8812509  `::`; with such a first line or without
 
+or the columns of a Parquet or Arrow table; or, where that is asked for, a user
+and all its items on each line, as LightGCN has them (He et al. 2020).
+
 Legend: E interactions, U users, I items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import os
 import re
@@ -16,6 +19,7 @@ import re
 import numpy as np
 import scipy.sparse
 
+from xlj.data import arrow
 from xlj.data import cells
 from xlj.data import errors
 from xlj.data import lines
@@ -67,11 +71,16 @@ class Interactions:
     return found
 
 
-def read(path: Path) -> Interactions:
+def read(
+  path: Path, *, lists: bool = False, item_names: Sequence[str] = ()
+) -> Interactions:
   """Reads a file into memory.
 
   Args:
-    path: plain or gzip text in UTF-8.
+    path: plain or gzip text in UTF-8, or a table of Parquet or Arrow.
+    lists: whether it has a line for each user, `user item item ...`.
+    item_names: of items that have the first numbers, whether they appear or
+      not.
 
   Returns:
     The interactions.
@@ -80,12 +89,14 @@ def read(path: Path) -> Interactions:
     DataError: at the first line that is not right.
     OSError: when it cannot be read.
   """
+  names = {"user": numbering.Names(), "item": numbering.Names(item_names)}
+  if lists:
+    return _of_lists(path, names)
   found = _cells(path)
   line, first = next(found, (1, []))
   columns = _columns(first, path, line)
   named = bool(columns)
   columns = columns or dict(zip(_IN_ORDER, range(len(first))))
-  names = {what: numbering.Names() for what in _IN_ORDER[:2]}
   numbers: dict[str, list[float]] = {what: [] for what in columns}
   width = len(first)
   for number, row in found if named else _after((line, first), found):
@@ -100,16 +111,47 @@ def read(path: Path) -> Interactions:
       text = row[column]
       if what in names:
         if not text:
-          raise DataError(path, f"no {what}", f"a {what}", line=number)
+          raise errors.Refused(f"no {what}", f"a {what}").at(path, number)
         numbers[what].append(names[what].number(text))
       else:
         numbers[what].append(_number(text, what, path, number))
   if not numbers["user"]:
-    raise DataError(path, "no interactions", "lines 'user item'", line=line)
+    raise DataError(
+      path, "no interactions", "lines 'user item'", line=line or None
+    )
   users, items = (np.array(numbers[what], np.int64) for what in names)
   rest = [np.array(numbers[w]) if w in columns else None for w in _NUMBERS]
   called = [names[what].ids().tolist() for what in names]
   return Interactions(users, items, *called, *rest)
+
+
+def _of_lists(path: Path, names: dict[str, numbering.Names]) -> Interactions:
+  """Reads a line for each user."""
+  users: list[int] = []
+  items: list[int] = []
+  line_of: dict[str, int] = {}
+  for line, (user, *rest) in _cells(path):
+    if user in line_of:
+      raise DataError(
+        path,
+        f"user {cells.shown(user)} again",
+        f"each user on one line; line {line_of[user]} has it",
+        line=line,
+      )
+    line_of[user] = line
+    number = names["user"].number(user)
+    users += [number] * len(rest)
+    items += map(names["item"].number, rest)
+  if not users:
+    raise DataError(path, "no interactions", "lines 'user item item'", line=1)
+  return Interactions(
+    users=np.array(users, np.int64),
+    items=np.array(items, np.int64),
+    user_names=names["user"].ids().tolist(),
+    item_names=names["item"].ids().tolist(),
+    ratings=None,
+    times=None,
+  )
 
 
 def _after(
@@ -143,7 +185,7 @@ def _columns(row: list[str], path: Path, line: int) -> dict[str, int]:
       cells.shown(" ".join(row)) or "an empty file",
       "'user item', 'user item rating' or 'user item rating time', or a line"
       " that names these columns",
-      line=line,
+      line=line or None,
     )
   return {what: found[what] for what in _IN_ORDER if what in found}
 
@@ -154,17 +196,18 @@ def _number(text: str, what: str, path: Path, line: int) -> float:
   except ValueError:
     value = np.nan
   if not np.isfinite(value):
-    raise DataError(
-      path,
+    raise errors.Refused(
       f"{cells.shown(repr(text))} as a {what}",
       "a number" + ("; write times as seconds" if what == "time" else ""),
-      line=line,
-    )
+    ).at(path, line)
   return value
 
 
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
   """Line and columns of each row; empty lines are none."""
+  if os.fspath(path).lower().endswith(arrow.ENDINGS):
+    yield from _of_table(path)
+    return
   mark = _mark(path)
   if mark in cells.DELIMITERS.values():
     for number, row in cells.rows(path, mark):
@@ -179,6 +222,18 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(text, block.first_line):
       if line.strip():
         yield number, line.split() if mark == " " else line.strip().split(mark)
+
+
+def _of_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+  """The names of the columns, and each row with its number from 0."""
+  count = 0
+  with arrow.opened(path) as table:
+    yield 0, table.names
+    for batch in table.batches(table.names):
+      columns = [column.to_pylist() for column in batch.columns]
+      for number, row in enumerate(zip(*columns), count):
+        yield number, ["" if cell is None else str(cell) for cell in row]
+      count += batch.num_rows
 
 
 def _mark(path: Path) -> str:

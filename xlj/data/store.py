@@ -33,11 +33,15 @@ from xlj.data import numbering as numbering_lib
 from xlj.data import sequences as sequences_lib
 from xlj.data import tables
 from xlj.data import tokens
+from xlj.data import user_items
 from xlj.data import verification as verification_lib
 
 DataError = errors.DataError
 label_names = names.label_names
 Path = str | os.PathLike[str]
+_Options = (
+  ingest.Options | tokens.Options | sequences_lib.Options | user_items.Options
+)
 
 # Part of every key: raise it when what is written changes.
 _VERSION = 1
@@ -91,6 +95,8 @@ class Split:
       label has one.
     sequential: whether features are items in their order, and the label the
       next one (see `sequences`).
+    own_validation: whether labels for validation are held out of each row, and
+      not rows: the split "validation" has them.
   """
 
   features: csr_lib.Csr | np.ndarray | ComputedRows
@@ -107,6 +113,7 @@ class Split:
   encoding: Any = None
   label_texts: Sequence[str] | None = None
   sequential: bool = False
+  own_validation: bool = False
 
   def check(self) -> None:
     """Raises as soon as damage of the arrays has been found; costs nothing.
@@ -162,6 +169,7 @@ def open_split(
   feature_names: Sequence[str] | None = None,
   context: int = 0,
   sequences: str = "",
+  interactions: user_items.How = user_items.USUAL,
   verify: bool = True,
 ) -> Split:
   """Opens a split of a data set.
@@ -195,6 +203,7 @@ def open_split(
     sequences: name of the file, without its ending, of a set of sequences; a
       row is a user, its label an item, its features the items before it (see
       `sequences`).
+    interactions: what is held out of a file of these.
     verify: whether arrays too large to be checked now are compared with their
       checksums in the background (see `Split.check`).
 
@@ -217,6 +226,9 @@ def open_split(
   elif sequences:
     files = discover.find_sequences(data_dir, sequences)
     options = sequences_lib.Options(split, num_labels or num_features)
+  elif discover.has_interactions(data_dir):
+    files = discover.find(data_dir, split)
+    options = user_items.Options(split, interactions)
   else:
     files = discover.find(data_dir, split)
     options = ingest.Options(
@@ -257,6 +269,11 @@ def open_split(
     ):
       found = _open_named(files, options, name, cache_dir, label_names)
     assert found is not None
+  elif isinstance(options, user_items.Options) and label_names is not None:
+    options = dataclasses.replace(
+      options, named=_digest(label_names), num_features=num_features
+    )
+    found = _open(files, options, name, cache_dir, known=label_names)
   else:
     found = _open(files, options, name, cache_dir, numbering)
   if not verify:
@@ -368,6 +385,10 @@ def _is_named(
   return bool(named)
 
 
+def _digest(names: Sequence[str]) -> str:
+  return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+
+
 def _open_named(
   files: discover.Files,
   options: ingest.Options,
@@ -376,8 +397,7 @@ def _open_named(
   known: Sequence[str],
 ) -> Split:
   """Opens files whose labels are names, of which some are known."""
-  digest = hashlib.sha256(json.dumps(list(known)).encode()).hexdigest()
-  options = dataclasses.replace(options, named=digest)
+  options = dataclasses.replace(options, named=_digest(known))
   found = _open(files, options, name, cache_dir, known=known)
   if options.beyond:
     return dataclasses.replace(found, label_names=list(known))
@@ -386,7 +406,7 @@ def _open_named(
 
 def _open(
   files: discover.Files,
-  options: ingest.Options | tokens.Options | sequences_lib.Options,
+  options: _Options,
   name: str,
   cache_dir: Path | None,
   numbering: numbering_lib.Numbering | None = None,
@@ -397,6 +417,8 @@ def _open(
       return tokens.ingest(files, options, directory)
     if isinstance(options, sequences_lib.Options):
       return sequences_lib.ingest(files, options, directory)
+    if isinstance(options, user_items.Options):
+      return user_items.ingest(files, options, directory, known)
     return ingest.ingest(files, options, directory, numbering, known)
 
   return entries.open_entry(
@@ -410,7 +432,7 @@ def _open(
 
 def _key(
   files: discover.Files,
-  options: ingest.Options | tokens.Options | sequences_lib.Options,
+  options: _Options,
   hashes: Sequence[str],
 ) -> str:
   """Hashes content and options, but neither directories nor stems of names."""
@@ -471,4 +493,5 @@ def _split(
     numbering=numbering_lib.Numbering.load(entry) if numbered else None,
     label_names=None if named is None else json.loads(named.tobytes()),
     sequential=meta.get("sequential", False),
+    own_validation=meta.get("own_validation", False),
   )

@@ -155,11 +155,18 @@ def prepare(
         # Its rates may have fallen to nothing.
         config.optim.from_step = was.train.num_steps
   assert stats is not None
+  if split.own_validation and config.data.validation:
+    raise config_lib.ConfigError(
+      f"data.validation is {config.data.validation}, and of interactions items"
+      " are held out, not users; give data.interactions.validation instead"
+    )
   rows, valid_rows = pipeline.holdout(
     split.num_rows, float(config.data.validation), config.seed
   )
   valid_split = split
-  if config.data.sequences:
+  if config.data.sequences or (
+    split.own_validation and config.data.interactions.validation
+  ):
     valid_split = splits.open_split(config, "validation")
     valid_rows = np.arange(valid_split.num_rows)
   if config.data.dense:
@@ -386,4 +393,5 @@ def facts(split: store.Split) -> config_lib.DataFacts:
     text=split.encoding.kind if split.encoding else "",
     label_text=features_lib.label_texts_tell(split),
     named_labels=split.label_names is not None,
+    own_validation=split.own_validation,
   )
