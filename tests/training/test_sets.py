@@ -36,7 +36,6 @@ def data(tmp_path_factory):
 def config_of(data, **fields):
   config = runs.config_file("gowalla").get_config()
   config.data.dir = str(data)
-  config.encoder.dim = 16
   config.head.blocks = 8
   config.eval.batch_size = 64
   config.eval.ks = (5,)

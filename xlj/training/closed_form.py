@@ -92,7 +92,8 @@ def ridge(
   Args:
     x: `[N, F]` float32, weighted features.
     y: `[N, L]` float32, ones for the labels of a row.
-    width: W, of which D is at most N and F.
+    width: W. Of its directions no more are used than there are rows and
+      features; the others are 0.
     penalty: Of squared weights, above 0, in the units of the squared singular
       values, of which none is above 1 if the rows of `x` have length 1.
     power: Labels are divided by this power of how many rows they have.
@@ -108,8 +109,8 @@ def ridge(
   right = np.maximum(y_counts, 1).astype(np.float32) ** -power
   shares = np.maximum(np.diff(y.indptr), 1).astype(np.float32) ** -0.5
   scaled = (x * left).tocsr()  # of columns
-  directions = width // 2 if least_squares else width
-  basis, squares = _directions(scaled, directions, seed)
+  half = width // 2 if least_squares else width
+  basis, squares = _directions(scaled, min(half, *x.shape), seed)
   least = squares[-1] + penalty
   meet = y.T @ (shares[:, None] * (scaled @ basis))
   tables = [basis * (1 / (squares + penalty) - 1 / least)]
@@ -119,7 +120,12 @@ def ridge(
     inverse = np.where(some, least_squares / np.where(some, squares, 1), 0)
     tables.append(left[:, None] * basis * inverse)
     rows.append(meet)
-  return Ridge(np.hstack(tables), np.hstack(rows), left / least, right, shares)
+  unused = [(0, 0), (0, half - len(squares))]
+  table, rows = (
+    np.hstack([np.pad(part, unused) for part in parts])
+    for parts in (tables, rows)
+  )
+  return Ridge(table, rows, left / least, right, shares)
 
 
 def _directions(
