@@ -107,6 +107,16 @@ def test_bad_values_are_refused_by_name(field, value, message):
     config_lib.resolve(config, FACTS)
 
 
+@pytest.mark.parametrize("metric", ["PSP@1", "MacroF1@1"])
+def test_a_metric_of_counts_needs_them(metric):
+  config = config_lib.base()
+  config.update_from_flattened_dict(
+    {"eval.metric": metric, "head.order": "none"}
+  )
+  with pytest.raises(config_lib.ConfigError, match="head.order that counts"):
+    config_lib.resolve(config, FACTS)
+
+
 @pytest.mark.parametrize("field", ["dense", "renumber"])
 def test_what_a_row_has_needs_the_ids_of_labels(field):
   config = config_lib.base()

@@ -30,6 +30,8 @@ FIGURES = {
   ),
   "recommendation": ("Recall", "nDCG", "HR", "MRR", "CatalogCoverage", "ARP"),
 }
+# That need how many training rows each label has.
+_OF_COUNTS = ("PSP", "PSnDCG", "Coverage", "MacroF1", "CatalogCoverage", "ARP")
 CHOICES: dict[str, tuple[str, ...]] = {
   "train.precision": precision.PRECISIONS,
   "eval.figures": tuple(FIGURES),
@@ -174,11 +176,15 @@ def check(config: ml_collections.ConfigDict) -> None:
         f" rows; give at most {most}"
       )
   kinds = FIGURES[config.eval.figures]
+  others = "eval.ks or eval.figures"
+  if config.head.order == "none":
+    kinds = tuple(kind for kind in kinds if kind not in _OF_COUNTS)
+    others += ", or a head.order that counts labels"
   names = [f"{kind}@{k}" for kind in kinds for k in config.eval.ks]
   if config.eval.metric not in names:
     raise checks.ConfigError(
       f"eval.metric is {config.eval.metric!r}; use one of {', '.join(names)},"
-      " or another eval.ks or eval.figures"
+      f" or another {others}"
     )
   if config.predict.exclude_seen:
     _check_ids_are_shared(config)
