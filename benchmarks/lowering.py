@@ -10,14 +10,17 @@ that a config refuses is told with the reason. Sizes are such that a loop over
 examples, labels or features would run thousands of times, and loops are
 counted.
 
-Prints a line for each head and type of rows, and writes the list of them.
+Prints a line for each head and type of rows, and writes a table of them as
+`render_tables.py` has it.
 """
 
 import argparse
 from collections.abc import Iterator
 import dataclasses
+import datetime
 import json
 import pathlib
+import subprocess
 from typing import Any
 
 import ml_collections
@@ -74,6 +77,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+COLUMNS = (
+  ("", None),
+  ("losses", None),
+  ("programs with rows of float32 / bfloat16 / float8", None),
+  ("arrays updated in place", None),
+  ("longest loop of a known length", "{:,}"),
+  ("calls of libraries", None),
+  ("faults", None),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
   """What the programs of a config are.
@@ -105,9 +119,49 @@ def main() -> None:
     records.append(record)
     print(json.dumps(record), flush=True)
   if options.json:
-    options.json.write_text(json.dumps(records, indent=1) + "\n")
+    kept = {"origin": origin(), "columns": COLUMNS, "rows": rows_of(records)}
+    options.json.write_text(json.dumps(kept, indent=1) + "\n")
   if any(record["faults"] for record in records):
     raise SystemExit("some programs are not for accelerators alone")
+
+
+def origin() -> dict[str, Any]:
+  """Where the table comes from."""
+  commit = subprocess.run(
+    ["git", "rev-parse", "--short=8", "HEAD"],
+    cwd=pathlib.Path(__file__).parent,
+    stdout=subprocess.PIPE,
+    text=True,
+  ).stdout.strip()
+  return {
+    "machine": "lowered for CUDA and TPU, not compiled or run",
+    "cores": None,
+    "commit": commit or None,
+    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    "seeds": "none",
+    "load": "no times measured",
+    "command": "python benchmarks/lowering.py",
+  }
+
+
+def rows_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Rows of the table: one for each head, over its types of rows."""
+  rows = []
+  for name in dict.fromkeys(r["what"] for r in records):
+    found = [r for r in records if r["what"] == name]
+    losses = list(dict.fromkeys(loss for r in found for loss in r["losses"]))
+    updated = [r["updated"] for r in found if r["updated"]]
+    cells = [
+      name,
+      ", ".join(losses),
+      " / ".join(str(r["programs"] or "refused") for r in found),
+      ", ".join(dict.fromkeys(map(str, updated))),
+      max(r["longest_loop"] for r in found),
+      ", ".join(dict.fromkeys(call for r in found for call in r["calls"])),
+      "; ".join(dict.fromkeys(fault for r in found for fault in r["faults"])),
+    ]
+    rows.append({"cells": cells})
+  return rows
 
 
 def of_heads() -> Iterator[dict[str, Any]]:

@@ -128,7 +128,23 @@ def gather_batch(tree: Any) -> Any:
   Returns:
     The same tree with those of all.
   """
-  return jax.tree.map(lambda a: jax.lax.all_gather(a, AXES, tiled=True), tree)
+  with jax.named_scope("collectives"):
+    return jax.tree.map(lambda a: jax.lax.all_gather(a, AXES, tiled=True), tree)
+
+
+def scatter_batch(a: jax.Array) -> jax.Array:
+  """The sum over all devices of this one's examples, `[N, ...]` to `[n, ...]`.
+
+  To be used inside a `shard_map` over the mesh.
+
+  Args:
+    a: Each device's part of the sum.
+
+  Returns:
+    This device's examples of the sum.
+  """
+  with jax.named_scope("collectives"):
+    return jax.lax.psum_scatter(a, AXES, tiled=True)
 
 
 def put_batch(batch: Any) -> Any:

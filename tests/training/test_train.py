@@ -16,6 +16,7 @@ from xlj.model import batches
 from xlj.model import model as model_lib
 from xlj.report import recorded
 from xlj.runs import directory
+from xlj.training import not_finite
 from xlj.training import preparation
 from xlj.training import train
 
@@ -199,7 +200,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(
   saved = (step - 1) // 2 * 2
   assert (f"step {saved} is saved" if saved else "no checkpoint") in message
   (found,) = map(
-    json.loads, (tmp_path / train.NOT_FINITE_FILE).read_text().splitlines()
+    json.loads, (tmp_path / not_finite.FILE).read_text().splitlines()
   )
   assert found["step"] == step and row in found["rows"]
   assert len(found["rows"]) == config.train.batch_size
@@ -220,7 +221,7 @@ def test_batches_that_are_not_finite_are_skipped_under_a_budget(
   skipping = runs.losses(tmp_path / "skipping")
   assert len(skipping) == len(clean) - 2 and np.isfinite(skipping).all()
   np.testing.assert_allclose(skipping[: step - 1], clean[: step - 1], rtol=1e-5)
-  found = (tmp_path / "skipping" / train.NOT_FINITE_FILE).read_text()
+  found = (tmp_path / "skipping" / not_finite.FILE).read_text()
   assert len(found.splitlines()) == 2
   # Learning rates and Adam's corrections are those of the step.
   found = directory.load(tmp_path / "skipping", which="last", training=True)

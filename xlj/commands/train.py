@@ -12,6 +12,8 @@ on for longer, or as another one with other data:
   xlj train --workdir=runs/new --from=runs/bibtex --config.data.dir=DIR
 """
 
+import contextlib
+
 from absl import flags
 
 from xlj.commands import launching
@@ -19,6 +21,7 @@ from xlj.commands import processes
 from xlj.distributed import exit_status
 from xlj.runs import directory
 from xlj.training import fusing
+from xlj.training import profiling
 from xlj.training import successor
 
 _CONFIG = launching.define_config(
@@ -34,6 +37,13 @@ _FROM = flags.DEFINE_string(
   " other data with the same labels and features.",
 )
 
+_PROFILE = flags.DEFINE_string(
+  "profile_steps",
+  None,
+  "FIRST:LAST, such as 10:20: steps to write a trace of, for xprof and"
+  " Perfetto, into the directory profile of the run.",
+)
+
 
 def main() -> int:
   """Trains."""
@@ -42,7 +52,11 @@ def main() -> int:
     config = directory.load_config(directory.resolve(_WORKDIR.value))
   if _FROM.value is not None:
     config = successor.begin(config, _FROM.value, _WORKDIR.value)
-  complete = fusing.train_all(config, _WORKDIR.value)
+  with contextlib.ExitStack() as stack:
+    if _PROFILE.value is not None:
+      first, last = profiling.parse(_PROFILE.value)
+      stack.enter_context(profiling.steps(first, last))
+    complete = fusing.train_all(config, _WORKDIR.value)
   return exit_status.DONE if complete else exit_status.STOPPED
 
 

@@ -278,10 +278,7 @@ class Model:
       for gradient in (dx, *dtexts):
         metrics["loss"] += 0 * jnp.sum(gradient.astype(jnp.float32))
       (grads,) = vjp((dx, dtexts))
-      updates, encoder_opt = self._encoder_tx.update(
-        grads, encoder_opt, encoder
-      )
-      encoder = optax.apply_updates(encoder, updates)
+      encoder, encoder_opt = self._updated(encoder, encoder_opt, grads)
     model = {**state.model, "encoder": encoder, "head": head}
     training = {**state.training, "encoder": encoder_opt, "head": head_opt}
     if memory is not None:
@@ -314,13 +311,18 @@ class Model:
       inputs_lib.next_items(inputs),
       self._label_values(model),
     )
-    updates, encoder_opt = self._encoder_tx.update(
-      grads, training["encoder"], model["encoder"]
+    encoder, encoder_opt = self._updated(
+      model["encoder"], training["encoder"], grads
     )
-    encoder = optax.apply_updates(model["encoder"], updates)
     model = {**model, "encoder": encoder, "head": head}
     training = {**training, "encoder": encoder_opt, "head": head_opt}
     return State(model, training, state.step + 1), metrics
+
+  @jax.named_scope("update")
+  def _updated(self, encoder: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+    """The encoder's parameters, and its optimizer's state, after a step."""
+    updates, state = self._encoder_tx.update(grads, state, encoder)
+    return optax.apply_updates(encoder, updates), state
 
   @precision.exact
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
@@ -494,6 +496,7 @@ class Model:
     counts = model["buffers"].get("label_counts")
     return label_values.of(self._config, counts)
 
+  @jax.named_scope("encoder")
   def _encode(
     self,
     params: Any,

@@ -98,6 +98,7 @@ class LabelRows:
   keep_logits: str | None = None
   skip_below: float = 0.0
 
+  @jax.named_scope("pass")
   def step(
     self,
     loss: loss_lib.Loss,
@@ -237,6 +238,7 @@ class LabelRows:
     return (losses * scale).sum()
 
   @precision.exact
+  @jax.named_scope("pass")
   def topk(
     self,
     params: dict[str, jax.Array],
@@ -311,7 +313,10 @@ class LabelRows:
       return stats, kept
 
     stats, kept = self._for_chunks(inputs, body, (stats, kept))
-    return (loss.merge(stats, self.axes) if self.axes else stats), kept
+    if self.axes:
+      with jax.named_scope("collectives"):
+        stats = loss.merge(stats, self.axes)
+    return stats, kept
 
   def _label_axis(self, inputs):
     """Which axis of the logits of a chunk labels lie on."""

@@ -171,6 +171,7 @@ class RowOptimizer:
       jax.tree.map(lambda m: next(by_row) if m else next(others), mask)
     )
 
+  @jax.named_scope("update")
   def update(
     self,
     step: jax.Array,

@@ -44,6 +44,7 @@ class Progress:
     interval: seconds between lines where there is no terminal.
     name: what is going on, e.g. `train`.
     goodput: gives the share of the time that is spent in steps, to show it.
+    fetch: brings the figures of an update to the host, all at once.
     enabled: False shows nothing (every process but the first).
     stream: where to show it; None is stderr.
     clock: seconds that only grow; for tests.
@@ -63,6 +64,7 @@ class Progress:
     interval: float = 10.0,
     name: str = "train",
     goodput: Callable[[], float] | None = None,
+    fetch: Callable[[Any], Any] = dict,
     enabled: bool = True,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -74,6 +76,7 @@ class Progress:
     self._examples_per_step = examples_per_step
     self._name = name
     self._goodput = goodput
+    self._fetch = fetch
     self._enabled = enabled
     self._stream = stream
     self._clock = clock
@@ -116,7 +119,8 @@ class Progress:
       self._show(step, metrics)
 
   def _show(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-    figures = {name: f"{float(v):.4g}" for name, v in metrics.items()}
+    found = self._fetch(metrics)
+    figures = {name: f"{float(v):.4g}" for name, v in found.items()}
     now = self._clock()
     last_step, last_time = self._shown
     speed = (step - last_step) / max(now - last_time, 1e-9)

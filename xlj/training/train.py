@@ -7,7 +7,6 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 import jax
@@ -44,10 +43,10 @@ from xlj.training import closing
 from xlj.training import dual
 from xlj.training import first_stage
 from xlj.training import noisy_labels
+from xlj.training import not_finite
 from xlj.training import preparation
+from xlj.training import profiling
 from xlj.training import room
-
-NOT_FINITE_FILE = "not_finite.jsonl"
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> bool:
@@ -281,10 +280,10 @@ def _loop(
   while True:
     try:
       return _steps(model, keeper, state, skip, *rest)
-    except _NotFiniteError as error:
+    except not_finite.NotFiniteError as error:
       clock.enter("start")
       del state  # it was donated
-      skip = _skip_too(error, skip, keeper, config, data, workdir)
+      skip = not_finite.skip_too(error, skip, keeper, config, data, workdir)
     # Steps update in place; only a checkpoint has the state before them.
     state, _ = _start(model, keeper, config, data)
 
@@ -309,7 +308,7 @@ def _steps(
   compared.
 
   Raises:
-    _NotFiniteError: If the loss of a step, or its gradient, is not finite.
+    NotFiniteError: If the loss of a step, or its gradient, is not finite.
   """
   start, stop = int(state.step), config.train.num_steps
   clock.go_back(start)
@@ -317,7 +316,7 @@ def _steps(
     logging.info("It was complete already: there is nothing to train")
   batch_size, first = config.train.batch_size, jax.process_index() == 0
   validator = _validator(model, config, data)
-  step_fn = jax.jit(model.train_step, donate_argnums=0)
+  step_fn = profiling.compiled_step(model.train_step)
   recentred = _centring(model, config, data, model.recentred)
   recentre_every = oltr.recentre_every(config)
   texts = None
@@ -338,6 +337,7 @@ def _steps(
     initial_step=start,
     examples_per_step=batch_size,
     goodput=clock.share,
+    fetch=jax.device_get,
     enabled=first,
   )
   writer = progress.MetricWriter(workdir, resume_step=start, enabled=first)
@@ -350,7 +350,8 @@ def _steps(
     scores = validator.run(state.model).compute() if validator else None
     meta = {"step": 0, "examples": 0, "skipped": []}
     keeper.save(0, state.model, state.training, meta, scores)
-  with bar, writer, stopping.Stopping() as told:
+  profile = profiling.Profile(workdir)
+  with bar, writer, profile, stopping.Stopping() as told:
     for step in range(start + 1, stop + 1):
       watch.note(f"reading the batch of step {step}")
       clock.enter("input")
@@ -373,7 +374,9 @@ def _steps(
         shapes = tuple(map(np.shape, jax.tree.leaves(inputs)))
         clock.enter("steps" if shapes in compiled else "compilation")
         compiled.add(shapes)
-        state, metrics = step_fn(state, sharding.put_batch(inputs))
+        with profile.of(step):
+          state, metrics = step_fn(state, sharding.put_batch(inputs))
+        profile.end(step, metrics)
         losses[step] = metrics["loss"]
         if "corrected_ids" in metrics:
           _correct(corrections, step, metrics, data.batches(config)[step - 1])
@@ -387,11 +390,11 @@ def _steps(
       log = save or step % config.train.log_every == 0
       validate = step % config.eval.every == 0 or step == stop
       if log or validate:
-        _check_finite(losses)
+        not_finite.check(losses)
         clock.caught_up()
         losses.clear()
       if log and metrics:
-        writer.write(step, "train", metrics)
+        writer.write(step, "train", jax.device_get(metrics))
       scores = None
       if texts is not None and (save or validate):
         state = texts.renewed(state)
@@ -504,51 +507,3 @@ def _validator(
     figures=config.eval.figures,
     neighbours=data.neighbours,
   )
-
-
-class _NotFiniteError(Exception):
-  """The loss of a step is not finite, or its gradient is not."""
-
-  def __init__(self, step: int, loss: float):
-    super().__init__(step, loss)
-    self.step, self.loss = step, loss
-
-
-def _check_finite(losses: Mapping[int, Any]) -> None:
-  """Raises for the first step whose loss is not finite."""
-  for step, loss in jax.device_get(losses).items():
-    if not math.isfinite(loss):
-      raise _NotFiniteError(step, float(loss))
-
-
-def _skip_too(
-  error: _NotFiniteError,
-  skip: frozenset[int],
-  keeper: checkpointer.Checkpointer,
-  config: ml_collections.ConfigDict,
-  data: preparation.Data,
-  workdir: Path,
-) -> frozenset[int]:
-  """The steps to skip from now on; the end, if they are too many."""
-  keeper.wait()
-  rows = data.batches(config)[error.step - 1].tolist()
-  if jax.process_index() == 0:
-    found = {"step": error.step, "loss": str(error.loss), "rows": rows}
-    with (workdir / NOT_FINITE_FILE).open("a") as file:
-      file.write(json.dumps(found) + "\n")
-  what = (
-    f"the loss is {error.loss}, or its gradient is not finite, at step"
-    f" {error.step}; its batch is the rows {', '.join(map(str, rows[:8]))}, ..."
-    f" ({len(rows)} in {workdir / NOT_FINITE_FILE}) of {data.split.name}"
-  )
-  budget = config.train.skip_nonfinite
-  if len(skip) >= budget:
-    last = keeper.latest_step()
-    raise FloatingPointError(
-      f"{what}; {'no checkpoint' if last is None else f'step {last}'} is saved."
-      f" Look at the rows, lower optim.*.learning_rate in a new run, or let"
-      f" this one skip such batches: train.skip_nonfinite is {budget}, and"
-      f" {len(skip)} were skipped"
-    )
-  logging.warning("%s; skipping it, %d of %d", what, len(skip) + 1, budget)
-  return skip | {error.step}

@@ -101,6 +101,7 @@ class GroupRows:
     """Rows of a group G, padding included."""
     return self.rows.layout.rows_per_block
 
+  @jax.named_scope("pass")
   def step(
     self,
     loss: loss_lib.Loss,
@@ -219,6 +220,7 @@ class GroupRows:
     total = chunks.mark_varying(jnp.zeros_like(scale[0]), self.rows.axes)
     return self._fold(params, inputs, pairs, fold, total)
 
+  @jax.named_scope("pass")
   def topk(
     self,
     params: dict[str, jax.Array],

@@ -447,7 +447,7 @@ def _step(head, params, opt_state, step, x, chosen, targets):
     new, opt_state, dx, loss = rows.step(
       head.loss, optimizer, step, params, opt_state, inputs
     )
-    dx = lax.psum_scatter(dx, sharding.AXES, tiled=True).astype(x.dtype)
+    dx = sharding.scatter_batch(dx).astype(x.dtype)
     return new, opt_state, dx, lax.psum(loss, sharding.AXES)
 
   return run(params, opt_state, step, x, chosen, targets)

@@ -321,7 +321,7 @@ class DenseHead:
           params, opt_state, step, inputs
         )
       if dx is not None:
-        dx = lax.psum_scatter(dx, sharding.AXES, tiled=True).astype(x.dtype)
+        dx = sharding.scatter_batch(dx).astype(x.dtype)
       if features is not None:
         assert dwide is not None  # There are logits from the features.
         # No number of their gradient is larger than this product.

@@ -282,6 +282,7 @@ class ProductHead:
 
   # --- by digits, for any number of labels ------------------------------------
 
+  @jax.named_scope("pass")
   def step_digits(
     self,
     params: Params,

@@ -200,6 +200,7 @@ class SphericalHead:
     """`PartitionSpec` of each leaf of the optimizer state."""
     return {"curvature": sharding.REPLICATED} if self.curvature_rate < 1 else {}
 
+  @jax.named_scope("pass")
   def step(
     self,
     params: Params,
