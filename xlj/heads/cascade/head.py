@@ -177,6 +177,7 @@ class CascadeHead:
     found = first.step(params["0"], opt_state["0"], step, x, None, nodes[0])
     new["0"], states["0"], dx, metrics = found
     loss = metrics["loss"]
+    assert dx is not None  # There are embeddings.
     for i, head in enumerate(self.levels[1:], 1):
       name = str(i)
       following = chosen
