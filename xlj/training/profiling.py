@@ -124,7 +124,7 @@ class Profile:
       self._runs = False
       jax.profiler.stop_trace()
       logging.info(
-        "A trace of steps %d to %d is in %s: see it by xprof --logdir=%s, or"
-        " open its trace.json.gz in Perfetto",
-        *(self._first, self._last, self._directory, self._directory),
+        "A trace of steps %d to %d is in %s, for xprof, TensorBoard and"
+        " Perfetto",
+        *(self._first, self._last, self._directory),
       )
