@@ -233,9 +233,9 @@ def make(
   needs = needs_lib.of_step(model, config, mesh)
   with jax.set_mesh(mesh):
     state = model.abstract()
-    parts = _parts(state)
+    found = parts(state)
   work = work_lib.of_step(
-    config, model, parts, mesh.size, needs.collective_bytes
+    config, model, found, mesh.size, needs.collective_bytes
   )
   largest = needs_lib.largest_num_labels(config, mesh, needs, limit.usable)
   return Plan(
@@ -254,7 +254,7 @@ def make(
   )
 
 
-def _parts(state: model_lib.State) -> dict[str, int]:
+def parts(state: model_lib.State) -> dict[str, int]:
   """Bytes on one device of what `work.of_step` tells apart."""
   head = state.model["head"]
   return {
