@@ -148,8 +148,12 @@ def rates(
     sum((machine.products() | machine.fastest_products()).values())
     for _ in range(TRIALS)
   )
-  exponentials = min(machine.exponentials() for _ in range(TRIALS))
-  return 3 * 2.0 * n * dim * size / products, n * size / exponentials
+  # As many as a step takes at a time, which stay in the caches.
+  itemsize = (4 + dtype(0).itemsize) / 2
+  chunk = chunks.chunk_size(chunks.default_memory(), size, n, dim, itemsize)
+  part = roofline.Roofline(x, rows[:chunk])
+  exponentials = min(part.exponentials() for _ in range(TRIALS))
+  return 3 * 2.0 * n * dim * size / products, n * chunk / exponentials
 
 
 def bytes_per_second() -> float:
