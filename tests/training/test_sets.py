@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests import runs
+from xlj.config import splits
 from xlj.evaluation import evaluate
 from xlj.inference import predict
 from xlj.inference import predictor
@@ -75,6 +76,8 @@ def test_a_run_ranks_what_goes_together(data, tmp_path):
   asked = requests.read_rows([{"items": ["2_1", "2_0", "2_0"]}], model)
   found = run.topk(asked.features, k=5)[1]
   assert run.names(found[0]) == names[0]
+  config.data.dir = "elsewhere"  # the names are in the run
+  assert splits.feature_names(config, workdir) == run.feature_names
 
 
 def test_rows_are_not_held_out(data):

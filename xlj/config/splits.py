@@ -288,7 +288,10 @@ def feature_names(
   """
   data, count = config.data, config.data.num_features
   path, own = None, False
-  if data.dir and discover.has_interactions(data.dir):
+  is_label = config.predict.exclude_seen  # features have the ids of labels
+  if data.named_labels and (
+    is_label or (data.dir and discover.has_interactions(data.dir))
+  ):
     return label_names(config, workdir)
   if text.kind(config):  # A run's featurizer has them.
     return None
