@@ -85,7 +85,7 @@ def write_batches(options: argparse.Namespace, path: str) -> dict[str, Any]:
   config, data = prepared(options)
   steps = training.steps_per_epoch(config)
   found = batches.for_training(
-    config, data.split, data.weighting, rows=data.rows
+    *(config, data.split, data.weighting), rows=data.rows, sampler=data.sampler
   )
   arrays = {}
   for i, batch in zip(range(steps), found):
@@ -134,7 +134,9 @@ def epoch(options: argparse.Namespace) -> list[float]:
     step = jax.jit(model.train_step, donate_argnums=0)
     steps = training.steps_per_epoch(config)
     found = batches.for_training(
-      config, data.split, data.weighting, rows=data.rows
+      *(config, data.split, data.weighting),
+      rows=data.rows,
+      sampler=data.sampler,
     )
     inputs = [
       sharding.put_batch(batches.to_inputs(batch, data.order, every=True))
