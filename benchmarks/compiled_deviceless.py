@@ -4,8 +4,8 @@
   export JAX_PLATFORMS=cpu
   python benchmarks/compiled_deviceless.py cuda --json=compiled.json
 
-Their compilers come in wheels and need none of them: `xlj-jax[tpu]` for those of
-TPUs, with `TPU_SKIP_MDS_QUERY=1` too. The step of `configs/billion.py` is
+Their compilers come in wheels and need none of them: `xlj-jax[tpu]` for those
+of TPUs, with `TPU_SKIP_MDS_QUERY=1` too. The step of `configs/billion.py` is
 compiled for a topology, and memory, collectives and fusions are read from what
 comes of it. Nothing runs.
 
