@@ -89,10 +89,11 @@ def main() -> None:
   parser.add_argument("platform", choices=CASES)
   parser.add_argument("--json", type=pathlib.Path, help="file to write")
   parser.add_argument("--cases", type=int, help="how many")
+  parser.add_argument("--kernels", action="store_true", help="fused, for cuda")
   options = parser.parse_args()
   records = []
   for topology, arg in CASES[options.platform][: options.cases]:
-    records.append(measure(options.platform, topology, arg))
+    records.append(measure(options.platform, topology, arg, options.kernels))
     print(json.dumps(records[-1]), flush=True)
   if options.json:
     options.json.write_text(json.dumps(records, indent=1) + "\n")
@@ -107,10 +108,14 @@ def describe(of: str, topology: str) -> topologies.TopologyDescription:
   )
 
 
-def measure(of: str, topology: str, arg: str) -> dict[str, Any]:
+def measure(
+  of: str, topology: str, arg: str, kernels: bool = False
+) -> dict[str, Any]:
   """Compiles the step of `billion:ARG` for a topology of a platform."""
   described = describe(of, topology)
-  config = stated.resolve(named.read(f"billion:{arg}"))
+  config = named.read(f"billion:{arg}")
+  config.head.kernels = "auto" if kernels else "never"
+  config = stated.resolve(config)
   model = model_lib.Model(config)
   _ = model.specs  # which are computed, and so before there is such a mesh
   mesh = jax.sharding.Mesh(
@@ -138,6 +143,7 @@ def measure(of: str, topology: str, arg: str) -> dict[str, Any]:
     "platform": of,
     "topology": topology,
     "config": arg,
+    "kernels": text.count('"__gpu$xla.gpu.triton"'),
     "devices": mesh.size,
     "arguments": memory.argument_size_in_bytes,
     "temporaries": memory.temp_size_in_bytes,
