@@ -12,7 +12,7 @@ INSTALLED_DOCS := $(VENV)/installed-docs
 INSTALLED_TEST := $(VENV)/installed-test
 
 .PHONY: demo test test-slow test-all docs weights lint format clean
-PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST = $(BIN)/python -m pytest --dist worksteal
 
 $(INSTALLED): pyproject.toml
 	@echo "Installing xlj and what it needs into $(VENV) (about a minute)"
@@ -34,10 +34,11 @@ demo: $(INSTALLED)
 	$(BIN)/python launch/demo.py
 
 test: $(INSTALLED_TEST)
-	$(PYTEST) tests
+	$(PYTEST) -n 2 tests
 
+# One more than there are cores where CI runs: some wait for processes that hang.
 test-slow: $(INSTALLED_TEST)
-	$(PYTEST) -m slow tests
+	$(PYTEST) -n 3 -m slow tests
 
 test-all: test test-slow
 

@@ -89,7 +89,7 @@ def test_one_row_or_two_do_not_tell_rare_labels(num_rows):
   config = runs.resolved(predict__propensity_power=0.5)
   config.data.num_rows = num_rows
   counts = jnp.arange(num_rows + 1)
-  offset = label_values.propensity_offset(config, counts)
+  offset = label_values.offset(config, counts)
   np.testing.assert_array_equal(offset, 0)
 
 
