@@ -1,6 +1,6 @@
 """Items of users, from a file: sequences, or sets that have no order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import json
 import os
 from typing import Any
@@ -15,7 +15,7 @@ from xlj.data import sequences
 from xlj.documents import formats as documents
 
 _SET = '{"items": [...]}, names of items or whole numbers from 0'
-_EXPECTED = '{"items": [...]}, whole numbers from 0 with the oldest first'
+_SEQUENCE = '{"items": [...]}, whole numbers from 0 with the oldest first'
 _SHOWN = 60  # characters of a row that is none
 
 
@@ -74,7 +74,7 @@ def stream_sets(
   number = {name: i for i, name in enumerate(names or ())}
   for block in documents.fields(path):
     for line, row in block:
-      items = _set_of(path, line, row)
+      items = _items(path, line, row, _is_name_or_number, _SET)
       if isinstance(items, errors.DataError):
         yield items
         continue
@@ -92,43 +92,13 @@ def stream_sets(
       )
 
 
-def _set_of(
-  path: str, line: int, row: dict[str, Any] | formats.DataError
-) -> list[int | str] | formats.DataError:
-  """Names or numbers of the items of a row, or what is wrong with it."""
-  if isinstance(row, errors.DataError):
-    return row
-  items = row.get("items")
-  if (
-    row.keys() == {"items"}
-    and isinstance(items, list)
-    and all(isinstance(i, str) or _is_number(i) for i in items)
-  ):
-    return items
-  return _refused(path, line, row, _SET)
-
-
-def _is_number(item: Any) -> bool:
-  return type(item) is int and 0 <= item < 2**63
-
-
-def _refused(
-  path: str, line: int, row: dict[str, Any], expected: str
-) -> formats.DataError:
-  found = json.dumps(row, ensure_ascii=False)
-  if len(found) > _SHOWN:
-    found = found[:_SHOWN] + " ..."
-  return errors.DataError(os.fspath(path), found, expected, line=line)
-
-
-def _json(path: str) -> Iterator[list[list[int] | formats.DataError]]:
-  for block in documents.fields(path):
-    yield [_items(path, line, row) for line, row in block]
-
-
 def _items(
-  path: str, line: int, row: dict[str, Any] | formats.DataError
-) -> list[int] | formats.DataError:
+  path: str,
+  line: int,
+  row: dict[str, Any] | formats.DataError,
+  is_item: Callable[[Any], bool],
+  expected: str,
+) -> list[Any] | formats.DataError:
   """The items of a row, or what is wrong with it."""
   if isinstance(row, errors.DataError):
     return row
@@ -136,10 +106,28 @@ def _items(
   if (
     row.keys() == {"items"}
     and isinstance(items, list)
-    and all(map(_is_number, items))
+    and all(map(is_item, items))
   ):
     return items
-  return _refused(path, line, row, _EXPECTED)
+  found = json.dumps(row, ensure_ascii=False)
+  if len(found) > _SHOWN:
+    found = found[:_SHOWN] + " ..."
+  return errors.DataError(os.fspath(path), found, expected, line=line)
+
+
+def _is_number(item: Any) -> bool:
+  return type(item) is int and 0 <= item < 2**63
+
+
+def _is_name_or_number(item: Any) -> bool:
+  return isinstance(item, str) or _is_number(item)
+
+
+def _json(path: str) -> Iterator[list[list[int] | formats.DataError]]:
+  for block in documents.fields(path):
+    yield [
+      _items(path, line, row, _is_number, _SEQUENCE) for line, row in block
+    ]
 
 
 def _rows(rows: list[list[int]], beyond: checks.Beyond) -> formats.Rows:
