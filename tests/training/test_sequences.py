@@ -44,7 +44,7 @@ def workdir(tmp_path_factory):
 
 def test_a_run_learns_what_comes_next(workdir):
   held_out = runs.records(workdir, "eval")
-  assert held_out[-1]["nDCG@10"] > held_out[0]["nDCG@10"]
+  assert held_out[-1]["nDCG@10"] > 0.9
   found = evaluate.evaluate(workdir)
   assert found["nDCG@10"] > 0.9
   both = json.loads((workdir / "evaluation.json").read_text())
