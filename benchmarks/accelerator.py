@@ -61,7 +61,7 @@ def main() -> None:
     if options.only and measurement.name not in options.only:
       continue
     left = 60 * options.minutes - (time.monotonic() - began)
-    if left < LEAST_SECONDS and not toy:
+    if left < (1 if toy else LEAST_SECONDS):
       found = {"failed": f"{options.minutes:g} minutes were over"}
     else:
       found = run(measurement, toy, min(measurement.seconds, left))
