@@ -55,9 +55,9 @@ def test_a_complete_run_goes_on_for_longer(data_dir, tmp_path, said):
     train.train(config, tmp_path)
 
 
-def closed(workdir, *records, step=400, **fields):
+def closed(workdir, *records, step=400, steps=400, **fields):
   config = runs.resolved(**fields)
-  config.train.num_steps = 400
+  config.train.num_steps = steps
   lines = (json.dumps({"time": 0, **record}) + "\n" for record in records)
   (workdir / "metrics.jsonl").write_text("".join(lines))
   return closing.text(workdir, config, FACTS, step)
@@ -112,6 +112,11 @@ def test_without_held_out_rows_the_end_says_the_loss(tmp_path):
   )
   assert "loss 1.5, and no rows held out (data.validation=0)" in text
   assert "evaluate" not in text and "--input=FILE" in text
+
+
+def test_a_run_without_steps_has_none_to_go_on_with(tmp_path):
+  text = closed(tmp_path, step=0, steps=0, data__dir=str(tmp_path))
+  assert "0 steps, 0 epochs" in text and "go on" not in text
 
 
 def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):

@@ -46,10 +46,11 @@ def text(
     "family": f"{config.family}, {why}",
     "report": str(workdir / report.REPORT_FILE),
     **_next(workdir, config),
-    "go on": shell.command(
-      "train", workdir=workdir, **{"config.train.epochs": 2 * epochs}
-    ),
   }
+  if epochs:  # What is found in closed form is.
+    lines["go on"] = shell.command(
+      "train", workdir=workdir, **{"config.train.epochs": 2 * epochs}
+    )
   rounds = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
   head = f"The run is complete: {steps} steps, {rounds}"
   return "\n".join([head, *(f"  {k + ':':9} {v}" for k, v in lines.items())])
