@@ -278,12 +278,16 @@ def _sparse(
   number: int, row: Row, model: models_lib.Model
 ) -> tuple[list[int], list[float]]:
   """Ids, ascending, and values."""
-  if isinstance(row, dict) and isinstance(row.get("items"), list):
-    if len(row) == 1:  # a set, in no order
-      row = [(item, 1.0) for item in dict.fromkeys(row["items"])]
+  if found := _quickly(row, model):
+    return found
   if isinstance(row, dict) and any(isinstance(v, list) for v in row.values()):
-    raise Refused(422, f"row {number} has lists; the model reads {model.form}")
-  return _quickly(row, model) or _Sparse(number, model).read(row)
+    items = row.get("items")  # a set, in no order
+    if not isinstance(items, list) or len(row) > 1:
+      raise Refused(
+        422, f"row {number} has lists; the model reads {model.form}"
+      )
+    row = [(item, 1.0) for item in dict.fromkeys(items)]
+  return _Sparse(number, model).read(row)
 
 
 def _quickly(
