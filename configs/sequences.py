@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "encoder.hidden_dropout": 0.4,
       "head.loss": "softmax",
       "head.use_bias": False,
+      "head.transitions": 200.0,
       "head.cosine": False,
       "head.init": "normal",
       "head.init_scale": 0.02,

@@ -19,7 +19,9 @@ def encoder():
   )
   # Tables as large as what attention adds, or nothing would be seen of it.
   made.items[...] *= 50
-  made.positions[...] *= 50
+  for distances in made.distances:
+    distances.values[...] *= 50
+    distances.bias[...] += jnp.linspace(0, 3, 10)[:, None]
   return made
 
 
@@ -56,6 +58,20 @@ def test_only_the_newest_items_are_read():
   whole = made(sequences(IDS[:1], VALUES[:1]))
   newest = made(sequences(IDS[:1, 3:], VALUES[:1, 3:]))
   np.testing.assert_allclose(whole, newest, rtol=1e-5, atol=1e-6)
+
+
+def test_an_item_that_is_dropped_is_not_read(encoder):
+  """Nor do places that have nothing else to read look at later ones."""
+  dropped = VALUES.copy()
+  dropped[0, :2] = 0
+  states = every(encoder, IDS, dropped)
+  others = IDS.copy()
+  others[0, :2] = 8
+  np.testing.assert_array_equal(every(encoder, others, dropped), states)
+  others[0, 2:] = 7
+  after = every(encoder, others, dropped)
+  np.testing.assert_array_equal(after[0, :2], states[0, :2])
+  assert np.abs(every(encoder, IDS, VALUES) - states)[0].max() > 1e-3
 
 
 def test_no_items_are_zeros(encoder):

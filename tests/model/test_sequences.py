@@ -5,13 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from tests import meshes
 from tests import runs
 from xlj import sharding
 from xlj.config import families
 from xlj.data import label_order
+from xlj.data import label_pairs
 from xlj.data import pipeline
+from xlj.heads.dense import rows as rows_lib
 from xlj.model import batches
 from xlj.model import inputs as inputs_lib
 from xlj.model import model as model_lib
@@ -92,17 +95,22 @@ def reference(model, state, inputs):
   )
 
 
+def start(model):
+  """The state before the first step, on the mesh in context."""
+  return model.init(
+    sharding.replicate(jax.random.key(3)),
+    model.by_row(ORDER.data_ids, -1),
+    model.by_row(np.ones(L, np.int32), 0),
+    sharding.replicate(np.ones(L, np.float32)),
+  )
+
+
 def stepped(shape, tied, most=L, **fields):
   """A model before and after a step."""
   inputs = batches.to_inputs(batch(most), ORDER, every=True)
   with meshes.mesh(shape):
     model = model_lib.Model(resolved(tied, **fields))
-    state = model.init(
-      sharding.replicate(jax.random.key(3)),
-      model.by_row(ORDER.data_ids, -1),
-      model.by_row(np.ones(L, np.int32), 0),
-      sharding.replicate(np.ones(L, np.float32)),
-    )
+    state = start(model)
     first = jax.tree.map(np.asarray, state.model)
     state, metrics = jax.jit(model.train_step)(
       state, sharding.put_batch(inputs)
@@ -128,6 +136,44 @@ def test_loss_and_gradients_are_those_of_all_logits(shape, tied):
     steps,
     grads,
   )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 4)])
+def test_answers_add_what_came_after_and_steps_leave_it(shape):
+  decay, read = 0.7, batch()
+  inputs = batches.to_inputs(read, ORDER, every=True)
+  counted = np.random.default_rng(2).random((L, L), np.float32)
+  config = resolved(True, head__transitions=2.0, head__transitions_decay=decay)
+  with meshes.mesh(shape):
+    layout = model_lib.Model(config).layout
+    rows = layout.row_of_label(np.arange(L))  # by the head's numbers
+    weights = np.zeros((L, layout.num_rows), np.float32)
+    weights[:, rows] = counted[:, ORDER.data_ids]
+    arrays = label_pairs.by_block(
+      scipy.sparse.csr_array(weights), (layout.blocks, layout.rows_per_block)
+    )
+    config.head.wide_pairs = arrays[1].shape[1]
+    model = model_lib.Model(config)
+    state = model.with_pairs(start(model), *arrays)
+    first, put = (
+      jax.tree.map(np.asarray, state.model),
+      sharding.put_batch(inputs),
+    )
+    scores, ids = jax.jit(model.topk, static_argnums=2)(state.model, put, L)
+    x = np.asarray(jax.jit(model.embed)(state.model, put))
+    state, metrics = jax.jit(model.train_step)(state, put)
+  ages = (read.feature_values > 0).sum(1)[:, None] - 1 - np.arange(T)
+  values = np.where(ages >= 0, decay ** np.maximum(ages, 0), 0)
+  added = np.einsum("nt,ntl->nl", values, counted[read.feature_ids])
+  wanted = x @ first["head"]["rows"][rows].T + added[:, ORDER.data_ids]
+  found = np.take_along_axis(wanted, np.asarray(ids), 1)
+  np.testing.assert_allclose(np.asarray(scores)[:-1], found[:-1], rtol=1e-5)
+  loss, _ = reference(model, first, inputs)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+  for name in rows_lib.PAIRS:
+    np.testing.assert_array_equal(
+      state.model["head"][name], first["head"][name]
+    )
 
 
 def test_the_softmax_over_all_that_can_be_drawn_is_that_over_all():

@@ -54,11 +54,19 @@ class Pairs:
     columns: `[B, P]` unsigned, the row of each pair in its block, ascending for
       each feature; 0 at padding.
     found: How many pairs met, before limits.
+    weights: `[B, P]` float32, 0 at padding; None for those that start at 0.
   """
 
   starts: np.ndarray
   columns: np.ndarray
   found: int
+  weights: np.ndarray | None = None
+
+  @property
+  def arrays(self) -> list[np.ndarray]:
+    """Starts, columns, and weights if there are any."""
+    found = self.starts, self.columns, self.weights
+    return [array for array in found if array is not None]
 
   @property
   def kept(self) -> int:

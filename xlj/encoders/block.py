@@ -65,6 +65,28 @@ class Linear(nnx.Linear):
     return y + self.lora.alpha / self.lora.rank * (inputs @ down @ up)
 
 
+def _attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  values: jax.Array | None,
+) -> jax.Array:
+  """Attention `[N, T, heads, E]` of `[N, T, heads, E]`; see `Block`."""
+  if values is None:
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask)
+  scores = jnp.einsum("nthe,nshe->nhts", q, k) / q.shape[-1] ** 0.5
+  if bias is not None:
+    scores += bias
+  if mask is not None:
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+  shares = jax.nn.softmax(scores)
+  values = values.reshape(*values.shape[:2], *q.shape[2:])
+  mixed = jnp.einsum("nhts,nshe->nthe", shares, v)
+  return mixed + jnp.einsum("nhts,tshe->nthe", shares, values)
+
+
 class Block(nnx.Module):
   """Attention, then a layer for each place; both are added to the input."""
 
@@ -119,6 +141,7 @@ class Block(nnx.Module):
     *,
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
+    values: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
     """The next states.
@@ -128,6 +151,8 @@ class Block(nnx.Module):
       mask: `[N, 1, T, T]` or, for all places alike, `[N, 1, 1, T]`: where there
         is something to attend to; None for everywhere.
       bias: `[1, heads, T, T]`, added to the scores; or None.
+      values: `[T, T, D]`, added to what a place (first) takes from another; or
+        None.
       rngs: Source of dropout keys; None means evaluation, no dropout.
 
     Returns:
@@ -137,9 +162,7 @@ class Block(nnx.Module):
     def attend(x: jax.Array) -> jax.Array:
       n, t, dim = x.shape
       qkv = self.qkv(x).reshape(n, t, 3, self.heads, -1)
-      mixed = jax.nn.dot_product_attention(
-        *jnp.moveaxis(qkv, 2, 0), bias=bias, mask=mask
-      )
+      mixed = _attention(*jnp.moveaxis(qkv, 2, 0), bias, mask, values)
       return self.mix(mixed.reshape(n, t, dim))
 
     def change(x: jax.Array) -> jax.Array:

@@ -1,8 +1,11 @@
 """A transformer over items in order, each of which sees those before it.
 
-Kang and McAuley 2018, "Self-attentive sequential recommendation" (SASRec).
+Kang and McAuley 2018, "Self-attentive sequential recommendation" (SASRec), with
+distances between items in place of positions, as in Shaw et al. 2018,
+"Self-attention with relative position representations": what is learned of one
+place of a sequence holds for every other.
 
-Legend: N sequences, T items of a sequence (padded), D width.
+Legend: N sequences, T items of a sequence (padded), D width, P distances.
 """
 
 from flax import nnx
@@ -15,12 +18,34 @@ from xlj.ops import feature_rows
 _STD = 0.02  # of tables at the start
 
 
+class Distances(nnx.Module):
+  """What attention knows of how far back an item is."""
+
+  def __init__(self, count: int, dim: int, heads: int, *, rngs: nnx.Rngs):
+    """Creates the parameters.
+
+    Args:
+      count: P.
+      dim: D.
+      heads: Of the attention.
+      rngs: Source of random keys.
+    """
+    self.bias = nnx.Param(jnp.zeros((count, heads)))
+    self.values = nnx.Param(
+      _STD * jax.random.normal(rngs.params(), (count, dim))
+    )
+
+  def __call__(self, back: jax.Array) -> dict[str, jax.Array]:
+    """What a block adds, by distance `[T, T]`, below 0 for later items."""
+    back = jnp.clip(back, 0, len(self.bias[...]) - 1)  # others are not read
+    bias = jnp.moveaxis(self.bias[...][back], 2, 0)[None]
+    return {"bias": bias, "values": self.values[...][back]}
+
+
 class CausalTransformer(nnx.Module):
   """Items to states; the state of an item knows it and those before it.
 
-  Places are counted from the end, as if padding were on the left, so that the
-  newest item is always at the same one; states do not depend on how far a
-  sequence is padded.
+  States do not depend on how far a sequence is padded.
   """
 
   def __init__(
@@ -43,22 +68,23 @@ class CausalTransformer(nnx.Module):
       dim: D.
       depth: Blocks.
       heads: Of the attention; they divide D.
-      positions: Newest items of a sequence that are read.
+      positions: P, newest items of a sequence that are read.
       tied: Items have no vectors here: they are given with the sequences, and
-        normalised with their place.
+        normalised.
       hidden_dropout: Dropout rate on the input and on what blocks add to it.
       embedding_dropout: Dropout rate on the states that are returned.
       rngs: Source of random keys.
     """
 
-    def table(*shape: int) -> nnx.Param:
-      return nnx.Param(_STD * jax.random.normal(rngs.params(), shape))
-
+    self.num_positions = positions
     # Vectors that are given have the lengths that they were made for.
     self.input_norm = nnx.LayerNorm(dim, rngs=rngs) if tied else None
     if not tied:
-      self.items = table(num_items, dim)
-    self.positions = table(positions, dim)
+      items = jax.random.normal(rngs.params(), (num_items, dim))
+      self.items = nnx.Param(_STD * items)
+    self.distances = nnx.List(
+      Distances(positions, dim, heads, rngs=rngs) for _ in range(depth)
+    )
     self.blocks = nnx.List(
       block.Block(
         dim,
@@ -93,19 +119,20 @@ class CausalTransformer(nnx.Module):
       is older than there are positions.
     """
     evaluate = rngs is None
-    places = jnp.arange(sequences.ids.shape[1])
-    ages = sequences.lengths[:, None] - 1 - places  # [N, T], 0 for the last
-    last = len(self.positions[...]) - 1
-    read = (sequences.values != 0) & (ages <= last)
+    there = sequences.values != 0
     h = self.items[...][sequences.ids] if items is None else items
-    h += self.positions[...][jnp.clip(ages, 0, last)]
+    h = jnp.where(there[..., None], h, 0)
     if self.input_norm is not None:
       h = self.input_norm(h)
     h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
-    before = places <= places[:, None]  # [T, T]
-    mask = (read[:, None, :] & before)[:, None]
-    for each in self.blocks:
-      h = each(h, mask=mask, rngs=rngs)
+    places = jnp.arange(h.shape[1])
+    ages = sequences.lengths[:, None] - 1 - places  # [N, T], 0 for the last
+    back = places[:, None] - places  # [T, T]
+    read = (there & (ages < self.num_positions))[:, None]
+    # A place that has lost its item to dropout reads itself if nothing else.
+    mask = (read & (back >= 0) | (back == 0))[:, None]
+    for each, distances in zip(self.blocks, self.distances):
+      h = each(h, mask=mask, rngs=rngs, **distances(back))
     h = self.norm(h)
     return self.embedding_dropout(h, rngs=rngs, deterministic=evaluate)
 

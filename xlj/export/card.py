@@ -31,6 +31,7 @@ _OF_MODEL = (
   "head.type",
   "head.loss",
   "head.wide",
+  "head.transitions",
   "neighbours.count",
   "predict.propensity_power",
   "train.epochs",

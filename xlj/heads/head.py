@@ -335,19 +335,17 @@ class Head(Protocol):
     """
     ...
 
-  def with_pairs(
-    self, params: Any, starts: jax.Array, columns: jax.Array
-  ) -> Any:
+  def with_pairs(self, params: Any, *arrays: jax.Array) -> Any:
     """Parameters with a wide path for pairs that meet; needs "features".
 
     Args:
       params: Parameters.
-      starts: `[B, F + 1]` by block of labels, split like label rows (see
-        `xlj.ops.pairs.label_pairs`).
-      columns: `[B, Z]` likewise.
+      *arrays: Starts `[B, F + 1]` and columns `[B, Z]` by block of labels,
+        split like label rows, and weights `[B, Z]` if they are not those of
+        before; see `xlj.ops.pairs.label_pairs`.
 
     Returns:
-      New parameters; the weights are those of before.
+      New parameters.
 
     Raises:
       ValueError: There is no wide path.

@@ -16,6 +16,23 @@ from xlj.ops import feature_rows
 from xlj.ops import layout as layout_lib
 
 
+def decayed(
+  sequences: feature_rows.SparseRows, decay: float
+) -> feature_rows.SparseRows:
+  """Items that count the less the older they are.
+
+  Args:
+    sequences: Items, oldest first; values are 0 at padding.
+    decay: What an item counts, over what the one after it does.
+
+  Returns:
+    The same items; the value of the newest is 1, that of padding 0.
+  """
+  ages = sequences.lengths[:, None] - 1 - jnp.arange(sequences.ids.shape[1])
+  values = jnp.where(sequences.values != 0, decay**ages, 0)
+  return sequences._replace(values=values)
+
+
 def rows_of(
   layout: layout_lib.Layout,
   buffers: dict[str, Any],

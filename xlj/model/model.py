@@ -107,21 +107,18 @@ class Model:
     make = jax.jit(self._init, out_shardings=self.shardings())
     return make(key, label_ids, label_counts, idf)
 
-  def with_pairs(
-    self, state: State, starts: np.ndarray, columns: np.ndarray
-  ) -> State:
+  def with_pairs(self, state: State, *arrays: np.ndarray) -> State:
     """The first state with a wide path for the pairs that meet.
 
     Args:
       state: The state of `init`.
-      starts: `[B, F + 1]` int32 by block of labels, the same in every process.
-      columns: `[B, Z]` likewise; see `xlj.data.label_pairs`.
+      *arrays: Those of `xlj.data.label_pairs.Pairs`, the same in every process.
 
     Returns:
       The state.
     """
-    arrays = map(sharding.put_blocks, (starts, columns))
-    head = self.head.with_pairs(state.model["head"], *arrays)
+    placed = map(sharding.put_blocks, arrays)
+    head = self.head.with_pairs(state.model["head"], *placed)
     return state._replace(model={**state.model, "head": head})
 
   def abstract(self) -> State:
@@ -548,7 +545,11 @@ class Model:
     return x, self._wide(features)
 
   def _wide(self, features: bag.Features) -> feature_rows.SparseRows | None:
-    if not self._config.head.wide:
+    head = self._config.head
+    if not head.wide and not head.transitions:
       return None
     assert isinstance(features, feature_rows.SparseRows)  # The config says so.
+    if head.transitions:
+      decayed = functools.partial(items.decayed, decay=head.transitions_decay)
+      return sharding.by_compiler(decayed)(features)
     return features

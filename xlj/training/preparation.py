@@ -8,6 +8,7 @@ from typing import Any
 from absl import logging
 import ml_collections
 import numpy as np
+import scipy.sparse
 
 from xlj import config as config_lib
 from xlj.config import splits
@@ -20,6 +21,7 @@ from xlj.data import pipeline
 from xlj.data import sampler as sampler_lib
 from xlj.data import statistics
 from xlj.data import store
+from xlj.data import transitions
 from xlj.data import weighting as weighting_lib
 from xlj.model import batches as batches_lib
 from xlj.model import neighbours as neighbours_lib
@@ -198,11 +200,16 @@ def prepare(
     *(split, rows, valid_split, valid_rows, stats, weighting, order, visited),
     names=names,
   )
-  if config.head.wide and not config.head.wide_pairs:
+  if has_pairs(config) and not config.head.wide_pairs:
     found = find_pairs(config, data)
     config.head.wide_pairs = found.columns.shape[1]
     data = dataclasses.replace(data, pairs=found)
   return config, data
+
+
+def has_pairs(config: ml_collections.ConfigDict) -> bool:
+  """Whether the head has weights of a feature and a label."""
+  return config.head.wide or config.head.transitions > 0
 
 
 def _check_length(
@@ -278,21 +285,26 @@ def find_pairs(
   head, features = config.head, data.split.features
   assert isinstance(features, csr_lib.Csr) and data.weighting is not None
   layout = layout_lib.Layout(config.data.num_labels, head.blocks)
+  shape = layout.blocks, layout.rows_per_block
   of_head = data.order.to_head(np.arange(data.split.num_labels))
-  found = label_pairs.find(
-    features,
-    data.split.labels,
-    np.where(of_head < 0, -1, layout.row_of_label(of_head)),
-    (layout.blocks, layout.rows_per_block),
-    rows=data.rows,
-    weighting=data.weighting,
-    limits=label_pairs.Limits(
-      head.wide_evidence * config.data.feature_norm**2,
-      head.wide_work,
-      head.wide_per_feature,
-      head.wide_per_label,
-    ),
-  )
+  row_of_label = np.where(of_head < 0, -1, layout.row_of_label(of_head))
+  if head.transitions:
+    found = _transitions(config, data, row_of_label, shape)
+  else:
+    found = label_pairs.find(
+      features,
+      data.split.labels,
+      row_of_label,
+      shape,
+      rows=data.rows,
+      weighting=data.weighting,
+      limits=label_pairs.Limits(
+        head.wide_evidence * config.data.feature_norm**2,
+        head.wide_work,
+        head.wide_per_feature,
+        head.wide_per_label,
+      ),
+    )
   logging.info(
     "%d pairs of a feature and a label meet; %d have a weight",
     *(found.found, found.kept),
@@ -304,6 +316,30 @@ def find_pairs(
       f" {width}; leave it open in a new run"
     )
   return found
+
+
+def _transitions(
+  config: ml_collections.ConfigDict,
+  data: Data,
+  row_of_label: np.ndarray,
+  shape: tuple[int, int],
+) -> label_pairs.Pairs:
+  """The pairs of items of which one came after the other, and their weights."""
+  head, features = config.head, data.split.features
+  assert isinstance(features, csr_lib.Csr)  # They are sequences.
+  found = transitions.weights(
+    features.take(data.rows),
+    data.split.labels.take(data.rows),
+    decay=head.transitions_decay,
+    smoothing=head.transitions_smoothing,
+    longest=config.encoder.sizes.positions,
+  )
+  by_row = scipy.sparse.csr_array(
+    (head.transitions * found.data, row_of_label[found.indices], found.indptr),
+    shape=(features.num_columns, shape[0] * shape[1]),
+  )
+  starts, columns, weights = label_pairs.by_block(by_row, shape)
+  return label_pairs.Pairs(starts, columns, found.nnz, weights)
 
 
 def _order(

@@ -162,9 +162,9 @@ def _start(
     None if counts is None else model.by_row(counts, 0),
     sharding.replicate(_idf(config, data.weighting)),
   )
-  if config.head.wide:
+  if preparation.has_pairs(config):
     pairs = preparation.find_pairs(config, data)
-    state = model.with_pairs(state, pairs.starts, pairs.columns)
+    state = model.with_pairs(state, *pairs.arrays)
   before = first_stage.Stage(None, None, None)
   if config.train.start_from:
     own_ids = state.model["buffers"].get("label_ids")

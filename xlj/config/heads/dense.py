@@ -42,7 +42,6 @@ STORED = (
 # Of rows that may have a bias.
 BIAS = ("head.prior_bias", "head.bias")
 _WIDE = (
-  "head.wide_pairs",
   "head.wide_work",
   "head.wide_evidence",
   "head.wide_per_feature",
@@ -51,7 +50,8 @@ _WIDE = (
 )
 _BY_EXAMPLE = ("head.by_example", "head.negligible", "optim.wide.count_power")
 _RIDGE = ("head.ridge", "head.ridge_power", "head.ridge_least_squares")
-_TIED = ("head.sampled",)
+_TRANSITIONS = ("head.transitions_decay", "head.transitions_smoothing")
+_TIED = ("head.sampled", "head.transitions", *_TRANSITIONS)
 _PROTOTYPES = ("head.prototypes", "head.prototype_labels")
 
 
@@ -91,6 +91,14 @@ def fields() -> options.Fields:
     # Labels that a step draws for the softmax, beside those of its batch, where
     # the encoder reads their rows (encoder.tied); 0 for all
     "head.sampled": 0,
+    # Beside such an encoder, weights of the labels that came after an item in
+    # training are multiplied by this and added; 0 for none. They are counted,
+    # not trained: see xlj.data.transitions
+    "head.transitions": 0.0,
+    # What an item of a sequence counts there, over what the one after it does
+    "head.transitions_decay": 0.7,
+    # More of it trusts rare items less
+    "head.transitions_smoothing": 50.0,
     # Blocks of label rows; devices hold whole ones, and threads of a CPU share
     # those of steps by example
     "head.blocks": auto(int),
@@ -129,6 +137,9 @@ RANGES: checks.Ranges = {
   "head.negligible": checks.RATE,
   "head.blocks": checks.Range(1),
   "head.sampled": checks.Range(0),
+  "head.transitions": checks.Range(0, checks.LARGEST),
+  "head.transitions_decay": checks.Range(0, 1, above=True, below=True),
+  "head.transitions_smoothing": checks.Range(0, checks.LARGEST, above=True),
   "head.kahan_labels": checks.Range(0),
   "head.max_norm": checks.Range(0, checks.LARGEST),
   "head.chunk_bytes": checks.Range(0, 2**62),
@@ -260,6 +271,12 @@ def _make(
   config: ml_collections.ConfigDict,
 ) -> dense.DenseHead | prototypes.PrototypeHead:
   head, labels = config.head, label_rows(config)
+  if head.transitions:
+    return with_rows(
+      labels,
+      wide_features=config.data.num_features,
+      wide_pairs=head.wide_pairs,
+    )
   if head.wide:
     rate = optim.schedule_of(config, config.optim.wide)
     labels = with_rows(
@@ -402,6 +419,7 @@ OPTION = options.Option(
   _make,
   reads=(
     *ROWS,
+    "head.wide_pairs",
     *STORED,
     *BIAS,
     *_WIDE,
@@ -430,6 +448,7 @@ SWITCHES = (
   options.unless("head.by_example", False, *_BY_EXAMPLE[1:]),
   options.unless("head.use_bias", False, *BIAS),
   options.unless("encoder.tied", False, *_TIED),
+  options.unless("head.transitions", 0.0, *_TRANSITIONS),
   options.unless("head.prototypes", 1, "head.prototype_labels"),
   options.by_name(
     "head.init",

@@ -129,7 +129,7 @@ class DenseHead:
         ("rows", not part),
         ("mean", True),
         ("plan", not part),
-        ("tied", bool(rows.dim) and not rows.wide_features and not part),
+        ("tied", bool(rows.dim) and not part),
       )
       if can
     )
@@ -240,13 +240,10 @@ class DenseHead:
     head_lib.need(self, "centroids")
     return self.label_rows.at_centroids(params, sums, length)
 
-  def with_pairs(
-    self, params: Params, starts: jax.Array, columns: jax.Array
-  ) -> Params:
+  def with_pairs(self, params: Params, *arrays: jax.Array) -> Params:
     """Parameters with a wide path for pairs that meet; see `Head`."""
     head_lib.need(self, "features")
-    pairs = rows_lib.pairs(params)._replace(starts=starts, columns=columns)
-    return params | rows_lib.of_pairs(pairs)
+    return params | dict(zip(rows_lib.PAIRS, arrays))
 
   with_keys = head_lib.refused(head_lib.Head.with_keys, "keys")
 

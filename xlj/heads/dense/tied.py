@@ -3,7 +3,8 @@
 The gradient of a row then has two parts: that of the label pass, and that of
 the embeddings in which the row is. Rows are updated when both are there, so the
 gradient of all of them is held, `[L, D]` float32, split like the rows; the
-logits are still those of a chunk at a time.
+logits are still those of a chunk at a time. A wide path stays as it is, and
+counts in answers alone.
 
 Legend: N examples of the batch, L label rows (padded), D embedding width.
 """
@@ -42,7 +43,7 @@ def step(
   """Updates rows and bias; gives the encoder's gradient.
 
   Args:
-    rows: What is stored of labels; there is no wide path.
+    rows: What is stored of labels.
     loss: On a chunk of logits.
     params: Stored rows and bias, sharded as `rows.specs()`.
     opt_state: The optimizer's state of them.
@@ -57,6 +58,7 @@ def step(
     New parameters, new optimizer state, the gradient of `encoder`, and "loss",
     the weighted mean, not finite either if a gradient is not.
   """
+  trained = rows_lib.without_wide(params)
   targets = targets._replace(ids=rows.of_labels(targets.ids))
 
   def mean(encoder, values):
@@ -81,7 +83,7 @@ def step(
       placement=shards.Placement(memory=rows.memory),
     )
 
-  values = {"rows": rows.decoded(params)}
+  values = {"rows": rows.decoded(trained)}
   if "bias" in params:
     values["bias"] = params["bias"]
   value, (dencoder, dvalues) = jax.value_and_grad(mean, argnums=(0, 1))(
@@ -95,11 +97,11 @@ def step(
     return rows.optimizer.update(step, ids, params, opt_state, grads)
 
   if sharding.axes():
-    specs = rows.specs(), rows.optimizer_specs()
+    specs = rows_lib.without_wide(rows.specs()), rows.optimizer_specs()
     update = jax.shard_map(
       update,
       in_specs=(*specs, sharding.REPLICATED, sharding.LABELS),
       out_specs=specs,
     )
-  new, opt_state = update(params, opt_state, step, dvalues)
-  return new, opt_state, dencoder, {"loss": value}
+  new, opt_state = update(trained, opt_state, step, dvalues)
+  return params | new, opt_state, dencoder, {"loss": value}
