@@ -96,7 +96,7 @@ def fields() -> options.Fields:
     # not trained: see xlj.data.transitions
     "head.transitions": 0.0,
     # What an item of a sequence counts there, over what the one after it does
-    "head.transitions_decay": 0.7,
+    "head.transitions_decay": 0.8,
     # More of it trusts rare items less
     "head.transitions_smoothing": 50.0,
     # Blocks of label rows; devices hold whole ones, and threads of a CPU share
