@@ -103,6 +103,7 @@ def write_batches(options: argparse.Namespace, path: str) -> dict[str, Any]:
     "dim": config.encoder.dim,
     "positions": config.encoder.sizes.positions,
     "dropout": config.encoder.hidden_dropout,
+    "item_dropout": config.encoder.feature_dropout,
     "learning_rate": config.optim.encoder.learning_rate,
     "sampled": options.sampled,
   }

@@ -2,10 +2,10 @@
 
   python benchmarks/torch_sequences.py BATCHES.npz SETTINGS
 
-Settings are JSON: `num_items`, `dim`, `positions`, `dropout`, `learning_rate`
-and `sampled`. The layers are those of `xlj.encoders.causal` with one block and
-one head. Prints the seconds of a pass over the batches as JSON, after one step
-on each of their shapes.
+Settings are JSON: `num_items`, `dim`, `positions`, `dropout`, `item_dropout`,
+`learning_rate` and `sampled`. The layers are those of `xlj.encoders.causal`
+with one block and one head. Prints the seconds of a pass over the batches as
+JSON, after one step on each of their shapes.
 
 Legend: N sequences, T items of one, D width, L items, S drawn ones.
 """
@@ -25,29 +25,38 @@ from torch.nn import functional
 class Sasrec(nn.Module):
   """A causal transformer of one block, tied to the rows of items."""
 
-  def __init__(self, num_items: int, dim: int, positions: int, dropout: float):
+  def __init__(
+    self,
+    num_items: int,
+    dim: int,
+    positions: int,
+    dropout: float,
+    item_dropout: float,
+  ):
     """Creates the parameters."""
     super().__init__()
     self.items = nn.Parameter(0.02 * torch.randn(num_items, dim))
-    self.positions = nn.Parameter(0.02 * torch.randn(positions, dim))
+    self.bias = nn.Parameter(torch.zeros(positions))  # by distance
+    self.values = nn.Parameter(0.02 * torch.randn(positions, dim))
     self.input_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
     self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
     self.qkv, self.mix = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
     self.expand, self.shrink = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-    self.drop = nn.Dropout(dropout)
+    self.drop, self.item_dropout = nn.Dropout(dropout), item_dropout
 
   def forward(self, ids: torch.Tensor, ages: torch.Tensor) -> torch.Tensor:
     """States `[N, T, D]` of ids and of ages, -1 at padding, both `[N, T]`."""
-    h = self.items[ids] + self.positions[ages.clamp(min=0)]
-    h = self.drop(self.input_norm(h))
-    count = ids.shape[1]
-    seen = (ages >= 0)[:, None, :] & torch.ones(count, count).tril().bool()
-    seen |= torch.eye(count, dtype=torch.bool)  # padding sees itself
+    there = (ages >= 0) & (torch.rand(ids.shape) >= self.item_dropout)
+    h = self.drop(self.input_norm(self.items[ids] * there[..., None]))
+    places = torch.arange(ids.shape[1])
+    back = places[:, None] - places
+    seen = there[:, None, :] & (back >= 0) | (back == 0)
+    back = back.clamp(min=0)
     q, k, v = self.qkv(self.norms[0](h)).chunk(3, -1)
-    mixed = functional.scaled_dot_product_attention(
-      *(a[:, None] for a in (q, k, v)), attn_mask=seen[:, None]
-    )
-    h = h + self.drop(self.mix(mixed[:, 0]))
+    scores = q @ k.mT / q.shape[-1] ** 0.5 + self.bias[back]
+    shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    further = torch.einsum("nts,tsd->ntd", shares, self.values[back])
+    h = h + self.drop(self.mix(shares @ v + further))
     changed = functional.gelu(self.expand(self.norms[1](h)), approximate="tanh")
     return self.norm(h + self.drop(self.shrink(changed)))
 
@@ -73,6 +82,7 @@ def main() -> None:
     settings["dim"],
     settings["positions"],
     settings["dropout"],
+    settings["item_dropout"],
   )
   optimizer = torch.optim.Adam(model.parameters(), settings["learning_rate"])
 

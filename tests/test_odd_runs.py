@@ -64,7 +64,11 @@ def damaged(data, rng):
     (b"[" * 100_000, "is not a JSON config"),
     (b'{"seed": ' + b"9" * 5_000 + b"}", "is not a JSON config"),
     (b'{"data": "\xe9"}', "is not a JSON config"),
-    (b'{"version": 4}', "version is 4; this xlj reads 1 to 3"),
+    (b'{"version": 5}', "version is 5; this xlj reads 1 to 4"),
+    (
+      b'{"version": 3, "encoder": {"type": "causal"}}',
+      "knew positions, not distances",
+    ),
     (b'{"version": "x"}', "version is 'x'"),
     (b'{"version": -1}', "version is -1"),
     (b'{"seed": 0, "seed": 1}', "has 'seed' twice"),

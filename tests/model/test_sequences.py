@@ -152,7 +152,7 @@ def test_answers_add_what_came_after_and_steps_leave_it(shape):
     arrays = label_pairs.by_block(
       scipy.sparse.csr_array(weights), (layout.blocks, layout.rows_per_block)
     )
-    config.head.wide_pairs = arrays[1].shape[1]
+    config.head.transition_pairs = arrays[1].shape[1]
     model = model_lib.Model(config)
     state = model.with_pairs(start(model), *arrays)
     first, put = (
@@ -161,6 +161,8 @@ def test_answers_add_what_came_after_and_steps_leave_it(shape):
     )
     scores, ids = jax.jit(model.topk, static_argnums=2)(state.model, put, L)
     x = np.asarray(jax.jit(model.embed)(state.model, put))
+    last = sharding.put_batch(batches.to_inputs(read, ORDER))
+    alone = jax.jit(model.loss)(state.model, last)
     state, metrics = jax.jit(model.train_step)(state, put)
   ages = (read.feature_values > 0).sum(1)[:, None] - 1 - np.arange(T)
   values = np.where(ages >= 0, decay ** np.maximum(ages, 0), 0)
@@ -170,6 +172,10 @@ def test_answers_add_what_came_after_and_steps_leave_it(shape):
   np.testing.assert_allclose(np.asarray(scores)[:-1], found[:-1], rtol=1e-5)
   loss, _ = reference(model, first, inputs)
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+  z = (x @ first["head"]["rows"][rows].T)[:-1]
+  p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+  of_label = p[np.arange(N - 1), ORDER.head_ids[read.label_ids[:-1, 0]]]
+  np.testing.assert_allclose(alone, -np.log(of_label).mean(), rtol=1e-5)
   for name in rows_lib.PAIRS:
     np.testing.assert_array_equal(
       state.model["head"][name], first["head"][name]

@@ -31,7 +31,7 @@ from xlj.config import remedies
 from xlj.config import text
 from xlj.config import training
 
-VERSION = 3  # of what is saved; 1 was not said
+VERSION = 4  # of what is saved; 1 was not said
 FILE = "config.json"
 _LATER = "data.effective_features"  # a fact that earlier versions did not know
 # Fields that may differ between a run and its continuation: they do not
@@ -372,7 +372,12 @@ def _of_saved(saved: dict[str, Any]) -> ml_collections.ConfigDict:
     name: tuple(value) if isinstance(value, list) else value
     for name, value in checks.fields_of(saved, types())
   }
-  if version < VERSION:
+  if version < 4 and values.get("encoder.type") == "causal":
+    raise ConfigError(
+      "it is of a run whose encoder 'causal' knew positions, not distances, as"
+      " in earlier versions; train it again"
+    )
+  if version < 3:
     if values.get("head.wide"):
       raise ConfigError(
         "it is of a run with linear weights for every feature and label, as"

@@ -162,7 +162,8 @@ class Block(nnx.Module):
     def attend(x: jax.Array) -> jax.Array:
       n, t, dim = x.shape
       qkv = self.qkv(x).reshape(n, t, 3, self.heads, -1)
-      mixed = _attention(*jnp.moveaxis(qkv, 2, 0), bias, mask, values)
+      q, k, v = jnp.moveaxis(qkv, 2, 0)
+      mixed = _attention(q, k, v, bias, mask, values)
       return self.mix(mixed.reshape(n, t, dim))
 
     def change(x: jax.Array) -> jax.Array:

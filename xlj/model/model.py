@@ -324,9 +324,14 @@ class Model:
   @precision.exact
   def loss(self, model: dict[str, Any], inputs: Inputs) -> jax.Array:
     """The loss of a batch in evaluation mode, a scalar."""
+    x, wide = self._forward(model, inputs)
+    if wide is not None and self._config.head.transitions:
+      # It is no part of what is trained.
+      wide = wide._replace(values=jnp.zeros_like(wide.values))
     return self.head.evaluate_loss(
       model["head"],
-      *self._forward(model, inputs),
+      x,
+      wide,
       inputs.targets,
       self._label_values(model),
     )

@@ -56,18 +56,32 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     per_row = math.ceil(found.features_per_row)
     data.max_features = -(-per_row // _FEATURE_MULTIPLE) * _FEATURE_MULTIPLE
   data.max_labels = data.max_labels or _DEFAULT_LABELS
-  if config.head.wide and not config.head.wide_pairs:
-    config.head.wide_pairs = _most_pairs(config, found)
+  settings, per_row = config.head, found.features_per_row
+  if settings.wide and not settings.wide_pairs:
+    settings.wide_pairs = _most_pairs(config, found, found.labels_per_row)
+  if settings.transitions and not settings.transition_pairs:
+    settings.transition_pairs = _most_pairs(config, found, per_row)
   config.head.chunk_bytes = config.head.chunk_bytes or CHUNK_BYTES
   return config
 
 
 def _most_pairs(
-  config: ml_collections.ConfigDict, found: config_lib.DataFacts
+  config: ml_collections.ConfigDict,
+  found: config_lib.DataFacts,
+  per_feature: float,
 ) -> int:
-  """How many pairs of a block can meet: all, or what the rows bring."""
+  """How many pairs of a block can meet: all, or what the rows bring.
+
+  Args:
+    config: The config.
+    found: The facts about the data.
+    per_feature: Labels that meet a feature of a row.
+
+  Returns:
+    The number.
+  """
   blocks, data = config.head.blocks, config.data
-  triples = data.num_rows * found.features_per_row * found.labels_per_row
+  triples = data.num_rows * found.features_per_row * per_feature
   rows_per_block = layout_lib.Layout(data.num_labels, blocks).rows_per_block
   return min(data.num_features * rows_per_block, math.ceil(triples / blocks))
 

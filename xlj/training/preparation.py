@@ -200,16 +200,18 @@ def prepare(
     *(split, rows, valid_split, valid_rows, stats, weighting, order, visited),
     names=names,
   )
-  if has_pairs(config) and not config.head.wide_pairs:
+  if (field := pairs_field(config)) and not config.head[field]:
     found = find_pairs(config, data)
-    config.head.wide_pairs = found.columns.shape[1]
+    config.head[field] = found.columns.shape[1]
     data = dataclasses.replace(data, pairs=found)
   return config, data
 
 
-def has_pairs(config: ml_collections.ConfigDict) -> bool:
-  """Whether the head has weights of a feature and a label."""
-  return config.head.wide or config.head.transitions > 0
+def pairs_field(config: ml_collections.ConfigDict) -> str:
+  """What in `head` says how many weights of pairs a block has; "" for none."""
+  if config.head.transitions:
+    return "transition_pairs"
+  return "wide_pairs" if config.head.wide else ""
 
 
 def _check_length(
@@ -310,10 +312,11 @@ def find_pairs(
     *(found.found, found.kept),
   )
   width = found.columns.shape[1]
-  if head.wide_pairs not in (0, width):
+  field = pairs_field(config)
+  if head[field] not in (0, width):
     raise config_lib.ConfigError(
-      f"head.wide_pairs is {head.wide_pairs}, and the training rows have"
-      f" {width}; leave it open in a new run"
+      f"head.{field} is {head[field]}, and the training rows have {width};"
+      " leave it open in a new run"
     )
   return found
 

@@ -162,7 +162,7 @@ def _start(
     None if counts is None else model.by_row(counts, 0),
     sharding.replicate(_idf(config, data.weighting)),
   )
-  if preparation.has_pairs(config):
+  if preparation.pairs_field(config):
     pairs = preparation.find_pairs(config, data)
     state = model.with_pairs(state, *pairs.arrays)
   before = first_stage.Stage(None, None, None)

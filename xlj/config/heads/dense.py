@@ -42,6 +42,7 @@ STORED = (
 # Of rows that may have a bias.
 BIAS = ("head.prior_bias", "head.bias")
 _WIDE = (
+  "head.wide_pairs",
   "head.wide_work",
   "head.wide_evidence",
   "head.wide_per_feature",
@@ -50,7 +51,11 @@ _WIDE = (
 )
 _BY_EXAMPLE = ("head.by_example", "head.negligible", "optim.wide.count_power")
 _RIDGE = ("head.ridge", "head.ridge_power", "head.ridge_least_squares")
-_TRANSITIONS = ("head.transitions_decay", "head.transitions_smoothing")
+_TRANSITIONS = (
+  "head.transitions_decay",
+  "head.transitions_smoothing",
+  "head.transition_pairs",
+)
 _TIED = ("head.sampled", "head.transitions", *_TRANSITIONS)
 _PROTOTYPES = ("head.prototypes", "head.prototype_labels")
 
@@ -99,6 +104,8 @@ def fields() -> options.Fields:
     "head.transitions_decay": 0.8,
     # More of it trusts rare items less
     "head.transitions_smoothing": 50.0,
+    # Like head.wide_pairs
+    "head.transition_pairs": auto(int),
     # Blocks of label rows; devices hold whole ones, and threads of a CPU share
     # those of steps by example
     "head.blocks": auto(int),
@@ -138,6 +145,7 @@ RANGES: checks.Ranges = {
   "head.blocks": checks.Range(1),
   "head.sampled": checks.Range(0),
   "head.transitions": checks.Range(0, checks.LARGEST),
+  "head.transition_pairs": checks.Range(0, 2**62),
   "head.transitions_decay": checks.Range(0, 1, above=True, below=True),
   "head.transitions_smoothing": checks.Range(0, checks.LARGEST, above=True),
   "head.kahan_labels": checks.Range(0),
@@ -172,6 +180,7 @@ def rules(
     "head.prior_bias": prior_bias,
     "head.bias": bias,
     "head.wide_pairs": 0,
+    "head.transition_pairs": 0,
     "head.blocks": 64,
   }
 
@@ -275,7 +284,7 @@ def _make(
     return with_rows(
       labels,
       wide_features=config.data.num_features,
-      wide_pairs=head.wide_pairs,
+      wide_pairs=head.transition_pairs,
     )
   if head.wide:
     rate = optim.schedule_of(config, config.optim.wide)
@@ -419,7 +428,6 @@ OPTION = options.Option(
   _make,
   reads=(
     *ROWS,
-    "head.wide_pairs",
     *STORED,
     *BIAS,
     *_WIDE,

@@ -97,7 +97,8 @@ def step(
     return rows.optimizer.update(step, ids, params, opt_state, grads)
 
   if sharding.axes():
-    specs = rows_lib.without_wide(rows.specs()), rows.optimizer_specs()
+    of_rows = {n: s for n, s in rows.specs().items() if n in trained}
+    specs = of_rows, rows.optimizer_specs()
     update = jax.shard_map(
       update,
       in_specs=(*specs, sharding.REPLICATED, sharding.LABELS),
