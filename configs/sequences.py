@@ -8,7 +8,8 @@ each user, in the order of time; any other name will do that is a file there.
 The last item of each user is the test label, the one before it that of
 validation, and items that a user has had are no answers. The model is SASRec
 (Kang and McAuley 2018), tied to the label rows, trained by the softmax over all
-items at every place of a sequence.
+items at every place of a sequence; counts of what came after an item in
+training are added to its logits (see `xlj.data.transitions`).
 """
 
 import ml_collections

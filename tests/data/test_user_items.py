@@ -51,6 +51,21 @@ def test_last(tmp_path):
   assert found["test"].num_labels == found["test"].num_features == 6
 
 
+def test_two_files_of_lists(tmp_path):
+  """What is held out for the test is what the second file says."""
+  (tmp_path / "test.txt").write_text("0 7 3 9\n2\n5 1\n1 2\n")
+  train = "0 1 2 3 \n1 1 4\n2 8\n"
+  found = opened(
+    tmp_path, train, "train.txt", lists=True, by="last", validation=0.5
+  )
+  assert named(found["train"], "labels") == [{"1", "2"}, {"1"}, {"8"}]
+  assert named(found["validation"], "labels") == [{"3"}, {"4"}]
+  # 3 is no answer for user 0, and user 5 has nothing to go by.
+  assert named(found["test"], "labels") == [{"7", "9"}, {"2"}]
+  assert named(found["test"], "features") == [{"1", "2", "3"}, {"1", "4"}]
+  assert found["test"].num_labels == found["train"].num_labels == 7
+
+
 def test_time(tmp_path):
   found = opened(tmp_path, by="time", test=3 / 8)
   # The newest three of eight, where the order of the file decides: c, f, a.

@@ -163,7 +163,7 @@ def check_others(
   data = config.data
   if data.generator.rows or data.sequences:  # all are in one file
     return
-  if encoding is None and discover.has_interactions(data.dir):  # here too
+  if encoding is None and has_interactions(config):  # here too
     return
   for split in discover.SPLITS:
     if split == "train":
@@ -207,9 +207,10 @@ def file_of(config: ml_collections.ConfigDict, split: str) -> str:
   data = config.data
   if data.sequences:
     return str(discover.find_sequences(data.dir, data.sequences).features)
+  if has_interactions(config):
+    return "FILE"
   if not data.text:
-    path = discover.find(data.dir, split).features
-    return "FILE" if discover.is_interactions(path) else str(path)
+    return str(discover.find(data.dir, split).features)
   if data.test_share and split == "test":
     return "FILE"
   return str(text.files(config, split)[0])
@@ -289,9 +290,7 @@ def feature_names(
   data, count = config.data, config.data.num_features
   path, own = None, False
   is_label = config.predict.exclude_seen  # features have the ids of labels
-  if data.named_labels and (
-    is_label or (data.dir and discover.has_interactions(data.dir))
-  ):
+  if data.named_labels and (is_label or has_interactions(config)):
     return label_names(config, workdir)
   if text.kind(config):  # A run's featurizer has them.
     return None
@@ -363,6 +362,14 @@ def _read(
   for note in found.notes:
     logging.warning("%s", note)
   return found
+
+
+def has_interactions(config: ml_collections.ConfigDict) -> bool:
+  """Whether the data are interactions, of which some are held out."""
+  data = config.data
+  return bool(data.dir) and discover.has_interactions(
+    data.dir, data.interactions.lists
+  )
 
 
 def _held_out(config: ml_collections.ConfigDict) -> user_items.How:

@@ -15,10 +15,10 @@ For the training split (P is `train` or `trn`; see `PREFIXES` for the others):
                PECOS has them; or in that directory, with Y.P.npz above it
   filter       filter_labels_P.txt (optional)
 
-A file interactions.csv (.tsv, .txt, .parquet, .arrow) has all splits, see
-`user_items`. A next-word set (see `tokens`) has text as its one file, and one
-of sequences (see `sequences`) all splits in the file that is asked for,
-NAME.txt.
+A file interactions.csv (.tsv, .txt, .parquet, .arrow) has all splits, or
+train.txt and test.txt have a line for each user, see `user_items`. A next-word
+set (see `tokens`) has text as its one file, and one of sequences (see
+`sequences`) all splits in the file that is asked for, NAME.txt.
 
 Text may end with .gz. Capitals do not matter. Two candidates are refused.
 """
@@ -136,14 +136,48 @@ def find(data_dir: str | os.PathLike[str], split: str) -> Files:
   return Files(root / features, labels, filter_file(root, split), rows=rows)
 
 
-def has_interactions(data_dir: str | os.PathLike[str]) -> bool:
-  """Tells whether all splits of a directory are in a file of interactions."""
-  return bool(_matching(_names(pathlib.Path(data_dir)), _INTERACTIONS))
+def has_interactions(
+  data_dir: str | os.PathLike[str], lists: bool = False
+) -> bool:
+  """Tells whether a directory has interactions; see `find_interactions`.
+
+  Args:
+    data_dir: the directory of the data set.
+    lists: whether files have a line for each user.
+  """
+  names = _names(pathlib.Path(data_dir))
+  return bool(
+    _matching(names, _INTERACTIONS)
+    or (lists and all(_lists(names, split) for split in ("train", "test")))
+  )
 
 
-def is_interactions(path: str | os.PathLike[str]) -> bool:
-  """Whether a file has interactions, by its name."""
-  return bool(_matching([pathlib.PurePath(path).name], _INTERACTIONS))
+def find_interactions(data_dir: str | os.PathLike[str], split: str) -> Files:
+  """Finds the interactions of a directory that has some.
+
+  Args:
+    data_dir: the directory of the data set.
+    split: one of `SPLITS`.
+
+  Returns:
+    The file interactions.csv or the like, or train.txt, with test.txt as the
+    labels.
+
+  Raises:
+    DataError: when there is more than one candidate.
+  """
+  root = pathlib.Path(data_dir)
+  names = _names(root)
+  if _matching(names, _INTERACTIONS):
+    return find(data_dir, split)
+  both = (_one(root, _lists(names, name), name) for name in ("train", "test"))
+  train, test = (root / name for name in both)
+  return Files(train, test)
+
+
+def _lists(names: list[str], split: str) -> list[str]:
+  """Files with a line for each user, whose items are those of a split."""
+  return _matching(names, rf"{_prefix(split)}\.txt(\.gz)?")
 
 
 def find_tokens(data_dir: str | os.PathLike[str], split: str) -> Files:

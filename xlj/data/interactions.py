@@ -89,9 +89,9 @@ def read(
     DataError: at the first line that is not right.
     OSError: when it cannot be read.
   """
-  names = {"user": numbering.Names(), "item": numbering.Names(item_names)}
   if lists:
-    return _of_lists(path, names)
+    return read_lists([path], item_names)[0]
+  names = {"user": numbering.Names(), "item": numbering.Names(item_names)}
   found = _cells(path)
   line, first = next(found, (1, []))
   columns = _columns(first, path, line)
@@ -125,8 +125,32 @@ def read(
   return Interactions(users, items, *called, *rest)
 
 
+def read_lists(
+  paths: Sequence[Path], item_names: Sequence[str] = ()
+) -> list[Interactions]:
+  """Reads files with a line for each user, `user item item ...`.
+
+  Args:
+    paths: plain or gzip text in UTF-8.
+    item_names: of items that have the first numbers.
+
+  Returns:
+    The interactions of each file, in which users and items have the same
+    numbers.
+
+  Raises:
+    DataError: at the first line that is not right.
+    OSError: when a file cannot be read.
+  """
+  names = {"user": numbering.Names(), "item": numbering.Names(item_names)}
+  found = [_of_lists(path, names) for path in paths]
+  users, items = (names[what].ids().tolist() for what in names)
+  called = {"user_names": users, "item_names": items}
+  return [dataclasses.replace(each, **called) for each in found]
+
+
 def _of_lists(path: Path, names: dict[str, numbering.Names]) -> Interactions:
-  """Reads a line for each user."""
+  """Reads a line for each user; of names as they are then."""
   users: list[int] = []
   items: list[int] = []
   line_of: dict[str, int] = {}

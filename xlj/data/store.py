@@ -226,8 +226,8 @@ def open_split(
   elif sequences:
     files = discover.find_sequences(data_dir, sequences)
     options = sequences_lib.Options(split, num_labels or num_features)
-  elif discover.has_interactions(data_dir):
-    files = discover.find(data_dir, split)
+  elif discover.has_interactions(data_dir, interactions.lists):
+    files = discover.find_interactions(data_dir, split)
     options = user_items.Options(split, interactions)
   else:
     files = discover.find(data_dir, split)

@@ -1,6 +1,8 @@
 """Sets: rows are users, features and labels their items, from interactions.
 
-One file (see `interactions`) has all splits. What is held out of it:
+One file (see `interactions`) has all splits, or of two with a line for each
+user one has what was held out for the test, as LightGCN gives them (He et al.
+2020). What is held out of one file:
 
   ratio  of each user a share of the items, at random, always the same
   time   a share of all interactions, the newest ones
@@ -101,8 +103,16 @@ def ingest(
     OSError: when a file cannot be read or written.
   """
   path, split = files.features, options.split
-  found = interactions.read(path, lists=options.how.lists, item_names=names)
-  parts = divided(found, options.how)
+  if files.labels is not None:
+    found, test = interactions.read_lists([path, files.labels], names)
+    parts = divided(found, dataclasses.replace(options.how, test=0.0))
+    seen = parts["train"] + parts["validation"]
+    fresh = test.matrix() - test.matrix().multiply(seen)
+    fresh.eliminate_zeros()
+    parts["test"] = fresh
+  else:
+    found = interactions.read(path, lists=options.how.lists, item_names=names)
+    parts = divided(found, options.how)
   before = parts["train"]
   if split == "test":
     before = before + parts["validation"]

@@ -7,7 +7,6 @@ import ml_collections
 from xlj import config as config_lib
 from xlj import shell
 from xlj.config import splits
-from xlj.data import discover
 from xlj.data import errors
 from xlj.report import progress
 from xlj.report import recorded
@@ -87,9 +86,7 @@ def _next(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, str]:
     except (errors.DataError, OSError):
       pass  # there is nothing to score
   found = {}
-  is_part = data.test_share or (
-    data.dir and discover.has_interactions(data.dir)
-  )
+  is_part = data.test_share or splits.has_interactions(config)
   if data.generator.rows or is_part or source != "FILE":
     found["evaluate"] = shell.command("evaluate", workdir=workdir)
   if not (data.generator.rows or data.context or data.sequences):
