@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests import processes
 from tests import runs
 from xlj.config import splits
 from xlj.data import errors
@@ -53,6 +54,34 @@ def test_a_run_learns_what_comes_next(workdir):
   split = splits.open_split(run.config, "test")
   _, ids = run.topk(split.features.take([0]), 1)
   assert ids[0, 0] == split.labels.indices[0]
+
+
+def test_two_processes_train_as_one_does(workdir, tmp_path):
+  """A network tied to label rows, and counts of what came after an item."""
+  config = (
+    "--config=sequences:Round",
+    f"--config.data.dir={workdir.parent}",
+    "--config.encoder.dim=16",
+    "--config.encoder.hidden_dropout=0",
+    "--config.optim.encoder.learning_rate=0.03",
+    "--config.optim.head.learning_rate=0.03",
+    "--config.train.batch_size=50",
+    "--config.train.epochs=15",
+  )
+  both = tmp_path / "run"
+  processes.succeed(
+    processes.launch("train", 2, *config, f"--workdir={both}", devices=2)
+  )
+  for kind, name in (("train", "loss"), ("eval", "nDCG@10")):
+    found, wanted = (
+      [row[name] for row in runs.records(run, kind)] for run in (both, workdir)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+  scores, wanted = (
+    predictor.load(run).topk([{"items": [1, 4]}], 5) for run in (both, workdir)
+  )
+  np.testing.assert_array_equal(scores[1], wanted[1])
+  np.testing.assert_allclose(scores[0], wanted[0], rtol=1e-3)
 
 
 def test_answers_to_sequences(workdir, tmp_path):
