@@ -120,6 +120,21 @@ def test_answers_to_sequences(workdir, tmp_path):
     found = [json.loads(line) for line in output.read_text().splitlines()]
     assert [answer["labels"] for answer in found] == ids.tolist()
 
+  # The command says what the run does, unless it is told otherwise.
+  for more, sees in (((), False), (("--predict.exclude_seen=false",), True)):
+    output = tmp_path / "told.jsonl"
+    status, _, err = runs.launch_to_end(
+      "predict",
+      f"--workdir={workdir}",
+      f"--input={tmp_path / 'a.jsonl'}",
+      f"--output={output}",
+      f"--k={ITEMS}",
+      *more,
+    )
+    assert status == 0, err
+    first = json.loads(output.read_text().splitlines()[0])
+    assert ({1, 4, 7} <= {*first["labels"]}) == sees
+
 
 @pytest.mark.parametrize(
   ("name", "text"),

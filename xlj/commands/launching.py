@@ -24,6 +24,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import ml_collections
+from ml_collections import config_dict
 from ml_collections import config_flags
 
 from xlj import config as config_lib
@@ -149,10 +150,18 @@ class _ConfigParser(flags.ArgumentParser):
 
 def define_predict() -> flags.FlagHolder:
   """Defines `--predict.FIELD=VALUE`, for `xlj.config.with_predict`."""
+  section = "predict."
+  nothing = ml_collections.ConfigDict(
+    {
+      field.removeprefix(section): config_dict.placeholder(kind)
+      for field, kind in config_lib.types().items()
+      if field.startswith(section)
+    }
+  )
   try:
     return config_flags.DEFINE_config_dict(
       "predict",
-      config_lib.base().predict,
+      nothing,
       "Override what the run's config says of predictions, by"
       " --predict.FIELD=VALUE.",
     )
