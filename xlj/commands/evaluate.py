@@ -42,7 +42,7 @@ def main() -> None:
     split=_SPLIT.value,
     which=_CHECKPOINT.value,
     ks=[int(k) for k in _KS.value],
-    predict=_PREDICT.value,
+    predict=_PREDICT(),
     asked=label_files.Asked(**_ASKED()),
   )
 

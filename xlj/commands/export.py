@@ -106,7 +106,7 @@ def main() -> None:
     _WORKDIR.value,
     _OUTPUT.value,
     which=_CHECKPOINT.value,
-    predict=_PREDICT.value,
+    predict=_PREDICT(),
     dtype=_DTYPE.value,
     prune=_PRUNE.value,
     max_bytes=_MAX_BYTES.value,

@@ -148,8 +148,11 @@ class _ConfigParser(flags.ArgumentParser):
     return "config file"
 
 
-def define_predict() -> flags.FlagHolder:
-  """Defines `--predict.FIELD=VALUE`, for `xlj.config.with_predict`."""
+def define_predict() -> Callable[[], dict[str, Any]]:
+  """Defines `--predict.FIELD=VALUE`; returns what they say.
+
+  What it returns is for `xlj.config.with_predict`, once they are parsed.
+  """
   section = "predict."
   nothing = ml_collections.ConfigDict(
     {
@@ -159,7 +162,7 @@ def define_predict() -> flags.FlagHolder:
     }
   )
   try:
-    return config_flags.DEFINE_config_dict(
+    said = config_flags.DEFINE_config_dict(
       "predict",
       nothing,
       "Override what the run's config says of predictions, by"
@@ -167,6 +170,7 @@ def define_predict() -> flags.FlagHolder:
     )
   except AttributeError:  # the flag looks for overrides as it is defined
     _refuse(_unknown_field(sys.argv))
+  return lambda: {n: v for n, v in said.value.items() if v is not None}
 
 
 def define_label_files() -> Callable[[], dict[str, str | None]]:

@@ -78,7 +78,7 @@ def main() -> None:
     k=_K.value,
     labels=_LABELS.value,
     which=_CHECKPOINT.value,
-    predict=_PREDICT.value,
+    predict=_PREDICT(),
     asked=label_files.Asked(**_ASKED()),
     threshold=_THRESHOLD.value,
     min_probability=_MIN_PROBABILITY.value,

@@ -11,6 +11,7 @@ rows (l of this device), B devices that examples are split over, M ids in a
 list.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -45,7 +46,9 @@ def label_rows(
   Returns:
     `[N, P, D]`, split like `ids`, of the type of `rows`; 0 at padding.
   """
-  plan = shards_lib.plan(rows, ids, num_labels, placement)
+  # Examples are taken at a time here, not rows.
+  whole = dataclasses.replace(placement, chunk_size=1)
+  plan = shards_lib.plan(rows, ids, num_labels, whole)
   shards = plan.shards
 
   def local(ids, rows):
@@ -301,12 +304,17 @@ def _examples_at_a_time(
   ids: jax.Array,
   rows: jax.Array,
 ) -> int:
-  """How many examples' looked-up rows, twice, fit into the memory."""
+  """How many examples' looked-up rows, twice, fit into the memory.
+
+  All of them where an example has any number of ids.
+  """
   if memory is None:
     memory = chunks.default_memory()
   devices = 1
   if shards is not None and shards.batch:
     devices = lax.axis_size(shards.batch)
+  if not isinstance(ids.shape[1], int):  # of programs for any width
+    return ids.shape[0]
   width = rows.shape[1] * chunks.accumulator(rows).itemsize
   example = 2 * devices * ids.shape[1] * width
   return max(min(memory // max(example, 1), ids.shape[0]), 1)
