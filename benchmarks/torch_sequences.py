@@ -51,7 +51,7 @@ class Sasrec(nn.Module):
     places = torch.arange(ids.shape[1])
     back = places[:, None] - places
     seen = there[:, None, :] & (back >= 0) | (back == 0)
-    back = back.clamp(min=0)
+    back = back.clamp(0, len(self.bias) - 1)
     q, k, v = self.qkv(self.norms[0](h)).chunk(3, -1)
     scores = q @ k.mT / q.shape[-1] ** 0.5 + self.bias[back]
     shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)

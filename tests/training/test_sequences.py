@@ -7,9 +7,11 @@ import pytest
 
 from tests import processes
 from tests import runs
+import xlj
 from xlj.config import splits
 from xlj.data import errors
 from xlj.evaluation import evaluate
+from xlj.export import export
 from xlj.inference import predict
 from xlj.inference import predictor
 from xlj.serving import models
@@ -134,6 +136,20 @@ def test_answers_to_sequences(workdir, tmp_path):
     assert status == 0, err
     first = json.loads(output.read_text().splitlines()[0])
     assert ({1, 4, 7} <= {*first["labels"]}) == sees
+
+
+def test_an_exported_model_answers_as_the_run(workdir, tmp_path):
+  """Also to sequences that are longer than what is read, and to none."""
+  export.export(workdir, tmp_path / "exported", k=ITEMS)
+  rng = np.random.default_rng(0)
+  rows = [
+    {"items": rng.integers(0, ITEMS - 3, n).tolist()} for n in (1, 4, 70, 0)
+  ]
+  found, wanted = (
+    xlj.load(d).topk(rows, 3) for d in (tmp_path / "exported", workdir)
+  )
+  np.testing.assert_array_equal(found[1], wanted[1])
+  np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

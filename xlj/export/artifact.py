@@ -158,8 +158,12 @@ def _needed(config: ml_collections.ConfigDict, state: Any) -> dict[str, Any]:
   buffers = []
   if not config.data.dense and config.data.weighting.endswith("tfidf"):
     buffers.append("idf")
-  if config.predict.propensity_power:
+  if config.predict.propensity_power or config.data.sequences:
     buffers.append("label_counts")
+  if config.encoder.tied:  # whose items are found among label rows
+    buffers += [
+      name for name in ("idf", "label_ids") if name in state["buffers"]
+    ]
   return {**state, "buffers": {b: state["buffers"][b] for b in buffers}}
 
 

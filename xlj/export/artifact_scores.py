@@ -13,6 +13,7 @@ import numpy as np
 
 from xlj.data import csr as csr_lib
 from xlj.data import label_order
+from xlj.data import padding
 from xlj.export import host_loops
 from xlj.export import run as run_lib
 from xlj.export import scores as scores_lib
@@ -83,6 +84,8 @@ class ArtifactScores:
       stop = min(start + _BLOCK, count)
       if isinstance(rows, csr_lib.Csr):
         part = rows.slice_rows(start, stop)
+        if longest := self._run.about["longest"]:  # as in training
+          part = padding.shorten(part, longest)
         width = max(1, int(part.row_lengths.max(initial=0)))
         ids, values, _ = part.pad(width, fill=0)
         every, labels, finite = self._run(ids, values)

@@ -20,6 +20,7 @@ import scipy.sparse
 
 from xlj.data import csr as csr_lib
 from xlj.data import numbering as numbering_lib
+from xlj.data import sequences
 from xlj.documents import rows as documents
 
 if TYPE_CHECKING:
@@ -374,10 +375,7 @@ def _of_items(features: Features, num_items: int) -> csr_lib.Csr:
     for item in row["items"]:
       if not _is_id(item) or not 0 <= item < num_items:
         _refuse_id(i, item, num_items)
-  lengths = [len(row["items"]) for row in rows]
-  items = [item for row in rows for item in row["items"]]
-  indptr = np.cumsum([0, *lengths], dtype=np.int64)
-  return csr_lib.Csr(indptr, np.array(items, np.int32), None, num_items)
+  return sequences.features([[*row["items"]] for row in rows], num_items)
 
 
 def _of_dicts(
