@@ -207,9 +207,9 @@ def file_of(config: ml_collections.ConfigDict, split: str) -> str:
   data = config.data
   if data.sequences:
     return str(discover.find_sequences(data.dir, data.sequences).features)
-  if has_interactions(config):
-    return "FILE"
   if not data.text:
+    if has_interactions(config):
+      return "FILE"
     return str(discover.find(data.dir, split).features)
   if data.test_share and split == "test":
     return "FILE"
