@@ -170,8 +170,10 @@ def find_interactions(data_dir: str | os.PathLike[str], split: str) -> Files:
   names = _names(root)
   if _matching(names, _INTERACTIONS):
     return find(data_dir, split)
-  both = (_one(root, _lists(names, name), name) for name in ("train", "test"))
-  train, test = (root / name for name in both)
+  train, test = (
+    root / _one(root, _lists(names, name), f"one file of the {name} rows")
+    for name in ("train", "test")
+  )
   return Files(train, test)
 
 

@@ -107,9 +107,9 @@ def ingest(
     found, test = interactions.read_lists([path, files.labels], names)
     parts = divided(found, dataclasses.replace(options.how, test=0.0))
     seen = parts["train"] + parts["validation"]
-    fresh = test.matrix() - test.matrix().multiply(seen)
-    fresh.eliminate_zeros()
-    parts["test"] = fresh
+    said = test.matrix()
+    parts["test"] = said - said.multiply(seen)
+    parts["test"].eliminate_zeros()
   else:
     found = interactions.read(path, lists=options.how.lists, item_names=names)
     parts = divided(found, options.how)

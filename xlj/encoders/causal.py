@@ -126,9 +126,9 @@ class CausalTransformer(nnx.Module):
       h = self.input_norm(h)
     h = self.hidden_dropout(h, rngs=rngs, deterministic=evaluate)
     places = jnp.arange(h.shape[1])
-    ages = sequences.lengths[:, None] - 1 - places  # [N, T], 0 for the last
     back = places[:, None] - places  # [T, T]
-    read = (there & (ages < self.num_positions))[:, None]
+    is_new = feature_rows.ages(sequences) < self.num_positions
+    read = (there & is_new)[:, None]
     # A place that has lost its item to dropout reads itself if nothing else.
     mask = (read & (back >= 0) | (back == 0))[:, None]
     for each, distances in zip(self.blocks, self.distances):

@@ -160,10 +160,8 @@ def _needed(config: ml_collections.ConfigDict, state: Any) -> dict[str, Any]:
     buffers.append("idf")
   if config.predict.propensity_power or config.data.sequences:
     buffers.append("label_counts")
-  if config.encoder.tied:  # whose items are found among label rows
-    buffers += [
-      name for name in ("idf", "label_ids") if name in state["buffers"]
-    ]
+  if config.encoder.tied and "label_ids" in state["buffers"]:
+    buffers.append("label_ids")  # among whose rows items are found
   return {**state, "buffers": {b: state["buffers"][b] for b in buffers}}
 
 

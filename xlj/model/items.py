@@ -28,8 +28,8 @@ def decayed(
   Returns:
     The same items; the value of the newest is 1, that of padding 0.
   """
-  ages = sequences.lengths[:, None] - 1 - jnp.arange(sequences.ids.shape[1])
-  values = jnp.where(sequences.values != 0, decay**ages, 0)
+  decays = decay ** feature_rows.ages(sequences)
+  values = jnp.where(sequences.values != 0, decays, 0)
   return sequences._replace(values=values)
 
 
@@ -42,7 +42,7 @@ def rows_of(
 
   Args:
     layout: Of label rows.
-    buffers: Those of a model, with its `label_ids` by row and `idf` by item.
+    buffers: Those of a model, with its `label_ids` by row.
     features: Items by the ids of the data set; values are 0 at padding.
 
   Returns:
@@ -54,7 +54,7 @@ def rows_of(
     if label_ids is None:  # The head numbers labels as the data set does.
       rows = layout.row_of_label(features.ids)
     else:
-      count = len(buffers["idf"])
+      count = layout.num_labels  # items are labels, by the same ids
       places = jnp.where(label_ids < 0, count, label_ids)
       numbers = jnp.arange(len(label_ids), dtype=jnp.int32)
       known = (

@@ -37,3 +37,8 @@ def sparse_rows(ids: jax.Array, values: jax.Array) -> SparseRows:
   trailing = jnp.argmax(values[:, ::-1] != 0, axis=1)
   lengths = jnp.where((values != 0).any(1), width - trailing, 0)
   return SparseRows(ids, values, lengths.astype(jnp.int32))
+
+
+def ages(rows: SparseRows) -> jax.Array:
+  """How many entries come after each, `[N, K]`; below 0 at padding."""
+  return rows.lengths[:, None] - 1 - jnp.arange(rows.ids.shape[1])

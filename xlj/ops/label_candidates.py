@@ -88,22 +88,22 @@ def find_candidates(
       "candidates (sample, include)"
     )
   given = jnp.asarray(targets.ids)
-  plan = shards_lib.plan(rows, given, num_labels, placement)
-  targets_lib.look_at_ids(targets.ids, plan.layout.num_labels)
-  shards = plan.shards
+  split = shards_lib.split(rows, given, num_labels, placement)
+  targets_lib.look_at_ids(targets.ids, split.layout.num_labels)
+  shards = split.shards
 
   def local(targets, include, rows, label_share, sample):
     return _local_candidates(
-      plan, rows.shape[0], targets, include, label_share, sample
+      split, rows.shape[0], targets, include, label_share, sample
     )
 
   run = local
   if not shards.manual and shards.rows:
-    split, batch = P(shards.rows), P(shards.batch)
+    by_row, batch = P(shards.rows), P(shards.batch)
     run = jax.shard_map(
       local,
-      in_specs=(batch, batch, split, split, P()),
-      out_specs=(split, split, batch),
+      in_specs=(batch, batch, by_row, by_row, P()),
+      out_specs=(by_row, by_row, batch),
     )
   found = run(targets, include, rows, label_share, sample)
   ids, log_counts, positions = found
@@ -146,9 +146,9 @@ def gather_candidates(
   return jax.tree.map(one, tree)
 
 
-def _local_candidates(plan, num_rows, targets, include, label_share, sample):
+def _local_candidates(split, num_rows, targets, include, label_share, sample):
   """This device's candidates, and positions of its examples' positives."""
-  shards = plan.shards
+  shards = split.shards
   first = shards_lib.offset(shards, num_rows)
   sure = targets.ids
   if include is not None:
@@ -160,7 +160,7 @@ def _local_candidates(plan, num_rows, targets, include, label_share, sample):
       lax.all_gather(a, shards.batch, tiled=True) for a in (sure, weights)
     )
   sure = sure.reshape(-1)
-  is_label = (sure >= 0) & plan.layout.is_label(sure)
+  is_label = (sure >= 0) & split.layout.is_label(sure)
   sure = _distinct(jnp.where(is_label, sure, _NONE))
 
   room = min(num_rows, sure.shape[0])
@@ -180,7 +180,7 @@ def _local_candidates(plan, num_rows, targets, include, label_share, sample):
   if sample is not None:
     drawn, drawn_counts = _own_part(shards, sample)
     inside = (drawn >= first) & (drawn < first + num_rows)
-    inside &= plan.layout.is_label(drawn)
+    inside &= split.layout.is_label(drawn)
     at = jnp.searchsorted(sure, drawn)
     hit = sure[jnp.minimum(at, sure.shape[0] - 1)] == drawn
     drawn = jnp.where(inside & ~hit, drawn, -1)
@@ -199,7 +199,7 @@ def _local_candidates(plan, num_rows, targets, include, label_share, sample):
   owner = jnp.maximum(targets.ids, 0) // num_rows
   rank = jnp.searchsorted(sure, targets.ids)
   rank -= jnp.searchsorted(sure, owner * num_rows)
-  is_label = (targets.ids >= 0) & plan.layout.is_label(targets.ids)
+  is_label = (targets.ids >= 0) & split.layout.is_label(targets.ids)
   positions = jnp.where(is_label, owner * size + rank, -1)
   return own, log_counts, positions.astype(jnp.int32)
 

@@ -11,7 +11,6 @@ rows (l of this device), B devices that examples are split over, M ids in a
 list.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -46,14 +45,12 @@ def label_rows(
   Returns:
     `[N, P, D]`, split like `ids`, of the type of `rows`; 0 at padding.
   """
-  # Examples are taken at a time here, not rows.
-  whole = dataclasses.replace(placement, chunk_size=1)
-  plan = shards_lib.plan(rows, ids, num_labels, whole)
-  shards = plan.shards
+  split = shards_lib.split(rows, ids, num_labels, placement)
+  shards = split.shards
 
   def local(ids, rows):
     rows = chunks.mark_varying(rows, tuple(chunks.varying(ids)))
-    return _rows_of_all(plan, placement.memory, ids, rows)
+    return _rows_of_all(split, placement.memory, ids, rows)
 
   spec = P(shards.batch)
   return shards_lib.over(local, shards, (False, True), spec)(ids, rows)
@@ -88,14 +85,14 @@ def label_logits(
     `[N, P]`, sharded like `x`, float32 or wider.
   """
   shards_lib.check(x, rows, bias, by_example={"ids": ids})
-  plan = shards_lib.plan(rows, x, num_labels, placement)
-  shards = plan.shards
+  split = shards_lib.split(rows, x, num_labels, placement)
+  shards = split.shards
 
   def local(x, ids, rows, bias):
-    is_label = _is_label(plan, ids)
+    is_label = _is_label(split, ids)
     x, ids = shards_lib.gather((x, ids), shards)
     rows, bias = chunks.mark_varying((rows, bias), tuple(chunks.varying(x)))
-    index = _local_index(plan, ids, rows)
+    index = _local_index(split, ids, rows)
     own = _local_logits(placement.memory, x, rows, bias, index)
     z = shards_lib.total_of_own(own, shards)
     return jnp.where(is_label, z, fill)
@@ -177,38 +174,38 @@ def _add_rows(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rows_of_all(plan, memory, ids, rows):
+def _rows_of_all(split, memory, ids, rows):
   """Rows `[n, P, D]` of this device's ids `[n, P]`, of all devices' rows."""
   shape = *ids.shape, rows.shape[1]
 
   def body(start, size, out):
-    index = _index_of_all(plan, ids, rows, start, size)
+    index = _index_of_all(split, ids, rows, start, size)
     part = take(rows, index.reshape(-1)).reshape(-1, *shape[1:])
     # Only one device has a row: nothing is rounded.
-    part = shards_lib.total_of_own(part, plan.shards)
+    part = shards_lib.total_of_own(part, split.shards)
     return lax.dynamic_update_slice_in_dim(out, part, start, 0)
 
   out = jnp.zeros_like(ids, shape=shape, dtype=rows.dtype)
-  others = tuple(chunks.varying(rows) - set(plan.shards.rows))
-  out = chunks.mark_varying(out, (*plan.shards.batch, *others))
-  size = _examples_at_a_time(plan.shards, memory, ids, rows)
+  others = tuple(chunks.varying(rows) - set(split.shards.rows))
+  out = chunks.mark_varying(out, (*split.shards.batch, *others))
+  size = _examples_at_a_time(split.shards, memory, ids, rows)
   return chunks.for_chunks(shape[0], size, body, out)
 
 
-def _rows_of_all_fwd(plan, memory, ids, rows):
-  return _rows_of_all(plan, memory, ids, rows), (ids, rows)
+def _rows_of_all_fwd(split, memory, ids, rows):
+  return _rows_of_all(split, memory, ids, rows), (ids, rows)
 
 
-def _rows_of_all_bwd(plan, memory, residuals, gradient):
+def _rows_of_all_bwd(split, memory, residuals, gradient):
   ids, rows = residuals
 
   def body(start, size, held):
-    index = _index_of_all(plan, ids, rows, start, size).reshape(-1)
+    index = _index_of_all(split, ids, rows, start, size).reshape(-1)
     part = lax.dynamic_slice_in_dim(gradient, start, size)
-    part = shards_lib.gather(part, plan.shards)
+    part = shards_lib.gather(part, split.shards)
     return _add_rows(held, rows, index, part.reshape(index.shape[0], -1))
 
-  size = _examples_at_a_time(plan.shards, memory, ids, rows)
+  size = _examples_at_a_time(split.shards, memory, ids, rows)
   held = chunks.for_chunks(ids.shape[0], size, body, chunks.zeros_as_bits(rows))
   return None, chunks.from_bits(held, rows.dtype)
 
@@ -277,25 +274,25 @@ def _product(how: str, a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.einsum(how, a.astype(dtype), b.astype(dtype))
 
 
-def _is_label(plan: shards_lib.Plan, ids: jax.Array) -> jax.Array:
+def _is_label(split: shards_lib.Split, ids: jax.Array) -> jax.Array:
   """Whether ids are those of labels, `[...]`."""
-  return (ids >= 0) & plan.layout.is_label(ids)
+  return (ids >= 0) & split.layout.is_label(ids)
 
 
 def _local_index(
-  plan: shards_lib.Plan, ids: jax.Array, rows: jax.Array
+  split: shards_lib.Split, ids: jax.Array, rows: jax.Array
 ) -> jax.Array:
   """Where ids `[...]` lie among this device's rows; l for those elsewhere."""
   num_rows = rows.shape[0]
-  index = ids - shards_lib.offset(plan.shards, num_rows)
-  inside = _is_label(plan, ids) & (index >= 0) & (index < num_rows)
+  index = ids - shards_lib.offset(split.shards, num_rows)
+  inside = _is_label(split, ids) & (index >= 0) & (index < num_rows)
   return jnp.where(inside, index, num_rows)
 
 
-def _index_of_all(plan, ids, rows, start, size):
+def _index_of_all(split, ids, rows, start, size):
   """Local index `[B m, P]` of m examples of each device."""
   ids = lax.dynamic_slice_in_dim(ids, start, size)
-  return _local_index(plan, shards_lib.gather(ids, plan.shards), rows)
+  return _local_index(split, shards_lib.gather(ids, split.shards), rows)
 
 
 def _examples_at_a_time(

@@ -67,6 +67,18 @@ class Shards(NamedTuple):
   manual: bool
 
 
+class Split(NamedTuple):
+  """How label rows are split over devices.
+
+  Attributes:
+    layout: Which rows, of all devices, hold labels.
+    shards: Mesh axes.
+  """
+
+  layout: layout_lib.Layout
+  shards: Shards
+
+
 class Plan(NamedTuple):
   """How one device goes over its label rows.
 
@@ -119,6 +131,46 @@ def find(
   return found
 
 
+def split(
+  rows: jax.Array,
+  x: jax.Array | None,
+  num_labels: int | None,
+  placement: Placement = AUTO,
+) -> Split:
+  """Where rows lie, for what does not go over them in chunks.
+
+  Args:
+    rows: `[L, D]`, or this device's part inside `shard_map`.
+    x: `[N, ...]`, what is split like examples; None without any.
+    num_labels: Number of labels, or None for as many as rows.
+    placement: What was said.
+
+  Returns:
+    The split.
+
+  Raises:
+    ValueError: Rows cannot be split evenly, a number is not positive, or what
+      `find` raises.
+  """
+  shards = find(rows, x, placement)
+  num_shards, num_rows = _size(shards.rows), rows.shape[0]
+  if shards.manual:
+    num_rows *= num_shards
+  if num_rows % num_shards:
+    raise ValueError(
+      f"{num_rows} label rows cannot be split over {num_shards} devices: "
+      "append rows and give num_labels"
+    )
+  chunk = placement.chunk_size
+  if chunk is not None and chunk < 1:
+    raise ValueError(f"a chunk must have at least 1 row: got {chunk}")
+  if num_labels is None:
+    num_labels = num_rows
+  if not 1 <= num_labels <= num_rows:
+    raise ValueError(f"num_labels is {num_labels}: there are {num_rows} rows")
+  return Split(layout_lib.Layout(num_labels), shards)
+
+
 def plan(
   rows: jax.Array,
   x: jax.Array | None,
@@ -138,37 +190,23 @@ def plan(
     The plan.
 
   Raises:
-    ValueError: Rows cannot be split evenly, a number is not positive, or what
-      `find` raises.
+    ValueError: As `split`.
   """
-  shards = find(rows, x, placement)
-  like = rows if x is None else x
-  num_examples, width = rows.shape[1:] * 2 if x is None else x.shape
+  layout, shards = split(rows, x, num_labels, placement)
   chunk, memory = placement.chunk_size, placement.memory
-  num_shards = _size(shards.rows)
-  num_rows = rows.shape[0]
-  if shards.manual:
-    num_rows *= num_shards
-    num_examples *= _size(shards.batch)
-  if num_rows % num_shards:
-    raise ValueError(
-      f"{num_rows} label rows cannot be split over {num_shards} devices: "
-      "append rows and give num_labels"
-    )
   if chunk is None:
+    like = rows if x is None else x
+    num_examples, width = rows.shape[1:] * 2 if x is None else x.shape
+    own = rows.shape[0]
+    if shards.manual:
+      num_examples *= _size(shards.batch)
+    else:
+      own //= _size(shards.rows)
     itemsize = chunks.accumulator(like, rows).itemsize
     if memory is None:
       memory = chunks.default_memory()
-    chunk = chunks.chunk_size(
-      memory, num_rows // num_shards, num_examples, width, itemsize
-    )
-  if chunk < 1:
-    raise ValueError(f"a chunk must have at least 1 row: got {chunk}")
-  if num_labels is None:
-    num_labels = num_rows
-  if not 1 <= num_labels <= num_rows:
-    raise ValueError(f"num_labels is {num_labels}: there are {num_rows} rows")
-  return Plan(layout_lib.Layout(num_labels), chunk, shards)
+    chunk = chunks.chunk_size(memory, own, num_examples, width, itemsize)
+  return Plan(layout, chunk, shards)
 
 
 def check(
